@@ -1,0 +1,4 @@
+//! A native Linux sandbox for language-model agents, and the agent that lives in it.
+
+pub mod env;
+pub mod spec;

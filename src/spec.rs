@@ -1,0 +1,113 @@
+//! What a caller asks of a sandbox, as plain data. Sizes are bytes, times are [`Duration`]s.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// One sandbox to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxSpec {
+    /// What it sees as `/`.
+    pub root: Root,
+    /// Its network.
+    pub network: Network,
+    /// Its limits.
+    pub limits: Limits,
+    /// Host paths shown inside, read-only.
+    pub binds: Vec<BindMount>,
+    /// Environment of every process, added to the defaults.
+    pub env: Vec<(String, String)>,
+    /// Working directory; created when missing.
+    pub workdir: String,
+    /// Host name inside.
+    pub hostname: String,
+}
+
+/// The root file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// A shared, immutable tree below a private writable layer that goes with the sandbox.
+    Overlay {
+        /// Directory of the tree.
+        lower: PathBuf,
+        /// Where writes go.
+        upper: Upper,
+    },
+    /// The tree itself, written in place: for building and unpacking images.
+    Writable(PathBuf),
+}
+
+/// Where the writes of a sandbox go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Upper {
+    /// A sized tmpfs: counts to the memory limit, leaves nothing to delete.
+    Tmpfs,
+    /// A directory of the state directory.
+    Disk,
+}
+
+/// How a sandbox is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Network {
+    /// Its own loopback only.
+    None,
+    /// The host's network, unprotected.
+    Host,
+}
+
+/// What a sandbox may use up. `None` means no limit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory and swap of all processes, tmpfs included.
+    pub memory_bytes: Option<u64>,
+    /// Bytes written to the root file system.
+    pub disk_bytes: Option<u64>,
+    /// Files made in the root file system.
+    pub inodes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+    /// CPUs' worth of time; 1.5 is one and a half.
+    pub cpus: Option<f64>,
+    /// Open files of one process.
+    pub open_files: u64,
+}
+
+impl Eq for Limits {}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: Some(2 << 30),
+            disk_bytes: Some(1 << 30),
+            inodes: Some(200_000),
+            pids: Some(512),
+            cpus: None,
+            open_files: 4096,
+        }
+    }
+}
+
+/// A host path shown inside, read-only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindMount {
+    /// On the host.
+    pub source: PathBuf,
+    /// Absolute path inside; made when missing.
+    pub target: String,
+}
+
+/// What a sandbox used, told when it is closed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Usage {
+    /// CPU time of all processes; absent where the host counts none.
+    pub cpu: Option<Duration>,
+    /// Peak memory in bytes; absent where the host counts none.
+    pub peak_memory_bytes: Option<u64>,
+    /// Bytes held by the writable layer at the end.
+    pub written_bytes: Option<u64>,
+    /// From start to close.
+    pub wall: Duration,
+}
