@@ -4,7 +4,8 @@
 
 use crate::spec::{Limits, Network, Root, SandboxSpec, Upper};
 use crate::wire::{
-    ByteString, FilterSet, IdMap, MountSource, RootSource, SetupOp, SetupPlan, UpperSource,
+    ByteString, FilterSet, IdMap, MountSource, RootSource, SHELL_DIRECTORY, SetupOp, SetupPlan,
+    UpperSource,
 };
 
 /// What was allotted to this one sandbox on this host.
@@ -56,9 +57,6 @@ pub const CAPABILITIES: [&str; 12] = [
     "CAP_AUDIT_WRITE",
     "CAP_SETFCAP",
 ];
-
-/// Where PID 1 keeps the named pipes of the persistent shell.
-pub const SHELL_DIRECTORY: &str = "/run/shell-io";
 
 const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),

@@ -53,6 +53,14 @@ impl Channel {
         Self(fd)
     }
 
+    /// The end that this process was started with as its standard input.
+    #[must_use]
+    pub fn stdin() -> Self {
+        // SAFETY: descriptor 0 is the zygote's control socket from its first instruction on; nothing
+        // else in that process uses or closes it.
+        Self(unsafe { OwnedFd::from_raw_fd(0) })
+    }
+
     /// Sends one message; waits for room unless the socket is non-blocking.
     pub fn send(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();

@@ -157,3 +157,25 @@ pub fn try_lock_byte(file: BorrowedFd<'_>, index: u32) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+/// Takes the status of any child that has ended: its pid, `Ok(code)` or `Err(signal)`, and the CPU
+/// time of it and of all that it waited for, in microseconds.
+pub fn wait_any_child() -> Option<(i32, Result<i32, i32>, u64)> {
+    let mut status = 0;
+    // SAFETY: an all-zero rusage is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both pointers are to live values of the right type.
+    let pid = unsafe { libc::wait4(-1, &raw mut status, libc::WNOHANG, &raw mut usage) };
+    if pid <= 0 {
+        return None;
+    }
+    let ended = if libc::WIFEXITED(status) {
+        Ok(libc::WEXITSTATUS(status))
+    } else {
+        Err(libc::WTERMSIG(status))
+    };
+    let micros = |t: libc::timeval| {
+        u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_usec).unwrap_or(0)
+    };
+    Some((pid, ended, micros(usage.ru_utime) + micros(usage.ru_stime)))
+}

@@ -99,18 +99,25 @@ pub enum ToInit {
     },
     /// Make the files of the shell's next command.
     PrepareCommand {
+        /// Names the request.
+        id: RequestId,
         /// Its number.
         number: u64,
     },
     /// Kill what began since the shell's command was prepared, never older jobs.
     KillCommand {
+        /// Names the request.
+        id: RequestId,
         /// Signal number.
         signal: i32,
         /// The shell itself, too.
         shell: bool,
     },
     /// Tell what the sandbox holds.
-    Usage,
+    Usage {
+        /// Names the request.
+        id: RequestId,
+    },
 }
 
 /// A program to run inside.
@@ -164,20 +171,44 @@ pub enum FromInit {
     },
     /// The next command's files are there. Descriptors: the command's text (to write), its stdout, its stderr (to read).
     CommandPrepared {
-        /// Its number.
-        number: u64,
+        /// Of the request.
+        id: RequestId,
     },
     /// Answer to [`ToInit::KillCommand`].
     Killed {
+        /// Of the request.
+        id: RequestId,
         /// Processes signalled.
         count: u32,
     },
     /// Answer to [`ToInit::Usage`].
     Usage {
+        /// Of the request.
+        id: RequestId,
         /// Bytes held by the writable layer.
         written_bytes: u64,
     },
 }
+
+impl FromInit {
+    /// Which request this belongs to; 0 for what PID 1 says of itself.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        match self {
+            Self::Ready { .. } | Self::Failed(_) => 0,
+            Self::Exited { id, .. }
+            | Self::Refused { id, .. }
+            | Self::Terminal { id }
+            | Self::ShellStarted { id }
+            | Self::CommandPrepared { id }
+            | Self::Killed { id, .. }
+            | Self::Usage { id, .. } => *id,
+        }
+    }
+}
+
+/// Where PID 1 keeps the files of the persistent shell's commands.
+pub const SHELL_DIRECTORY: &str = "/run/shell-io";
 
 /// One file operation; see [`crate::env::Env`] for what each promises.
 #[derive(Debug, Serialize, Deserialize)]
