@@ -8,7 +8,7 @@ fmt:
 lint:
     cargo fmt --all -- --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    shellcheck scripts/*.sh .ci/run
+    shellcheck -x scripts/*.sh .ci/run
 
 # All tests of the current user.
 test:
@@ -30,7 +30,7 @@ tidy:
 bench-smoke:
     cargo bench --locked -- --test
 
-# Licences, bans and sources; needs no network. `cargo deny check` adds the advisories.
+# Licences, bans and sources, without network once `cargo fetch` ran. `cargo deny check` adds the advisories.
 deny:
     cargo deny --offline check bans licenses sources
 

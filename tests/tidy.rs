@@ -432,7 +432,7 @@ fn decisions_are_numbered_and_indexed() {
 #[test]
 fn environment_variables_are_documented() {
     assert_clean(&undocumented_variables(
-        &files(&["src", "rootfs-builder/src", "tests"], &["rs"]),
+        &files(&["src", "rootfs-builder/src"], &["rs"]),
         &docs(),
     ));
 }
