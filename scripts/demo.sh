@@ -31,7 +31,8 @@ timeout 1800 cargo build --release --locked --manifest-path "$root/Cargo.toml" -
 say "the image: built on first use"
 timeout 1800 "$bin" image build || die "the image could not be built; llm-in-sandbox doctor tells what the host lacks"
 
-flags=(--cmd_timeout 60 --task_timeout 600 --output_dir "$PWD/output")
+out=$PWD/output/demo-$(date +%Y%m%d-%H%M%S)
+flags=(--cmd_timeout 60 --task_timeout 600 --output_dir "$out")
 if configured; then
     task=${1:-"How many prime numbers are below 100000? Find out with a program."}
     flags+=(--max_steps 30)
@@ -50,11 +51,14 @@ fi
 
 say "the task: $task"
 status=0
-timeout --foreground -k 30 900 "$bin" run "$task" "${flags[@]}" || status=$?
+timeout --foreground -k 30 900 "$bin" run --query "$task" "${flags[@]}" || status=$?
 
-case $status in
-0) say "done: the model submitted its work" ;;
-1) say "the machinery worked, but the model did not submit: its stop reason is above" ;;
-124 | 137) die "the run did not end within 15 minutes" ;;
+stop=$(grep -rhoE --include='*.jsonl' '"stop":"[a-z_]+"' "$out" | tail -n 1 | cut -d'"' -f4) || true
+calls=$(grep -rhcE --include=trajectory.json '"function": "(execute_bash|str_replace_editor)"' "$out" | tail -n 1) || true
+case $status:$stop in
+0:*) say "done: the model submitted after ${calls:-0} calls that were carried out in the sandbox" ;;
+1:llm_error | 1:sandbox_died | 1:) die "the run failed: ${stop:-it did not begin}" ;;
+1:*) say "the machinery worked, but the model did not submit: $stop after ${calls:-0} calls in the sandbox" ;;
+124:* | 137:*) die "the run did not end within 15 minutes" ;;
 *) die "the run failed with status $status" ;;
 esac
