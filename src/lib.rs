@@ -1,4 +1,5 @@
 //! A native Linux sandbox for language-model agents, and the agent that lives in it.
 
 pub mod env;
+pub mod llm;
 pub mod spec;
