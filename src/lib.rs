@@ -3,3 +3,4 @@
 pub mod env;
 pub mod llm;
 pub mod spec;
+pub mod trajectory;

@@ -44,10 +44,10 @@ impl Assembler {
         if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
             return Err(in_band_error(error));
         }
-        if let Some(usage) = chunk.remove("usage").filter(Value::is_object) {
+        if let Some(usage) = chunk.shift_remove("usage").filter(Value::is_object) {
             self.usage = Some(usage);
         }
-        let choices = chunk.remove("choices");
+        let choices = chunk.shift_remove("choices");
         for (name, value) in chunk {
             self.head.entry(name).or_insert(value);
         }
@@ -139,7 +139,7 @@ impl Assembler {
         let Value::Object(mut call) = call else {
             return Err(LlmError::Protocol("a tool call is no object".into()));
         };
-        let index = match call.remove("index").as_ref().and_then(Value::as_u64) {
+        let index = match call.shift_remove("index").as_ref().and_then(Value::as_u64) {
             Some(index) => usize::try_from(index).unwrap_or(MAX_CALLS),
             // Without an index, an entry with a name begins a call and one without goes on with the last.
             None if has_name(&call) => self.calls.len(),
