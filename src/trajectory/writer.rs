@@ -56,10 +56,7 @@ impl Recorder {
         save_exchanges: bool,
     ) -> Result<Self, RecorderError> {
         let path = dir.join("trajectory.jsonl");
-        let opened = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .open(&path);
+        let opened = OpenOptions::new().append(true).create_new(true).open(&path);
         let file = opened.map_err(|source| write_error(&path, source))?;
         let mut recorder = Self {
             dir: dir.to_owned(),

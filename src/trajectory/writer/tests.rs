@@ -105,9 +105,23 @@ fn the_summary_has_one_step_per_call_and_keeps_a_cut_turn() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|s| (s["metadata"]["step"].as_u64().unwrap(), s["action"]["function"].as_str().unwrap(), s["observation"].as_str().unwrap()))
+        .map(|s| {
+            (
+                s["metadata"]["step"].as_u64().unwrap(),
+                s["action"]["function"].as_str().unwrap(),
+                s["observation"].as_str().unwrap(),
+            )
+        })
         .collect();
-    assert_eq!(steps, [(1, "f", "saw a"), (1, "g", "saw b"), (2, "", "call something"), (3, "h", "")]);
+    assert_eq!(
+        steps,
+        [
+            (1, "f", "saw a"),
+            (1, "g", "saw b"),
+            (2, "", "call something"),
+            (3, "h", "")
+        ]
+    );
     assert_eq!(value["metadata"], json!({"total_steps": 4}));
 }
 
@@ -128,6 +142,16 @@ fn exchanges_are_numbered_from_one() {
     let request = std::fs::read_to_string(dir.path().join("request_001.json")).unwrap();
     let request: Value = serde_json::from_str(&request).unwrap();
     let keys: Vec<_> = request.as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys, ["call_id", "model", "api_base", "messages", "extra_params", "kwargs"]);
+    assert_eq!(
+        keys,
+        [
+            "call_id",
+            "model",
+            "api_base",
+            "messages",
+            "extra_params",
+            "kwargs"
+        ]
+    );
     assert!(dir.path().join("response_001.json").exists());
 }
