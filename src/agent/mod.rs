@@ -13,4 +13,3 @@ pub use prompt::{PromptConfig, PromptError};
 pub use run::{AgentConfig, Cancel, Outcome, Progress, run};
 
 pub use crate::trajectory::{StopReason, ToolErrorKind};
-

@@ -10,6 +10,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AF
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
+use super::ChatModel;
 use super::assemble::{Answer, Assembler, whole};
 use super::context::{Learned, refusal};
 use super::retry::{RetryPolicy, retry_after};
@@ -161,51 +162,6 @@ impl HttpModel {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
-    }
-
-    pub(crate) async fn chat(&self, request: &ChatRequest<'_>) -> Result<Completion, LlmError> {
-        let messages = to_value(request.messages)?;
-        let bytes = messages.to_string().len();
-        let (mut attempts, mut failures, mut shrinks) = (0_u32, 0_u32, 0_u32);
-        let mut forced = None;
-        loop {
-            let wanted = forced
-                .unwrap_or_else(|| self.with(|s| s.context.max_tokens(request.max_tokens, bytes)));
-            let params = self.params(wanted);
-            attempts += 1;
-            let error = match self.attempt(&params, &messages, request.tools).await {
-                Ok(answer) => return Ok(self.complete(answer, request, params, bytes, attempts)),
-                Err(error) => error,
-            };
-            if let Some(refused) = refusal(&error) {
-                shrinks += 1;
-                forced = self.with(|s| s.context.after_refusal(refused, wanted, bytes));
-                if forced.is_none() || shrinks > MAX_SHRINKS {
-                    return Err(LlmError::ContextOverflow(excerpt(&error.to_string())));
-                }
-                tracing::debug!(
-                    max_tokens = forced,
-                    "context refusal: asking for a shorter answer"
-                );
-                continue;
-            }
-            if self.adapt(&error) {
-                continue;
-            }
-            if !error.is_transient() {
-                return Err(error);
-            }
-            failures += 1;
-            if failures >= self.config.retry.attempts {
-                return Err(LlmError::GaveUp {
-                    attempts,
-                    last: Box::new(error),
-                });
-            }
-            let delay = self.config.retry.delay(failures, &error);
-            tracing::info!(%error, ?delay, "model request failed, repeating it");
-            tokio::time::sleep(delay).await;
-        }
     }
 
     /// Gives way to a server that refuses one of our own members; each at most once.
@@ -436,6 +392,53 @@ impl HttpModel {
                 .lock()
                 .unwrap_or_else(std::sync::PoisonError::into_inner),
         )
+    }
+}
+
+impl ChatModel for HttpModel {
+    async fn chat(&self, request: &ChatRequest<'_>) -> Result<Completion, LlmError> {
+        let messages = to_value(request.messages)?;
+        let bytes = messages.to_string().len();
+        let (mut attempts, mut failures, mut shrinks) = (0_u32, 0_u32, 0_u32);
+        let mut forced = None;
+        loop {
+            let wanted = forced
+                .unwrap_or_else(|| self.with(|s| s.context.max_tokens(request.max_tokens, bytes)));
+            let params = self.params(wanted);
+            attempts += 1;
+            let error = match self.attempt(&params, &messages, request.tools).await {
+                Ok(answer) => return Ok(self.complete(answer, request, params, bytes, attempts)),
+                Err(error) => error,
+            };
+            if let Some(refused) = refusal(&error) {
+                shrinks += 1;
+                forced = self.with(|s| s.context.after_refusal(refused, wanted, bytes));
+                if forced.is_none() || shrinks > MAX_SHRINKS {
+                    return Err(LlmError::ContextOverflow(excerpt(&error.to_string())));
+                }
+                tracing::debug!(
+                    max_tokens = forced,
+                    "context refusal: asking for a shorter answer"
+                );
+                continue;
+            }
+            if self.adapt(&error) {
+                continue;
+            }
+            if !error.is_transient() {
+                return Err(error);
+            }
+            failures += 1;
+            if failures >= self.config.retry.attempts {
+                return Err(LlmError::GaveUp {
+                    attempts,
+                    last: Box::new(error),
+                });
+            }
+            let delay = self.config.retry.delay(failures, &error);
+            tracing::info!(%error, ?delay, "model request failed, repeating it");
+            tokio::time::sleep(delay).await;
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::ChatModel;
 use super::types::{ChatRequest, Completion, LlmError, Message};
 
 /// Recorded answers.
@@ -54,8 +55,10 @@ impl ReplayModel {
             answers,
         })
     }
+}
 
-    pub(crate) async fn chat(&self, request: &ChatRequest<'_>) -> Result<Completion, LlmError> {
+impl ChatModel for ReplayModel {
+    async fn chat(&self, request: &ChatRequest<'_>) -> Result<Completion, LlmError> {
         let turn = request
             .messages
             .iter()
