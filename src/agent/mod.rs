@@ -9,6 +9,7 @@ pub mod tools;
 
 pub use limits::Limits;
 pub use observation::Style;
+pub(crate) use observation::clean;
 pub use prompt::{PromptConfig, PromptError};
 pub use run::{AgentConfig, Cancel, Outcome, Progress, run};
 
