@@ -111,14 +111,14 @@ mod tests {
 
     use super::*;
 
-    fn message(value: Value) -> Message {
+    fn message(value: &Value) -> Message {
         Message::assistant(value.as_object().unwrap().clone())
     }
 
     #[test]
     fn a_sound_message_is_not_touched() {
         let sound = message(
-            json!({"role": "assistant", "content": null, "reasoning_content": "r", "tool_calls": [
+            &json!({"role": "assistant", "content": null, "reasoning_content": "r", "tool_calls": [
                 {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{\"x\": 1 }"}},
                 {"id": "b", "type": "function", "function": {"name": "g", "arguments": ""}},
             ]}),
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn missing_and_doubled_ids_are_given() {
-        let mut mended = message(json!({"tool_calls": [
+        let mut mended = message(&json!({"tool_calls": [
             {"function": {"name": "f", "arguments": "{}"}},
             {"id": "x", "function": {"name": "f", "arguments": {"a": 1}}},
             {"id": "x", "type": "function", "function": {"name": "f", "arguments": "[1]"}},
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_is_no_call_is_left_out() {
-        let mut empty = message(json!({"tool_calls": "nonsense", "content": null}));
+        let mut empty = message(&json!({"tool_calls": "nonsense", "content": null}));
         assert_eq!(extract(&mut empty, 1, false), []);
         assert!(!empty.as_object().contains_key("tool_calls"));
     }
@@ -166,7 +166,7 @@ mod tests {
     fn a_call_cut_by_the_token_limit_says_so() {
         for arguments in ["", "{\"command\": \"ech"] {
             let mut cut = message(
-                json!({"tool_calls": [{"id": "a", "function": {"name": "execute_bash", "arguments": arguments}}]}),
+                &json!({"tool_calls": [{"id": "a", "function": {"name": "execute_bash", "arguments": arguments}}]}),
             );
             let calls = extract(&mut cut, 1, true);
             assert!(
@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn text_calls_have_no_id() {
         let mut text = message(
-            json!({"content": "<tool_call>{\"name\":\"submit\"}</tool_call>", "tool_calls": []}),
+            &json!({"content": "<tool_call>{\"name\":\"submit\"}</tool_call>", "tool_calls": []}),
         );
         let calls = extract(&mut text, 1, false);
         assert_eq!(

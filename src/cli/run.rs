@@ -42,7 +42,7 @@ pub struct RunArgs {
     #[arg(value_name = "QUERY", conflicts_with = "query")]
     pub task: Option<String>,
     /// The task, as a flag
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub query: Option<String>,
     /// Model name, or replay:FILE for recorded answers [env: LLM_NAME]
     #[arg(long, value_name = "NAME")]

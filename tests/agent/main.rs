@@ -1,9 +1,19 @@
 //! The whole agent against a server that checks every request, and an environment in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "all of this crate is tests: a panic is how they fail"
+)]
+
 mod editor;
 mod faults;
 mod memory_env;
 mod server;
+mod session;
 mod turns;
 mod validator;
 
@@ -17,7 +27,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 /// A configuration with small limits.
-pub fn config() -> AgentConfig {
+pub(crate) fn config() -> AgentConfig {
     AgentConfig {
         system: "You work on a computer.".into(),
         instance: "Do the thing.".into(),
@@ -31,7 +41,7 @@ pub fn config() -> AgentConfig {
 }
 
 /// A client that does not wait long for anything.
-pub fn client(url: &str) -> HttpConfig {
+pub(crate) fn client(url: &str) -> HttpConfig {
     let mut config = HttpConfig::new(url, "openai/test-model");
     config.retry = RetryPolicy {
         attempts: 6,
@@ -49,7 +59,7 @@ pub fn client(url: &str) -> HttpConfig {
 }
 
 /// Runs to the end and returns everything that was told.
-pub async fn run_with<M: ChatModel>(
+pub(crate) async fn run_with<M: ChatModel>(
     env: &MemoryEnv,
     model: &M,
     config: &AgentConfig,
@@ -69,18 +79,21 @@ pub async fn run_with<M: ChatModel>(
 }
 
 /// Runs against the scripted server.
-pub async fn run_scripted(server: &server::Server, config: &AgentConfig) -> (Outcome, Vec<Event>) {
+pub(crate) async fn run_scripted(
+    server: &server::Server,
+    config: &AgentConfig,
+) -> (Outcome, Vec<Event>) {
     let model = HttpModel::new(client(&server.url())).unwrap();
     run_with(&MemoryEnv::default(), &model, config).await
 }
 
 /// One tool call as a server sends it.
-pub fn call(id: &str, name: &str, arguments: &Value) -> Value {
+pub(crate) fn call(id: &str, name: &str, arguments: &Value) -> Value {
     json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments.to_string()}})
 }
 
 /// All observations, in order.
-pub fn observations(events: &[Event]) -> Vec<String> {
+pub(crate) fn observations(events: &[Event]) -> Vec<String> {
     let pick = |event: &Event| match event {
         Event::ToolResult { observation, .. } => Some(observation.clone()),
         _ => None,

@@ -12,18 +12,18 @@ use llm_in_sandbox::env::{
 };
 
 #[derive(Debug, Default)]
-pub struct MemoryEnv {
+pub(crate) struct MemoryEnv {
     files: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
-    pub commands: Mutex<Vec<String>>,
+    pub(crate) commands: Mutex<Vec<String>>,
 }
 
 impl MemoryEnv {
-    pub fn put(&self, path: &str, content: impl AsRef<[u8]>) {
+    pub(crate) fn put(&self, path: &str, content: impl AsRef<[u8]>) {
         let mut files = self.files.lock().unwrap();
         files.insert(absolute(&path.into()), content.as_ref().to_vec());
     }
 
-    pub fn get(&self, path: &str) -> Option<Vec<u8>> {
+    pub(crate) fn get(&self, path: &str) -> Option<Vec<u8>> {
         self.files
             .lock()
             .unwrap()

@@ -38,7 +38,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub async fn start(script: Vec<Reply>) -> Self {
+    pub(crate) async fn start(script: Vec<Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Seen::default()));
@@ -54,16 +54,16 @@ impl Server {
         Self { port, seen, left }
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}/v1", self.port)
     }
 
-    pub fn heads(&self) -> Vec<String> {
+    pub(crate) fn heads(&self) -> Vec<String> {
         self.seen.lock().unwrap().heads.clone()
     }
 
     /// All requests, once the script is used up and nothing was wrong with any.
-    pub fn requests(&self) -> Vec<Value> {
+    pub(crate) fn requests(&self) -> Vec<Value> {
         let seen = self.seen.lock().unwrap();
         assert_eq!(seen.problems, Vec::<String>::new());
         assert_eq!(self.left.lock().unwrap().len(), 0, "unused replies");
@@ -126,7 +126,7 @@ async fn send(stream: &mut TcpStream, events: &[String]) {
 
 async fn read_request(stream: &mut TcpStream) -> Option<(String, String)> {
     let mut bytes = Vec::new();
-    let mut chunk = [0; 65536];
+    let mut chunk = vec![0; 65536];
     loop {
         let end = bytes.windows(4).position(|w| w == b"\r\n\r\n");
         if let Some(end) = end {

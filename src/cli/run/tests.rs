@@ -118,7 +118,7 @@ fn every_mistake_is_found_before_anything_starts() {
             "/nonexistent/s.yaml",
         ),
         (&["--max_steps", "0"], "--max_steps"),
-        (&["--cmd_timeout", "-1"], "--cmd_timeout"),
+        (&["--cmd_timeout=-1"], "--cmd_timeout"),
         (&["--cmd_timeout", "nan"], "--cmd_timeout"),
         (&["--temperature", "inf"], "--temperature"),
         (&["--extra_header", "none"], "--extra_header"),
