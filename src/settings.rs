@@ -114,8 +114,8 @@ pub struct SettingsFile {
     pub llm_name: Option<String>,
     /// Model server.
     pub llm_base_url: Option<String>,
-    #[serde(default)]
-    api_key: Option<String>,
+    /// Key of the model server.
+    pub api_key: Option<Secret>,
     /// Prompt configuration.
     pub prompt_config: Option<PathBuf>,
     /// Image name.
@@ -137,22 +137,13 @@ pub struct SettingsFile {
     /// Members merged into each request.
     pub extra_body: Option<Map<String, Value>>,
     /// Headers of each request.
-    pub extra_headers: Option<BTreeMap<String, String>>,
+    pub extra_headers: Option<BTreeMap<String, Secret>>,
     /// Seconds for one command.
     pub cmd_timeout: Option<f64>,
     /// Seconds for the task.
     pub task_timeout: Option<f64>,
     /// Parent of the run folders.
     pub output_dir: Option<PathBuf>,
-}
-
-impl SettingsFile {
-    /// The key, wrapped so that it cannot be printed.
-    #[must_use]
-    pub fn api_key(&self) -> Option<Secret> {
-        let key = self.api_key.as_deref().filter(|key| !key.is_empty());
-        key.map(Secret::new)
-    }
 }
 
 /// The settings cannot be used.
@@ -265,7 +256,8 @@ mod tests {
         assert_eq!(settings.llm_name.as_deref(), Some("m"));
         assert_eq!(settings.max_steps, Some(7));
         assert_eq!(settings.extra_body.clone().unwrap()["a"]["b"], true);
-        assert_eq!(settings.api_key().unwrap().expose(), "sk-private");
+        assert!(!format!("{settings:?}").contains("sk-private"));
+        assert_eq!(settings.api_key.clone().unwrap().expose(), "sk-private");
     }
 
     #[test]

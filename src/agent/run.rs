@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::calls::{self, Call};
 use super::limits::{Limits, TokenCount};
 use super::observation::Style;
+use super::state::{Cut, End, State, guard};
 use super::tools::{self, Observation, Tools};
 use crate::env::{Env, EnvError};
 use crate::llm::{ChatModel, ChatRequest, Completion, LlmError, Message, TokenUsage};
@@ -134,45 +135,6 @@ pub async fn run<E: Env, M: ChatModel>(
         total_time: start.elapsed(),
     }
 }
-
-#[derive(Debug)]
-enum State {
-    /// It is the model's turn.
-    Ask,
-    /// These calls are to be answered.
-    Act(Vec<Call>),
-    /// Nothing is left to do.
-    Done(End),
-}
-
-#[derive(Debug)]
-struct End {
-    stop: StopReason,
-    detail: Option<String>,
-}
-
-impl State {
-    fn stop(stop: StopReason) -> Self {
-        Self::Done(End { stop, detail: None })
-    }
-
-    fn failed(stop: StopReason, error: &dyn std::error::Error) -> Self {
-        let mut detail = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            detail = format!("{detail}: {error}");
-            cause = error.source();
-        }
-        Self::Done(End {
-            stop,
-            detail: Some(detail),
-        })
-    }
-}
-
-/// Why a wait ended before its future.
-#[derive(Debug)]
-struct Cut(StopReason);
 
 #[derive(Debug, Default)]
 struct Turn {
@@ -420,32 +382,6 @@ fn refuse(call: &Call, at: usize, submitted: bool) -> Option<Observation> {
 /// An environment that fails is never shown to the model.
 fn broken(error: &EnvError) -> State {
     State::failed(StopReason::SandboxDied, error)
-}
-
-/// Waits for `future`, the interrupt or the deadline, whichever comes first.
-async fn guard<T>(
-    cancel: &mut Cancel,
-    deadline: Option<Instant>,
-    future: impl Future<Output = T>,
-) -> Result<T, Cut> {
-    let over = async {
-        match deadline {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
-        }
-    };
-    let interrupted = async {
-        // A sender that is gone can no longer interrupt.
-        if cancel.wait_for(|stop| *stop).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        biased;
-        () = interrupted => Err(Cut(StopReason::Interrupted)),
-        () = over => Err(Cut(StopReason::Timeout)),
-        value = future => Ok(value),
-    }
 }
 
 fn micros(time: Duration) -> u64 {

@@ -18,7 +18,7 @@ pub use session::{SandboxFacts, Session};
 
 use super::output;
 use crate::agent::{Cancel, PromptError};
-use crate::llm::LlmError;
+use crate::llm::{LlmError, Secret};
 use crate::settings::{Environment, SettingsError};
 use crate::spec::Usage;
 use crate::trajectory::RecorderError;
@@ -51,8 +51,8 @@ pub struct RunArgs {
     #[arg(long, value_name = "URL")]
     pub llm_base_url: Option<String>,
     /// Key of the server [env: LLM_API_KEY, OPENAI_API_KEY]
-    #[arg(long, value_name = "KEY")]
-    pub api_key: Option<String>,
+    #[arg(long, value_name = "KEY", value_parser = secret)]
+    pub api_key: Option<Secret>,
     /// Image of the store
     #[arg(long, value_name = "NAME")]
     pub docker_image: Option<String>,
@@ -225,6 +225,14 @@ where
             caught.unwrap_or(error.exit())
         }
     }
+}
+
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "the form that clap asks for; a key is never malformed"
+)]
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
 }
 
 fn fail(error: &RunError) -> u8 {

@@ -1,10 +1,12 @@
 //! Puts the chunks of a streamed answer together, and reads an answer that came whole.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::types::{LlmError, Message, TokenUsage};
 
-/// Highest `index` of a streamed tool call that is believed.
+/// Tool calls of one answer.
 const MAX_CALLS: usize = 128;
 
 /// A whole answer, before it is known how many attempts it took.
@@ -21,6 +23,8 @@ pub(crate) struct Answer {
 pub(crate) struct Assembler {
     message: Map<String, Value>,
     calls: Vec<Map<String, Value>>,
+    /// The call that each `index` stands for.
+    open: BTreeMap<u64, usize>,
     seen_choice: bool,
     finish_reason: Option<String>,
     usage: Option<Value>,
@@ -135,25 +139,46 @@ impl Assembler {
         Ok(())
     }
 
-    fn take_call(&mut self, call: Value) -> Result<(), LlmError> {
-        let Value::Object(mut call) = call else {
-            return Err(LlmError::Protocol("a tool call is no object".into()));
+    /// Which call an entry belongs to: a new one, or one that it goes on with.
+    ///
+    /// Without an index, an entry with a name begins a call. Some servers give all parallel calls the same index: another id
+    /// together with a name begins one too.
+    fn slot(&mut self, index: Option<u64>, entry: &Map<String, Value>) -> Result<usize, LlmError> {
+        let id = entry.get("id").and_then(Value::as_str).unwrap_or("");
+        let open = match index {
+            Some(index) => self.open.get(&index).copied(),
+            None => self.calls.len().checked_sub(1).filter(|_| !has_name(entry)),
         };
-        let index = match call.shift_remove("index").as_ref().and_then(Value::as_u64) {
-            Some(index) => usize::try_from(index).unwrap_or(MAX_CALLS),
-            // Without an index, an entry with a name begins a call and one without goes on with the last.
-            None if has_name(&call) => self.calls.len(),
-            None => self.calls.len().saturating_sub(1),
+        let other = |at: &usize| {
+            let known = self
+                .calls
+                .get(*at)
+                .and_then(|call| call.get("id")?.as_str());
+            has_name(entry) && !id.is_empty() && known.is_some_and(|known| known != id)
         };
-        if index >= MAX_CALLS {
+        if let Some(at) = open.filter(|at| !other(at)) {
+            return Ok(at);
+        }
+        let at = self.calls.len();
+        if at >= MAX_CALLS {
             return Err(LlmError::Protocol(
                 "too many tool calls in one answer".into(),
             ));
         }
-        if index >= self.calls.len() {
-            self.calls.resize_with(index + 1, Map::new);
+        self.calls.push(Map::new());
+        if let Some(index) = index {
+            self.open.insert(index, at);
         }
-        let Some(slot) = self.calls.get_mut(index) else {
+        Ok(at)
+    }
+
+    fn take_call(&mut self, call: Value) -> Result<(), LlmError> {
+        let Value::Object(mut call) = call else {
+            return Err(LlmError::Protocol("a tool call is no object".into()));
+        };
+        let index = call.shift_remove("index");
+        let at = self.slot(index.as_ref().and_then(Value::as_u64), &call)?;
+        let Some(slot) = self.calls.get_mut(at) else {
             return Ok(());
         };
         for (name, value) in call {
@@ -279,6 +304,31 @@ mod tests {
     }
 
     #[test]
+    fn calls_are_told_apart_without_a_sound_index() {
+        let names = |entries: &[&str]| {
+            let mut events: Vec<String> = entries
+                .iter()
+                .map(|entry| format!(r#"{{"choices":[{{"delta":{{"tool_calls":[{entry}]}}}}]}}"#))
+                .collect();
+            events.push("[DONE]".into());
+            let events: Vec<&str> = events.iter().map(String::as_str).collect();
+            let answer = assemble(&events).unwrap();
+            serde_json::to_string(&answer.message.as_object()["tool_calls"]).unwrap()
+        };
+        let whole = r#"[{"id":"a","function":{"name":"f","arguments":"{}"}},{"id":"b","function":{"name":"f","arguments":"{}"}}]"#;
+        let a = r#"{"id":"a","function":{"name":"f","arguments":"{}"}}"#;
+        let b = r#"{"id":"b","function":{"name":"f","arguments":"{"}}"#;
+        assert_eq!(names(&[a, b, r#"{"function":{"arguments":"}"}}"#]), whole);
+        let zero = |entry: &str| entry.replacen('{', "{\"index\":0,", 1);
+        let rest = r#"{"index":0,"id":"b","function":{"arguments":"}"}}"#;
+        assert_eq!(names(&[&zero(a), &zero(b), rest]), whole);
+        let far =
+            |entry: &str, index: u64| entry.replacen('{', &format!("{{\"index\":{index},"), 1);
+        let rest = r#"{"index":9,"function":{"arguments":"}"}}"#;
+        assert_eq!(names(&[&far(a, 4_000_000_000), &far(b, 9), rest]), whole);
+    }
+
+    #[test]
     fn a_stream_that_stops_early_gives_nothing() {
         let broken = assemble(&[
             r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{}"}}]}}]}"#,
@@ -293,7 +343,6 @@ mod tests {
             &["[DONE]"],
             &[r#"{"choices":[3]}"#],
             &[r#"{"choices":[{"delta":3}]}"#],
-            &[r#"{"choices":[{"delta":{"tool_calls":[{"index":4000000000}]}}]}"#],
             &[r#"{"error":{"message":"boom"}}"#],
             &[r#"{"choices":[{"delta":{"content":"\ud800"}}]}"#],
         ] {

@@ -13,6 +13,8 @@ use tokio::time::timeout;
 use super::ChatModel;
 use super::assemble::{Answer, Assembler, whole};
 use super::context::{Learned, refusal};
+use super::dropped_tools::tools_were_dropped;
+use super::endpoint::{completions_url, served_name, shown_url, wants_completion_tokens};
 use super::retry::{RetryPolicy, retry_after};
 use super::sse::SseParser;
 use super::types::{ChatRequest, Completion, LlmError, Message, Sampling, Secret};
@@ -20,7 +22,7 @@ use super::types::{ChatRequest, Completion, LlmError, Message, Sampling, Secret}
 /// Largest answer.
 const MAX_BODY: usize = 64 << 20;
 /// Bytes of a refusal that are kept.
-const MAX_ERROR_BODY: usize = 64 << 10;
+const MAX_ERROR_BODY: usize = 8 << 10;
 /// Context refusals in a row that are mended; more means that the server's numbers are wrong.
 const MAX_SHRINKS: u32 = 16;
 
@@ -61,8 +63,8 @@ pub struct HttpConfig {
     pub sampling: Sampling,
     /// Merged into every request body, over our own members; `null` removes one.
     pub extra_body: Map<String, Value>,
-    /// Added to every request.
-    pub headers: Vec<(String, String)>,
+    /// Added to every request; the values may be as secret as the key.
+    pub headers: Vec<(String, Secret)>,
     /// Repetition of failed requests.
     pub retry: RetryPolicy,
     /// Bounds of each request.
@@ -105,14 +107,6 @@ struct State {
     warned_tools: bool,
 }
 
-/// The name that goes to the server: the routing prefixes `openai/` and `hosted_vllm/` are ours, all else passes unchanged.
-#[must_use]
-pub fn served_name(name: &str) -> &str {
-    name.strip_prefix("openai/")
-        .or_else(|| name.strip_prefix("hosted_vllm/"))
-        .unwrap_or(name)
-}
-
 impl HttpModel {
     /// Prepares the client; connects nowhere.
     ///
@@ -126,7 +120,9 @@ impl HttpModel {
         for (name, value) in &config.headers {
             let bad = || LlmError::Config(format!("{name:?} is not a usable header"));
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| bad())?;
-            headers.insert(name, HeaderValue::from_str(value).map_err(|_| bad())?);
+            let mut value = HeaderValue::from_str(value.expose()).map_err(|_| bad())?;
+            value.set_sensitive(true);
+            headers.insert(name, value);
         }
         if let Some(key) = &config.api_key {
             let mut value =
@@ -136,7 +132,12 @@ impl HttpModel {
             value.set_sensitive(true);
             headers.insert(reqwest::header::AUTHORIZATION, value);
         }
-        let client = reqwest::Client::builder()
+        let mut builder = reqwest::Client::builder();
+        if url.starts_with("http://") {
+            // No certificate is needed, and a machine without a certificate store must not be refused for it.
+            builder = builder.tls_certs_only(std::iter::empty());
+        }
+        let client = builder
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(config.timeouts.connect)
             .default_headers(headers)
@@ -158,10 +159,10 @@ impl HttpModel {
         })
     }
 
-    /// The address that requests go to.
+    /// The address that requests go to, without credentials.
     #[must_use]
-    pub fn url(&self) -> &str {
-        &self.url
+    pub fn url(&self) -> String {
+        shown_url(&self.url)
     }
 
     /// Gives way to a server that refuses one of our own members; each at most once.
@@ -346,7 +347,7 @@ impl HttpModel {
 
     fn transport(&self, source: reqwest::Error) -> LlmError {
         LlmError::Transport {
-            url: self.url.clone(),
+            url: self.url(),
             source: source.without_url(),
         }
     }
@@ -440,60 +441,6 @@ impl ChatModel for HttpModel {
             tokio::time::sleep(delay).await;
         }
     }
-}
-
-/// The prompt is too small to hold both the messages and the tool schemas.
-///
-/// Tokenisers split text at word boundaries before anything else, so a run of letters is at least one token. A prompt with
-/// fewer tokens than the words of all messages, tool names and tool descriptions together cannot hold them all. It is only
-/// judged before the first assistant message, because templates may leave out earlier reasoning. A long task text hides
-/// dropped tools from this bound; it never accuses wrongly.
-fn tools_were_dropped(request: &ChatRequest<'_>, prompt_tokens: u64) -> bool {
-    if request.tools.is_empty() || request.messages.iter().any(|m| m.role() == "assistant") {
-        return false;
-    }
-    let messages: usize = request.messages.iter().map(|m| words(m.content())).sum();
-    let field = |tool: &Value, pointer| {
-        tool.pointer(pointer)
-            .and_then(Value::as_str)
-            .map_or(0, words)
-    };
-    let tools: usize = request
-        .tools
-        .iter()
-        .map(|tool| field(tool, "/function/name") + field(tool, "/function/description"))
-        .sum();
-    u64::try_from(messages + tools).is_ok_and(|words| prompt_tokens < words)
-}
-
-/// Runs of ASCII letters: other scripts need not have one token a word.
-fn words(text: &str) -> usize {
-    text.split(|c: char| !c.is_ascii_alphabetic())
-        .filter(|word| !word.is_empty())
-        .count()
-}
-
-/// OpenAI's reasoning models take `max_completion_tokens` and no temperature.
-fn wants_completion_tokens(model: &str) -> bool {
-    let name = model.rsplit('/').next().unwrap_or(model);
-    ["o1", "o3", "o4"].iter().any(|family| {
-        name.strip_prefix(family)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-    })
-}
-
-fn completions_url(base: &str) -> Result<String, LlmError> {
-    let bad = |why: String| LlmError::Config(format!("{base:?} is not a usable model URL: {why}"));
-    let url = reqwest::Url::parse(base.trim()).map_err(|e| bad(e.to_string()))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(bad("it must begin with http:// or https://".into()));
-    }
-    let text = base.trim().trim_end_matches('/');
-    Ok(if text.ends_with("/chat/completions") {
-        text.to_owned()
-    } else {
-        format!("{text}/chat/completions")
-    })
 }
 
 fn to_value(messages: &[Message]) -> Result<Value, LlmError> {

@@ -5,6 +5,8 @@
 
 mod assemble;
 mod context;
+mod dropped_tools;
+mod endpoint;
 mod http;
 mod replay;
 mod retry;
@@ -14,7 +16,8 @@ mod types;
 
 use std::future::Future;
 
-pub use http::{HttpConfig, HttpModel, Timeouts, served_name};
+pub use endpoint::{served_name, shown_url};
+pub use http::{HttpConfig, HttpModel, Timeouts};
 pub use replay::ReplayModel;
 pub use retry::RetryPolicy;
 pub use text_calls::{TextCall, parse_text_calls};

@@ -178,8 +178,9 @@ pub struct Sampling {
     pub seed: Option<u64>,
 }
 
-/// A key: neither printed nor serialised.
-#[derive(Clone, PartialEq, Eq)]
+/// A key: read from settings, but neither printed nor serialised.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {

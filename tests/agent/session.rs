@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use llm_in_sandbox::agent::StopReason;
-use llm_in_sandbox::cli::run::{ModelSettings, RunArgs, SandboxFacts, Session, resolve};
+use llm_in_sandbox::cli::run::{ModelSettings, RunArgs, RunError, SandboxFacts, Session, resolve};
 use llm_in_sandbox::settings::Environment;
 use llm_in_sandbox::spec::Usage;
 use llm_in_sandbox::trajectory::{Header, Line};
@@ -187,4 +187,39 @@ async fn a_run_that_does_not_submit_fails() {
         .await;
     assert_eq!(work.unwrap(), StopReason::LlmError);
     assert_eq!(session.finish(None).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn the_exit_code_follows_from_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let replay = dir.path().join("r.jsonl");
+    let submit = json!({"tool_calls": [call("c", "submit", &json!({}))]});
+    std::fs::write(&replay, submit.to_string()).unwrap();
+    let args = RunArgs {
+        query: Some("q".into()),
+        llm_name: Some(format!("replay:{}", replay.display())),
+        output_dir: Some(dir.path().join("out")),
+        ..RunArgs::default()
+    };
+    let code = llm_in_sandbox::cli::run::run(args.clone(), async |session, cancel| {
+        let env = MemoryEnv::default();
+        session.prepare(&env).await?;
+        session.work(&env, SandboxFacts::default(), cancel).await?;
+        Ok(None)
+    });
+    assert_eq!(code.await, 0);
+    let unsupported = llm_in_sandbox::cli::run::run(args.clone(), async |_, _| {
+        Err(RunError::Sandbox {
+            doing: "start the sandbox".into(),
+            source: "no user namespaces".into(),
+            exit: 3,
+        })
+    });
+    assert_eq!(unsupported.await, 3);
+    let missing = RunArgs {
+        input_dir: Some(dir.path().join("missing")),
+        ..args
+    };
+    let code = llm_in_sandbox::cli::run::run(missing, async |_, _| unreachable!("started"));
+    assert_eq!(code.await, 2);
 }

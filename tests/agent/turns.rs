@@ -198,7 +198,7 @@ async fn sampling_headers_key_and_extra_body_are_sent() {
     let server = Server::start(vec![submit()]).await;
     let mut http = client(&server.url());
     http.api_key = Some(Secret::new("sk-test"));
-    http.headers = vec![("x-team".into(), "blue".into())];
+    http.headers = vec![("x-team".into(), Secret::new("blue"))];
     http.sampling = Sampling {
         temperature: Some(0.0),
         top_p: Some(0.5),

@@ -190,11 +190,14 @@ fn model(
     } else {
         settings::OPENAI_API_KEY
     };
-    let api_key = given(&args.api_key)
-        .or_else(|| environment.get(settings::LLM_API_KEY))
-        .or_else(|| environment.get(provider))
-        .map(Secret::new)
-        .or_else(|| file.api_key());
+    let from_environment = || {
+        let key = environment.get(settings::LLM_API_KEY);
+        key.or_else(|| environment.get(provider)).map(Secret::new)
+    };
+    let api_key = args.api_key.clone().filter(|key| !key.expose().is_empty());
+    let api_key = api_key
+        .or_else(from_environment)
+        .or_else(|| file.api_key.clone());
     Ok(ModelSettings::Http(Box::new(HttpConfig {
         api_key,
         sampling,
@@ -237,7 +240,7 @@ fn sampling(
     })
 }
 
-fn headers(args: &RunArgs, file: &SettingsFile) -> Result<Vec<(String, String)>, SettingsError> {
+fn headers(args: &RunArgs, file: &SettingsFile) -> Result<Vec<(String, Secret)>, SettingsError> {
     if args.extra_header.is_empty() {
         return Ok(file
             .extra_headers
@@ -247,7 +250,7 @@ fn headers(args: &RunArgs, file: &SettingsFile) -> Result<Vec<(String, String)>,
             .collect());
     }
     let parse = |text: &String| match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), Secret::new(value))),
         // The text may hold a secret, so it is not repeated.
         Some(_) | None => Err(value("--extra_header", "it must be NAME=VALUE".into())),
     };

@@ -13,7 +13,7 @@ use crate::agent::{self, AgentConfig, Cancel, Outcome, Progress, StopReason, too
 use crate::cli::display::Display;
 use crate::cli::output::{note, result, sanitize};
 use crate::env::{Env, EnvError, ExecRequest, ExitStatus, GuestPath};
-use crate::llm::{HttpModel, Model, ReplayModel, Sampling};
+use crate::llm::{HttpModel, Model, ReplayModel, Sampling, shown_url};
 use crate::settings::Environment;
 use crate::spec::Usage;
 use crate::trajectory::{Header, Recorder, SCHEMA, VERSION};
@@ -22,6 +22,8 @@ use crate::trajectory::{Header, Recorder, SCHEMA, VERSION};
 const MAX_FOLDERS: u32 = 1000;
 /// Bytes of an answer that are shown.
 const MAX_ANSWER: u64 = 64 << 10;
+/// Characters of an error that are shown.
+const MAX_DETAIL: usize = 2000;
 /// Time for each command that makes the sandbox ready.
 const SETUP: Duration = Duration::from_secs(60);
 
@@ -195,8 +197,18 @@ impl Session {
             outcome.steps
         ));
         if let Some(detail) = &outcome.detail {
-            note(&sanitize(detail));
+            note(&sanitize(
+                &detail.chars().take(MAX_DETAIL).collect::<String>(),
+            ));
         }
+        note(&format!(
+            "tokens {} in, {} out; model {:.1} s, tools {:.1} s, in all {:.1} s",
+            outcome.usage.prompt_tokens,
+            outcome.usage.completion_tokens,
+            outcome.model_time.as_secs_f64(),
+            outcome.tool_time.as_secs_f64(),
+            outcome.total_time.as_secs_f64()
+        ));
         recorded?;
         Ok(match outcome.stop {
             StopReason::Submitted => EXIT_SUBMITTED,
@@ -213,7 +225,7 @@ impl Session {
     fn header(&self, facts: SandboxFacts) -> Header {
         let (base_url, sampling, extra_body) = match &self.settings.model {
             ModelSettings::Http(config) => (
-                Some(config.base_url.clone()),
+                Some(shown_url(&config.base_url)),
                 config.sampling.clone(),
                 config.extra_body.clone(),
             ),

@@ -3,39 +3,6 @@
 use super::*;
 
 #[test]
-fn only_routing_prefixes_are_stripped() {
-    for (given, sent) in [
-        ("openai/gpt-4o", "gpt-4o"),
-        ("hosted_vllm/Qwen/Qwen3-4B", "Qwen/Qwen3-4B"),
-        ("openrouter/deepseek/x", "openrouter/deepseek/x"),
-        ("gemini/pro", "gemini/pro"),
-        ("plain", "plain"),
-    ] {
-        assert_eq!(served_name(given), sent);
-    }
-}
-
-#[test]
-fn urls_are_completed_or_refused() {
-    for (base, expected) in [
-        (
-            "http://localhost:8000/v1",
-            Some("http://localhost:8000/v1/chat/completions"),
-        ),
-        ("http://h/v1/", Some("http://h/v1/chat/completions")),
-        (
-            "https://h/x/chat/completions",
-            Some("https://h/x/chat/completions"),
-        ),
-        ("localhost:8000", None),
-        ("ftp://h", None),
-        ("", None),
-    ] {
-        assert_eq!(completions_url(base).ok().as_deref(), expected, "{base}");
-    }
-}
-
-#[test]
 fn parameters_are_sent_as_asked() {
     let mut config = HttpConfig::new("http://h/v1", "openai/m");
     config.sampling = Sampling {
@@ -73,31 +40,14 @@ fn bad_headers_and_keys_are_refused_without_being_shown() {
     let error = HttpModel::new(config.clone()).unwrap_err().to_string();
     assert!(!error.contains("sk-private"), "{error}");
     config.api_key = None;
-    config.headers = vec![("bad name".into(), "x".into())];
+    config.headers = vec![("bad name".into(), Secret::new("x"))];
     assert!(HttpModel::new(config).is_err());
 }
 
 #[test]
-fn dropped_tools_are_told_from_a_small_tokenizer() {
-    let tools = [
-        json!({"type":"function","function":{"name":"f","description":"one two three four five six"}}),
-    ];
-    let messages = [Message::user("just these five words here")];
-    let request = ChatRequest {
-        messages: &messages,
-        tools: &tools,
-        max_tokens: 1,
-    };
-    assert!(tools_were_dropped(&request, 9));
-    assert!(!tools_were_dropped(&request, 12));
-    let later = [
-        Message::user("a b c d e f g h"),
-        Message::assistant(Map::new()),
-    ];
-    let request = ChatRequest {
-        messages: &later,
-        tools: &tools,
-        max_tokens: 1,
-    };
-    assert!(!tools_were_dropped(&request, 1));
+fn credentials_in_an_address_are_not_shown() {
+    let model = HttpModel::new(HttpConfig::new("http://user:pass@h/v1", "m")).unwrap();
+    assert_eq!(model.url(), "http://h/v1/chat/completions");
+    let error = HttpModel::new(HttpConfig::new("ftp://user:pass@h/v1", "m")).unwrap_err();
+    assert!(!error.to_string().contains("pass"), "{error}");
 }
