@@ -34,6 +34,19 @@ pub(crate) fn wants_completion_tokens(model: &str) -> bool {
     })
 }
 
+/// The address is one of this machine's own.
+pub(crate) fn is_loopback(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else {
+        return false;
+    };
+    let host = url.host_str().unwrap_or("");
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_loopback())
+}
+
 /// The address that requests go to.
 pub(crate) fn completions_url(base: &str) -> Result<String, LlmError> {
     let bad = |why: String| {
@@ -68,6 +81,19 @@ mod tests {
             ("plain", "plain"),
         ] {
             assert_eq!(served_name(given), sent);
+        }
+    }
+
+    #[test]
+    fn own_addresses_are_known() {
+        for (url, own) in [
+            ("http://localhost:8000/v1", true),
+            ("http://127.0.0.2/v1", true),
+            ("http://[::1]:80/v1", true),
+            ("https://localhost.example.org", false),
+            ("http://10.0.0.1", false),
+        ] {
+            assert_eq!(is_loopback(url), own, "{url}");
         }
     }
 

@@ -4,7 +4,7 @@
 //! too. Redirects are not followed: they would carry the key elsewhere. Nothing of a broken answer is ever used.
 
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::{Map, Value, json};
@@ -12,12 +12,15 @@ use tokio::time::timeout;
 
 use super::ChatModel;
 use super::assemble::{Answer, Assembler, whole};
+use super::config::HttpConfig;
 use super::context::{Learned, refusal};
 use super::dropped_tools::tools_were_dropped;
-use super::endpoint::{completions_url, served_name, shown_url, wants_completion_tokens};
-use super::retry::{RetryPolicy, retry_after};
+use super::endpoint::{
+    completions_url, is_loopback, served_name, shown_url, wants_completion_tokens,
+};
+use super::retry::retry_after;
 use super::sse::SseParser;
-use super::types::{ChatRequest, Completion, LlmError, Message, Sampling, Secret};
+use super::types::{ChatRequest, Completion, LlmError, Message};
 
 /// Largest answer.
 const MAX_BODY: usize = 64 << 20;
@@ -25,68 +28,6 @@ const MAX_BODY: usize = 64 << 20;
 const MAX_ERROR_BODY: usize = 8 << 10;
 /// Context refusals in a row that are mended; more means that the server's numbers are wrong.
 const MAX_SHRINKS: u32 = 16;
-
-/// Bounds of one HTTP request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Until the connection stands.
-    pub connect: Duration,
-    /// Until the first byte of the answer.
-    pub first_byte: Duration,
-    /// Between two pieces of the answer.
-    pub idle: Duration,
-    /// Until the answer is whole.
-    pub total: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(20),
-            first_byte: Duration::from_secs(600),
-            idle: Duration::from_secs(180),
-            total: Duration::from_secs(1200),
-        }
-    }
-}
-
-/// Where the model is and how it is asked.
-#[derive(Debug, Clone)]
-pub struct HttpConfig {
-    /// Up to and including `/v1`; `/chat/completions` is added when it is missing.
-    pub base_url: String,
-    /// As the user gave it; see [`served_name`].
-    pub model: String,
-    /// Sent as a bearer token.
-    pub api_key: Option<Secret>,
-    /// Sampling parameters.
-    pub sampling: Sampling,
-    /// Merged into every request body, over our own members; `null` removes one.
-    pub extra_body: Map<String, Value>,
-    /// Added to every request; the values may be as secret as the key.
-    pub headers: Vec<(String, Secret)>,
-    /// Repetition of failed requests.
-    pub retry: RetryPolicy,
-    /// Bounds of each request.
-    pub timeouts: Timeouts,
-}
-
-impl HttpConfig {
-    /// A server and a model with everything else at its default.
-    #[must_use]
-    pub fn new(base_url: impl Into<String>, model: impl Into<String>) -> Self {
-        Self {
-            base_url: base_url.into(),
-            model: model.into(),
-            api_key: None,
-            sampling: Sampling::default(),
-            extra_body: Map::new(),
-            headers: Vec::new(),
-            retry: RetryPolicy::default(),
-            timeouts: Timeouts::default(),
-        }
-    }
-}
 
 /// A model behind an OpenAI-compatible server.
 #[derive(Debug)]
@@ -136,6 +77,10 @@ impl HttpModel {
         if url.starts_with("http://") {
             // No certificate is needed, and a machine without a certificate store must not be refused for it.
             builder = builder.tls_certs_only(std::iter::empty());
+        }
+        if is_loopback(&url) {
+            // A proxy that is set for the world cannot reach this machine's own servers.
+            builder = builder.no_proxy();
         }
         let client = builder
             .redirect(reqwest::redirect::Policy::none())

@@ -4,6 +4,7 @@
 //! Nothing here knows sandboxes or tools; a partial answer never leaves this module.
 
 mod assemble;
+mod config;
 mod context;
 mod dropped_tools;
 mod endpoint;
@@ -16,8 +17,9 @@ mod types;
 
 use std::future::Future;
 
+pub use config::{HttpConfig, Timeouts};
 pub use endpoint::{served_name, shown_url};
-pub use http::{HttpConfig, HttpModel, Timeouts};
+pub use http::HttpModel;
 pub use replay::ReplayModel;
 pub use retry::RetryPolicy;
 pub use text_calls::{TextCall, parse_text_calls};

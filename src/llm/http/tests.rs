@@ -1,6 +1,7 @@
 //! The parts of the client that need no server; the rest is in `tests/agent`.
 
 use super::*;
+use crate::llm::{Sampling, Secret};
 
 #[test]
 fn parameters_are_sent_as_asked() {
