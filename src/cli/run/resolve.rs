@@ -1,0 +1,281 @@
+//! From flags, environment, settings file and defaults to one [`RunSettings`]. Reads files, starts nothing.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::{Compat, RunArgs, RunError, ShellMode, Truth};
+use crate::agent::{Limits, PromptConfig, Style};
+use crate::llm::{HttpConfig, Sampling, Secret};
+use crate::settings::{self, Environment, SettingsError, SettingsFile};
+
+/// The original's default image; it names ours.
+const ORIGINAL_IMAGE: &str = "cdx123/llm-in-sandbox:v0.1";
+/// Where a model is expected when no address is given.
+const DEFAULT_BASE_URL: &str = "http://localhost:8000/v1";
+/// Longest time that can be asked for: a year.
+const MAX_SECONDS: f64 = 366.0 * 86_400.0;
+
+/// Everything about one run, settled.
+#[derive(Debug, Clone)]
+pub struct RunSettings {
+    /// The task.
+    pub query: String,
+    /// The model.
+    pub model: ModelSettings,
+    /// Image of the store; `None` is the default.
+    pub image: Option<String>,
+    /// Prompts and directories.
+    pub prompt: PromptConfig,
+    /// Budgets.
+    pub limits: Limits,
+    /// How observations are written.
+    pub style: Style,
+    /// What carries out commands.
+    pub shell: ShellMode,
+    /// Leave the sandbox running.
+    pub keep: bool,
+    /// Directory to copy in; exists.
+    pub input_dir: Option<PathBuf>,
+    /// Parent of the run folder.
+    pub output_dir: PathBuf,
+    /// Keep every request and its answer.
+    pub save_exchanges: bool,
+}
+
+/// Which model, and how it is asked.
+#[derive(Debug, Clone)]
+pub enum ModelSettings {
+    /// A server.
+    Http(Box<HttpConfig>),
+    /// A file of recorded answers.
+    Replay(PathBuf),
+}
+
+impl ModelSettings {
+    /// The name as it was given.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Http(config) => config.model.clone(),
+            Self::Replay(path) => format!("replay:{}", path.display()),
+        }
+    }
+}
+
+/// Settles all settings.
+///
+/// # Errors
+/// [`RunError`] for everything that a person can get wrong: a missing task, model or directory, malformed JSON or YAML.
+pub fn resolve(
+    args: RunArgs,
+    environment: Environment<'_>,
+    home: Option<&Path>,
+) -> Result<RunSettings, RunError> {
+    let file = settings::load(args.settings.as_deref(), environment, home)?;
+    let prompt_path = args
+        .prompt_config
+        .clone()
+        .or_else(|| file.prompt_config.clone());
+    let prompt = match prompt_path {
+        Some(path) => PromptConfig::load(&path)?,
+        None => PromptConfig::general()?,
+    };
+    let limits = limits(&args, &file)?;
+    let model = model(&args, &file, environment)?;
+    if let Some(dir) = &args.input_dir
+        && !dir.is_dir()
+    {
+        return Err(value(
+            "--input_dir",
+            format!("{} is not a directory", dir.display()),
+        )
+        .into());
+    }
+    let query = args
+        .task
+        .or(args.query)
+        .filter(|text| !text.trim().is_empty());
+    let image = args.docker_image.or(file.docker_image);
+    Ok(RunSettings {
+        query: query.ok_or_else(|| value("--query", "the task is missing".into()))?,
+        model,
+        image: image.filter(|name| !name.is_empty() && name != ORIGINAL_IMAGE),
+        prompt,
+        limits,
+        style: match args.compat {
+            Some(Compat::Original) => Style::Original,
+            None => Style::Native,
+        },
+        shell: args.shell,
+        keep: args.keep,
+        input_dir: args.input_dir,
+        output_dir: args
+            .output_dir
+            .or(file.output_dir)
+            .unwrap_or_else(|| PathBuf::from("output")),
+        save_exchanges: args.save_litellm_response == Some(Truth::True),
+    })
+}
+
+fn limits(args: &RunArgs, file: &SettingsFile) -> Result<Limits, SettingsError> {
+    let default = Limits::default();
+    let positive = |name, n: u64| {
+        if n == 0 {
+            Err(value(name, "it must be at least 1".into()))
+        } else {
+            Ok(n)
+        }
+    };
+    let steps = args
+        .max_steps
+        .or(file.max_steps)
+        .unwrap_or(default.max_steps);
+    positive("--max_steps", steps.into())?;
+    let max_token_limit = args.max_token_limit.or(file.max_token_limit);
+    let per_call = args.max_tokens_per_call.or(file.max_tokens_per_call);
+    let cmd_timeout = args.cmd_timeout.or(file.cmd_timeout);
+    let task_timeout = args.task_timeout.or(file.task_timeout);
+    Ok(Limits {
+        max_steps: steps,
+        max_token_limit: positive(
+            "--max_token_limit",
+            max_token_limit.unwrap_or(default.max_token_limit),
+        )?,
+        max_tokens_per_call: positive(
+            "--max_tokens_per_call",
+            per_call.unwrap_or(default.max_tokens_per_call),
+        )?,
+        cmd_timeout: match cmd_timeout {
+            Some(s) => seconds("--cmd_timeout", s)?,
+            None => default.cmd_timeout,
+        },
+        task_timeout: task_timeout
+            .map(|s| seconds("--task_timeout", s))
+            .transpose()?,
+    })
+}
+
+fn model(
+    args: &RunArgs,
+    file: &SettingsFile,
+    environment: Environment<'_>,
+) -> Result<ModelSettings, SettingsError> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let name = given(&args.llm_name)
+        .or_else(|| environment.get(settings::LLM_NAME))
+        .or_else(|| given(&file.llm_name))
+        .ok_or_else(|| {
+            value(
+                "--llm_name",
+                "no model is named by flag, LLM_NAME or settings file".into(),
+            )
+        })?;
+    let extra_body = match &args.extra_body {
+        Some(text) => object(text)?,
+        None => file.extra_body.clone().unwrap_or_default(),
+    };
+    let headers = headers(args, file)?;
+    let sampling = sampling(args, file, environment)?;
+    if let Some(path) = name.strip_prefix("replay:") {
+        return Ok(ModelSettings::Replay(PathBuf::from(path)));
+    }
+    let base_url = given(&args.llm_base_url)
+        .or_else(|| environment.get(settings::LLM_BASE_URL))
+        .or_else(|| given(&file.llm_base_url))
+        .unwrap_or_else(|| DEFAULT_BASE_URL.to_owned());
+    let provider = if name.starts_with("anthropic/") {
+        settings::ANTHROPIC_API_KEY
+    } else {
+        settings::OPENAI_API_KEY
+    };
+    let from_environment = || {
+        let key = environment.get(settings::LLM_API_KEY);
+        key.or_else(|| environment.get(provider)).map(Secret::new)
+    };
+    let api_key = args.api_key.clone().filter(|key| !key.expose().is_empty());
+    let api_key = api_key
+        .or_else(from_environment)
+        .or_else(|| file.api_key.clone());
+    Ok(ModelSettings::Http(Box::new(HttpConfig {
+        api_key,
+        sampling,
+        extra_body,
+        headers,
+        ..HttpConfig::new(base_url, name)
+    })))
+}
+
+fn sampling(
+    args: &RunArgs,
+    file: &SettingsFile,
+    environment: Environment<'_>,
+) -> Result<Sampling, SettingsError> {
+    let from_environment = match environment.get(settings::LLM_TEMPERATURE) {
+        None => None,
+        Some(text) => Some(text.parse::<f64>().map_err(|_| {
+            value(
+                settings::LLM_TEMPERATURE.name,
+                format!("{text:?} is not a number"),
+            )
+        })?),
+    };
+    let temperature = args
+        .temperature
+        .or(from_environment)
+        .or(file.temperature)
+        .unwrap_or(1.0);
+    let top_p = args.top_p.or(file.top_p);
+    for (name, number) in [("--temperature", Some(temperature)), ("--top_p", top_p)] {
+        if number.is_some_and(|n| !n.is_finite() || n < 0.0) {
+            return Err(value(name, "it must be a number from 0".into()));
+        }
+    }
+    Ok(Sampling {
+        temperature: Some(temperature),
+        top_p,
+        top_k: args.top_k.or(file.top_k),
+        seed: args.seed.or(file.seed),
+    })
+}
+
+fn headers(args: &RunArgs, file: &SettingsFile) -> Result<Vec<(String, Secret)>, SettingsError> {
+    if args.extra_header.is_empty() {
+        return Ok(file
+            .extra_headers
+            .clone()
+            .unwrap_or_default()
+            .into_iter()
+            .collect());
+    }
+    let parse = |text: &String| match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), Secret::new(value))),
+        // The text may hold a secret, so it is not repeated.
+        Some(_) | None => Err(value("--extra_header", "it must be NAME=VALUE".into())),
+    };
+    args.extra_header.iter().map(parse).collect()
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, SettingsError> {
+    if text.trim().is_empty() {
+        return Ok(Map::new());
+    }
+    serde_json::from_str(text)
+        .map_err(|e| value("--extra_body", format!("it must be a JSON object: {e}")))
+}
+
+fn seconds(name: &str, seconds: f64) -> Result<Duration, SettingsError> {
+    let wrong = || value(name, "it must be a number of seconds above 0".into());
+    if !(seconds > 0.0 && seconds <= MAX_SECONDS) {
+        return Err(wrong());
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
+}
+
+fn value(name: &str, problem: String) -> SettingsError {
+    SettingsError::Value {
+        name: name.to_owned(),
+        problem,
+    }
+}

@@ -1,0 +1,398 @@
+//! One run around a sandbox that somebody else starts: its folder, its record, its display and its end.
+
+use std::fs::DirBuilder;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value, json};
+
+use super::{EXIT_NOT_SUBMITTED, EXIT_SUBMITTED, ModelSettings, RunError, RunSettings};
+use crate::agent::{self, AgentConfig, Cancel, Outcome, Progress, StopReason, tools};
+use crate::cli::display::Display;
+use crate::cli::output::{note, result, sanitize};
+use crate::env::{Env, EnvError, ExecRequest, ExitStatus, GuestPath};
+use crate::llm::{HttpModel, Model, ReplayModel, Sampling, shown_url};
+use crate::settings::Environment;
+use crate::spec::Usage;
+use crate::trajectory::{Header, Recorder, SCHEMA, VERSION};
+
+/// Runs that may begin in the same second.
+const MAX_FOLDERS: u32 = 1000;
+/// Bytes of an answer that are shown.
+const MAX_ANSWER: u64 = 64 << 10;
+/// Characters of an error that are shown.
+const MAX_DETAIL: usize = 2000;
+/// Time for each command that makes the sandbox ready.
+const SETUP: Duration = Duration::from_secs(60);
+
+/// What is known about the sandbox when the work begins.
+#[derive(Debug, Clone, Default)]
+pub struct SandboxFacts {
+    /// Digest of the image.
+    pub image_digest: Option<String>,
+    /// Limits, network and whatever else was asked for.
+    pub spec: Value,
+}
+
+/// One run.
+#[derive(Debug)]
+pub struct Session {
+    settings: RunSettings,
+    model: Model,
+    folder: PathBuf,
+    display: Display,
+    recorder: Option<Recorder>,
+    outcome: Option<Outcome>,
+}
+
+impl Session {
+    /// Prepares the model and makes the run folder.
+    ///
+    /// # Errors
+    /// [`RunError`] when either cannot be.
+    pub fn begin(settings: RunSettings, environment: Environment<'_>) -> Result<Self, RunError> {
+        let model = match &settings.model {
+            ModelSettings::Http(config) => {
+                Model::Http(Box::new(HttpModel::new((**config).clone())?))
+            }
+            ModelSettings::Replay(path) => Model::Replay(ReplayModel::open(path)?),
+        };
+        let folder = make_folder(&settings.output_dir, SystemTime::now())?;
+        Ok(Self {
+            display: Display::new(settings.limits.max_steps, environment),
+            settings,
+            model,
+            folder,
+            recorder: None,
+            outcome: None,
+        })
+    }
+
+    /// The settled settings.
+    #[must_use]
+    pub fn settings(&self) -> &RunSettings {
+        &self.settings
+    }
+
+    /// The run folder.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the sandbox's output directory is to be copied.
+    #[must_use]
+    pub fn files_dir(&self) -> PathBuf {
+        self.folder.join("files")
+    }
+
+    /// The sandbox's input directory.
+    #[must_use]
+    pub fn input_dir(&self) -> GuestPath {
+        GuestPath::from(self.settings.prompt.input_dir.as_str())
+    }
+
+    /// The sandbox's output directory.
+    #[must_use]
+    pub fn output_dir(&self) -> GuestPath {
+        GuestPath::from(self.settings.prompt.output_dir.as_str())
+    }
+
+    /// Makes the directories of the prompt configuration, and the working directory a git repository where git is there.
+    ///
+    /// # Errors
+    /// [`RunError::Sandbox`] when the sandbox is gone or its directories cannot be made.
+    pub async fn prepare<E: Env>(&self, env: &E) -> Result<(), RunError> {
+        let prompt = &self.settings.prompt;
+        let mkdir = [
+            "mkdir",
+            "-p",
+            "--",
+            &prompt.working_dir,
+            &prompt.input_dir,
+            &prompt.output_dir,
+        ];
+        let made = setup(env, &mkdir).await?;
+        if made != ExitStatus::Code(0) {
+            let source = format!("mkdir ended with status {}", made.code()).into();
+            return Err(sandbox_error("make the directories of the sandbox", source));
+        }
+        let git = ["git", "init", "--quiet", "--", &prompt.working_dir];
+        if setup(env, &git).await? != ExitStatus::Code(0) {
+            tracing::info!("the working directory is no git repository: git is missing or refused");
+        }
+        Ok(())
+    }
+
+    /// Lets the agent work in the sandbox, showing and recording its turns.
+    ///
+    /// # Errors
+    /// [`RunError::Record`] when the record cannot be begun; how the work went is told by [`Session::finish`].
+    pub async fn work<E: Env>(
+        &mut self,
+        env: &E,
+        facts: SandboxFacts,
+        cancel: Cancel,
+    ) -> Result<StopReason, RunError> {
+        let header = self.header(facts);
+        let mut recorder = Recorder::create(&self.folder, &header, self.settings.save_exchanges)?;
+        let config = AgentConfig {
+            system: self.settings.prompt.system(),
+            instance: self.settings.prompt.instance(&self.settings.query),
+            limits: self.settings.limits.clone(),
+            style: self.settings.style,
+        };
+        let display = &self.display;
+        let mut sink = |progress: Progress<'_>| match progress {
+            Progress::Event(event) => {
+                recorder.event(event);
+                display.show(event);
+            }
+            Progress::Exchange {
+                messages,
+                tools,
+                completion,
+            } => {
+                let base_url = header.base_url.as_deref();
+                recorder.exchange(&header.model, base_url, messages, tools, completion);
+            }
+        };
+        let outcome = agent::run(env, &self.model, &config, &mut sink, cancel).await;
+        let stop = outcome.stop;
+        self.recorder = Some(recorder);
+        self.outcome = Some(outcome);
+        Ok(stop)
+    }
+
+    /// Completes the record, prints the answer and where everything is, and returns the exit code.
+    ///
+    /// # Errors
+    /// [`RunError::Record`] when the record is incomplete.
+    pub fn finish(self, usage: Option<Usage>) -> Result<u8, RunError> {
+        let Some(outcome) = &self.outcome else {
+            return Ok(EXIT_NOT_SUBMITTED);
+        };
+        let recorded = match self.recorder {
+            Some(recorder) => recorder.finish(&outcome.to_event(usage)),
+            None => Ok(()),
+        };
+        let files = self.folder.join("files");
+        let answer = files.join("answer.txt");
+        if let Some(text) = read_answer(&answer) {
+            result(&format!("answer:     {}", answer.display()));
+            result(&sanitize(&text));
+        } else {
+            note("there is no answer.txt in the output directory");
+        }
+        result(&format!("files:      {}", files.display()));
+        result(&format!(
+            "trajectory: {}",
+            self.folder.join("trajectory.json").display()
+        ));
+        result(&format!(
+            "stopped:    {} after {} turns",
+            outcome.stop.as_str(),
+            outcome.steps
+        ));
+        if let Some(detail) = &outcome.detail {
+            note(&sanitize(
+                &detail.chars().take(MAX_DETAIL).collect::<String>(),
+            ));
+        }
+        note(&format!(
+            "tokens {} in, {} out; model {:.1} s, tools {:.1} s, in all {:.1} s",
+            outcome.usage.prompt_tokens,
+            outcome.usage.completion_tokens,
+            outcome.model_time.as_secs_f64(),
+            outcome.tool_time.as_secs_f64(),
+            outcome.total_time.as_secs_f64()
+        ));
+        recorded?;
+        Ok(match outcome.stop {
+            StopReason::Submitted => EXIT_SUBMITTED,
+            StopReason::MaxSteps
+            | StopReason::TokenLimit
+            | StopReason::ContextOverflow
+            | StopReason::Timeout
+            | StopReason::LlmError
+            | StopReason::SandboxDied => EXIT_NOT_SUBMITTED,
+            StopReason::Interrupted => super::EXIT_INTERRUPTED,
+        })
+    }
+
+    fn header(&self, facts: SandboxFacts) -> Header {
+        let (base_url, sampling, extra_body) = match &self.settings.model {
+            ModelSettings::Http(config) => (
+                Some(shown_url(&config.base_url)),
+                config.sampling.clone(),
+                config.extra_body.clone(),
+            ),
+            ModelSettings::Replay(_) => (None, Sampling::default(), Map::new()),
+        };
+        let (limits, prompt) = (&self.settings.limits, &self.settings.prompt);
+        let started = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Header {
+            schema: SCHEMA.to_owned(),
+            version: VERSION,
+            package: env!("CARGO_PKG_VERSION").to_owned(),
+            started_unix_s: started.as_secs_f64(),
+            model: self.settings.model.name(),
+            base_url,
+            sampling,
+            extra_body,
+            image_digest: facts.image_digest,
+            spec: json!({
+                "sandbox": facts.spec,
+                "shell": format!("{:?}", self.settings.shell).to_lowercase(),
+                "style": format!("{:?}", self.settings.style).to_lowercase(),
+                "working_dir": prompt.working_dir,
+                "input_dir": prompt.input_dir,
+                "output_dir": prompt.output_dir,
+                "max_steps": limits.max_steps,
+                "max_token_limit": limits.max_token_limit,
+                "max_tokens_per_call": limits.max_tokens_per_call,
+                "cmd_timeout_s": limits.cmd_timeout.as_secs_f64(),
+                "task_timeout_s": limits.task_timeout.map(|t| t.as_secs_f64()),
+            }),
+            problem_statement: self.settings.query.clone(),
+            tools: tools::schemas(self.settings.style),
+        }
+    }
+}
+
+/// Runs one program in the sandbox. A program that is missing counts as one that failed.
+async fn setup<E: Env>(env: &E, argv: &[&str]) -> Result<ExitStatus, RunError> {
+    let mut request = ExecRequest::new(argv.iter().copied());
+    request.timeout = Some(SETUP);
+    request.capture = 4096;
+    let doing = "make the sandbox ready";
+    match tokio::time::timeout(SETUP * 2, env.exec(&request)).await {
+        Ok(Ok(result)) => Ok(result.status),
+        Ok(Err(EnvError::File { .. })) => Ok(ExitStatus::Code(127)),
+        Ok(Err(error)) => Err(sandbox_error(doing, error.into())),
+        Err(_) => Err(sandbox_error(doing, "it does not answer".into())),
+    }
+}
+
+fn sandbox_error(doing: &str, source: Box<dyn std::error::Error + Send + Sync>) -> RunError {
+    RunError::Sandbox {
+        doing: doing.to_owned(),
+        source,
+        exit: EXIT_NOT_SUBMITTED,
+    }
+}
+
+/// Makes `<parent>/YYYYMMDD_HHMMSS` (UTC), or the same with `_2`, `_3`… where that is taken: no two runs share one.
+fn make_folder(parent: &Path, now: SystemTime) -> Result<PathBuf, RunError> {
+    let error = |path: &Path, source| RunError::Folder {
+        path: path.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(parent).map_err(|source| error(parent, source))?;
+    let parent = parent
+        .canonicalize()
+        .map_err(|source| error(parent, source))?;
+    let stamp = timestamp(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+    for number in 1..=MAX_FOLDERS {
+        let name = if number == 1 {
+            stamp.clone()
+        } else {
+            format!("{stamp}_{number}")
+        };
+        let path = parent.join(name);
+        match DirBuilder::new().mode(0o755).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(source) if source.kind() == ErrorKind::AlreadyExists => {}
+            Err(source) => return Err(error(&path, source)),
+        }
+    }
+    Err(error(&parent.join(stamp), ErrorKind::AlreadyExists.into()))
+}
+
+/// `YYYYMMDD_HHMMSS` of a time in seconds since the epoch, in UTC.
+fn timestamp(seconds: u64) -> String {
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    // The civil date of a day number, with years that begin in March so that the leap day is their last.
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    format!(
+        "{year:04}{month:02}{day:02}_{:02}{:02}{:02}",
+        time / 3600,
+        time / 60 % 60,
+        time % 60
+    )
+}
+
+/// The answer, if there is a file that holds one. No link is followed: the files come from the sandbox.
+fn read_answer(path: &Path) -> Option<String> {
+    if !path.symlink_metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).ok()?;
+    file.take(MAX_ANSWER).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_civil() {
+        for (seconds, text) in [
+            (0, "19700101_000000"),
+            (951_782_399, "20000228_235959"),
+            (951_782_400, "20000229_000000"),
+            (1_795_381_323, "20261122_210203"),
+        ] {
+            assert_eq!(timestamp(seconds), text);
+        }
+    }
+
+    #[test]
+    fn folders_are_never_shared() {
+        let parent = tempfile::tempdir().unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(951_782_400);
+        let names: Vec<_> = (0..3)
+            .map(|_| make_folder(&parent.path().join("new/out"), now).unwrap())
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(
+            names,
+            ["20000229_000000", "20000229_000000_2", "20000229_000000_3"]
+        );
+        let file = parent.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(make_folder(&file, now).is_err());
+    }
+
+    #[test]
+    fn an_answer_is_read_only_from_a_regular_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("answer.txt");
+        assert_eq!(read_answer(&path), None);
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert_eq!(read_answer(&path), None);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, " 42\n").unwrap();
+        assert_eq!(read_answer(&path).as_deref(), Some("42"));
+    }
+}

@@ -1,0 +1,165 @@
+//! The one writer of a run folder's records.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::event::{Event, Header, Line};
+use super::original::OriginalTrajectory;
+use crate::llm::{Completion, Message};
+
+/// A record could not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum RecorderError {
+    /// A file of the run folder could not be written.
+    #[error("write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An event could not be encoded.
+    #[error("encode an event")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// Writes `trajectory.jsonl` as things happen, and `trajectory.json` at the end.
+///
+/// A write that fails does not stop the run: the first failure is kept and told by [`Recorder::finish`].
+#[derive(Debug)]
+pub struct Recorder {
+    dir: PathBuf,
+    path: PathBuf,
+    file: File,
+    start: Instant,
+    ordinal: u64,
+    exchanges: Option<u32>,
+    original: OriginalTrajectory,
+    failure: Option<RecorderError>,
+}
+
+impl Recorder {
+    /// Begins the record in `dir`, which must not hold one yet. With `save_exchanges`, every request and its answer become
+    /// files of their own.
+    ///
+    /// # Errors
+    /// [`RecorderError`] when the first line cannot be written.
+    pub fn create(
+        dir: &Path,
+        header: &Header,
+        save_exchanges: bool,
+    ) -> Result<Self, RecorderError> {
+        let path = dir.join("trajectory.jsonl");
+        let opened = OpenOptions::new().append(true).create_new(true).open(&path);
+        let file = opened.map_err(|source| write_error(&path, source))?;
+        let mut recorder = Self {
+            dir: dir.to_owned(),
+            path,
+            file,
+            start: Instant::now(),
+            ordinal: 0,
+            exchanges: save_exchanges.then_some(0),
+            original: OriginalTrajectory::new(&header.problem_statement),
+            failure: None,
+        };
+        recorder.write_line(header)?;
+        Ok(recorder)
+    }
+
+    /// Records one event.
+    pub fn event(&mut self, event: &Event) {
+        self.original.push(event);
+        self.ordinal += 1;
+        let elapsed = self.start.elapsed().as_micros();
+        let line = Line {
+            n: self.ordinal,
+            t_us: u64::try_from(elapsed).unwrap_or(u64::MAX),
+            event: event.clone(),
+        };
+        let written = self.write_line(&line);
+        self.keep(written);
+    }
+
+    /// Saves one request and its answer as `request_NNN.json` and `response_NNN.json`, when that was asked for.
+    pub fn exchange(
+        &mut self,
+        model: &str,
+        base_url: Option<&str>,
+        messages: &[Message],
+        tools: &[Value],
+        completion: &Completion,
+    ) {
+        let Some(count) = &mut self.exchanges else {
+            return;
+        };
+        *count += 1;
+        let id = *count;
+        let request = json!({
+            "call_id": id,
+            "model": model,
+            "api_base": base_url,
+            "messages": messages,
+            "extra_params": {"tools": tools},
+            "kwargs": completion.params,
+        });
+        let response = json!({"call_id": id, "response": completion.response});
+        for (name, value) in [("request", request), ("response", response)] {
+            let path = self.dir.join(format!("{name}_{id:03}.json"));
+            let text = serde_json::to_string_pretty(&value).map_err(RecorderError::from);
+            let written = text.and_then(|text| replace(&path, &text));
+            self.keep(written);
+        }
+    }
+
+    /// Writes the last line and `trajectory.json`.
+    ///
+    /// # Errors
+    /// The first [`RecorderError`] of the whole run.
+    pub fn finish(mut self, end: &Event) -> Result<(), RecorderError> {
+        self.event(end);
+        let text = self.original.to_json().map_err(RecorderError::from);
+        let path = self.dir.join("trajectory.json");
+        let written = text.and_then(|text| replace(&path, &text));
+        self.keep(written);
+        self.failure.map_or(Ok(()), Err)
+    }
+
+    fn write_line(&mut self, line: &impl Serialize) -> Result<(), RecorderError> {
+        let mut bytes = serde_json::to_vec(line)?;
+        bytes.push(b'\n');
+        self.file
+            .write_all(&bytes)
+            .map_err(|source| write_error(&self.path, source))
+    }
+
+    fn keep(&mut self, result: Result<(), RecorderError>) {
+        if let Err(error) = result {
+            tracing::warn!(%error, "the record of this run is incomplete");
+            self.failure.get_or_insert(error);
+        }
+    }
+}
+
+/// Writes a whole file under a temporary name and renames it: a reader never sees half of it.
+fn replace(path: &Path, text: &str) -> Result<(), RecorderError> {
+    let partial = path.with_extension("json.partial");
+    std::fs::write(&partial, text)
+        .and_then(|()| std::fs::rename(&partial, path))
+        .map_err(|source| write_error(path, source))
+}
+
+fn write_error(path: &Path, source: io::Error) -> RecorderError {
+    RecorderError::Write {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests;
