@@ -5,6 +5,7 @@ pub mod cli;
 pub mod env;
 pub mod exit;
 pub mod host;
+pub mod image;
 pub mod jail;
 pub mod llm;
 pub mod plan;

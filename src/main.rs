@@ -8,5 +8,15 @@ fn main() -> ExitCode {
         let stage = arguments.next().unwrap_or_default();
         return ExitCode::from(llm_in_sandbox::jail::zygote_main(&stage.to_string_lossy()));
     }
-    ExitCode::SUCCESS
+    let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(llm_in_sandbox::cli::main(argv));
+            // A thread that waits for a person's key must not keep the program.
+            runtime.shutdown_background();
+            ExitCode::from(code)
+        }
+        Err(_) => ExitCode::from(llm_in_sandbox::exit::FAILED),
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,17 +12,17 @@ use super::error::CliError;
 use super::sandbox::SandboxArgs;
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
-use crate::host::{InForce, Launcher, Sandbox, Spawn};
+use crate::host::{InForce, Sandbox, Spawn};
 use crate::spec::Usage;
 
 /// Arguments of `exec`.
 #[derive(Debug, clap::Args)]
-pub struct ExecArgs {
+pub(super) struct ExecArgs {
     #[command(flatten)]
     sandbox: SandboxArgs,
     /// Kill the command after this many seconds and exit with 124.
-    #[arg(long, value_name = "S")]
-    timeout: Option<f64>,
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    timeout: Option<Duration>,
     /// Pass standard input on; it is empty otherwise.
     #[arg(short)]
     interactive: bool,
@@ -45,13 +46,10 @@ struct Report<'a> {
 ///
 /// # Errors
 /// The sandbox could not be started or ended; the command's own failure is no error.
-pub async fn exec(args: ExecArgs) -> Result<u8, CliError> {
-    let (config, spec) = args.sandbox.resolve().await?;
-    let launcher = Launcher::start(config).await?;
-    let sandbox = launcher.sandbox(spec).await?;
+pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, CliError> {
+    let (sandbox, _) = args.sandbox.start(state, &args.command.join(" ")).await?;
     let in_force = sandbox.in_force().clone();
-    let limit = args.timeout.map(|s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX));
-    let result = run(&sandbox, args.command, args.interactive, args.json, limit).await;
+    let result = run(&sandbox, args.command, args.interactive, args.json, args.timeout).await;
     let usage = sandbox.close().await?;
     let (status, timed_out) = result?;
     if args.json {
@@ -102,6 +100,11 @@ async fn run(
         let _ = tokio::time::timeout(Duration::from_secs(1), pumped).await;
     }
     ended
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
 async fn interrupted() {

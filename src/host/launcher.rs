@@ -125,7 +125,7 @@ impl Launcher {
             started: SystemTime::now()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
-            purpose: spec.hostname.clone(),
+            purpose: spec.purpose.clone(),
         };
         let starting = self.start_sandbox(plan, cgroup, entry, range, description);
         let (link, exit, held) = timeout(START_DEADLINE, starting)

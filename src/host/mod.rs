@@ -1,5 +1,6 @@
 //! The host's side: starts the zygote, allots ids and cgroups, drives sandboxes. Asynchronous; never forks.
 
+mod attach;
 mod cgroup;
 mod error;
 mod files;
@@ -13,6 +14,7 @@ mod registry;
 mod sandbox;
 mod shell;
 
+pub use attach::{Door, SHELL, Visit, enter};
 pub use cgroup::{Cgroups, Controllers};
 pub use error::HostError;
 pub use launcher::{Launcher, LauncherConfig};

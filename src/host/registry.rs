@@ -157,6 +157,12 @@ impl Registry {
         Ok(result)
     }
 
+    /// Where a sandbox has its place.
+    pub(super) fn place(&self, id: &str) -> PathBuf {
+        // A name with a slash is no name; it would lead elsewhere.
+        self.sandboxes().join(id.replace('/', "_"))
+    }
+
     fn gate(&self) -> Result<File, HostError> {
         let path = self.directory.join(LOCK);
         File::options()

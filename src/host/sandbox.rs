@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -123,6 +124,11 @@ impl Sandbox {
     #[must_use]
     pub fn id(&self) -> &str {
         self.held.as_ref().map_or("", |held| &held.entry.id)
+    }
+
+    /// Its place in the registry.
+    pub(super) fn directory(&self) -> &Path {
+        self.held.as_ref().map_or(Path::new("/nonexistent"), |held| held.entry.directory())
     }
 
     /// Its limits, and which of them hold.

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -78,10 +79,22 @@ fn wait_for_maps(control: &Channel) -> io::Result<()> {
 }
 
 fn read_only_program() -> io::Result<OwnedFd> {
-    let program = fs::File::open("/proc/self/exe")?;
-    let bind = mounts::clone_tree(program.as_fd(), c"")?;
-    mounts::set_attributes(bind.as_fd(), mounts::RDONLY | mounts::NOSUID | mounts::NODEV)?;
-    Ok(bind)
+    let mut running = fs::File::open("/proc/self/exe")?;
+    // The running file belongs to the old mount namespace; its path leads to the same one in ours.
+    let bind = fs::read_link("/proc/self/exe").and_then(fs::File::open).and_then(|program| {
+        let (one, other) = (running.metadata()?, program.metadata()?);
+        if (one.dev(), one.ino()) != (other.dev(), other.ino()) {
+            return Err(io::Error::other("another file took its place"));
+        }
+        let bind = mounts::clone_tree(program.as_fd(), c"")?;
+        mounts::set_attributes(bind.as_fd(), mounts::RDONLY | mounts::NOSUID | mounts::NODEV)?;
+        Ok(bind)
+    });
+    bind.or_else(|_| {
+        let mut content = Vec::new();
+        running.read_to_end(&mut content)?;
+        process::sealed_memfd(c"llm-in-sandbox", &content)
+    })
 }
 
 struct Zygote<'a> {

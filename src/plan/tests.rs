@@ -10,6 +10,7 @@ fn spec() -> SandboxSpec {
         env: vec![("PATH".into(), "/bin".into())],
         workdir: "/testbed".into(),
         hostname: "sandbox".into(),
+        purpose: "test".into(),
     }
 }
 

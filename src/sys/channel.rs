@@ -8,7 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, accept4, recvmsg,
     sendmsg, socketpair,
 };
 
@@ -45,6 +45,13 @@ impl Channel {
             SockFlag::SOCK_CLOEXEC,
         )?;
         Ok((Self(a), Self(b)))
+    }
+
+    /// Takes the next connection to a listening socket.
+    pub fn accept(listener: BorrowedFd<'_>) -> io::Result<Self> {
+        let fd = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC)?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     /// Takes an end that somebody else made.

@@ -75,6 +75,10 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    pub(super) fn input(&self) -> &R {
+        &self.input
+    }
+
     /// The next member; what is left of the previous one is skipped. `None` at the end mark.
     pub(super) fn next(&mut self) -> Result<Option<Member>, UnpackError> {
         let mut extensions = Extensions::default();

@@ -9,6 +9,7 @@ mod beneath;
 mod error;
 mod extensions;
 mod format;
+mod index;
 mod layer;
 mod names;
 mod pack;
@@ -18,6 +19,7 @@ mod unpack;
 use serde::{Deserialize, Serialize};
 
 pub use error::{PackError, UnpackError, UnpackErrorKind};
+pub use index::index;
 pub use pack::pack;
 pub use unpack::unpack;
 
@@ -264,4 +266,12 @@ pub enum LeftOutReason {
     Unreadable,
     /// Changed while it was read; its member is cut or filled with zeros.
     Changed,
+}
+
+impl LeftOutReason {
+    /// The tree is whole without it: what it stood for is not a file of the tree.
+    #[must_use]
+    pub fn is_harmless(self) -> bool {
+        matches!(self, Self::Special | Self::OtherMount)
+    }
 }

@@ -10,22 +10,22 @@ use tar::{EntryType, Header};
 
 /// A tar under construction.
 #[derive(Default)]
-pub struct Archive(pub Vec<u8>);
+pub(crate) struct Archive(Vec<u8>);
 
 impl Archive {
-    pub fn file(self, name: &str, content: &[u8]) -> Self {
+    pub(crate) fn file(self, name: &str, content: &[u8]) -> Self {
         self.raw(name.as_bytes(), EntryType::Regular, b"", 0o644, content)
     }
 
-    pub fn mode(self, name: &str, mode: u32) -> Self {
+    pub(crate) fn mode(self, name: &str, mode: u32) -> Self {
         self.raw(name.as_bytes(), EntryType::Regular, b"", mode, b"x")
     }
 
-    pub fn directory(self, name: &str) -> Self {
+    pub(crate) fn directory(self, name: &str) -> Self {
         self.raw(name.as_bytes(), EntryType::Directory, b"", 0o755, b"")
     }
 
-    pub fn symlink(self, name: &str, target: &str) -> Self {
+    pub(crate) fn symlink(self, name: &str, target: &str) -> Self {
         self.raw(
             name.as_bytes(),
             EntryType::Symlink,
@@ -35,7 +35,7 @@ impl Archive {
         )
     }
 
-    pub fn hard_link(self, name: &str, target: &str) -> Self {
+    pub(crate) fn hard_link(self, name: &str, target: &str) -> Self {
         self.raw(
             name.as_bytes(),
             EntryType::Link,
@@ -45,11 +45,11 @@ impl Archive {
         )
     }
 
-    pub fn special(self, name: &str, kind: EntryType) -> Self {
+    pub(crate) fn special(self, name: &str, kind: EntryType) -> Self {
         self.raw(name.as_bytes(), kind, b"", 0o666, b"")
     }
 
-    pub fn raw(
+    pub(crate) fn raw(
         mut self,
         name: &[u8],
         kind: EntryType,
@@ -80,7 +80,7 @@ impl Archive {
     }
 
     /// A pax record in front of the next member.
-    pub fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn pax(mut self, records: &[(&str, &[u8])]) -> Self {
         let mut body = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
@@ -99,20 +99,20 @@ impl Archive {
         self
     }
 
-    pub fn push(&mut self, header: &Header, content: &[u8]) {
+    pub(crate) fn push(&mut self, header: &Header, content: &[u8]) {
         self.0.extend_from_slice(header.as_bytes());
         self.0.extend_from_slice(content);
         self.0.resize(self.0.len().next_multiple_of(512), 0);
     }
 
     /// The bytes with the end mark.
-    pub fn bytes(mut self) -> Vec<u8> {
+    pub(crate) fn bytes(mut self) -> Vec<u8> {
         self.0.extend_from_slice(&[0; 1024]);
         self.0
     }
 }
 
-pub fn header(name: &[u8], kind: EntryType, link: &[u8], mode: u32, size: u64) -> Header {
+pub(crate) fn header(name: &[u8], kind: EntryType, link: &[u8], mode: u32, size: u64) -> Header {
     let mut header = Header::new_gnu();
     let old = header.as_old_mut();
     for (slot, byte) in old.name.iter_mut().zip(name) {
@@ -132,12 +132,12 @@ pub fn header(name: &[u8], kind: EntryType, link: &[u8], mode: u32, size: u64) -
 }
 
 /// A tree to unpack into, with a canary beside it that no archive may reach.
-pub struct Arena {
+pub(crate) struct Arena {
     directory: tempfile::TempDir,
 }
 
 impl Arena {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("tree")).unwrap();
         fs::create_dir(directory.path().join("outside")).unwrap();
@@ -145,15 +145,15 @@ impl Arena {
         Self { directory }
     }
 
-    pub fn tree(&self) -> PathBuf {
+    pub(crate) fn tree(&self) -> PathBuf {
         self.directory.path().join("tree")
     }
 
-    pub fn outside(&self) -> PathBuf {
+    pub(crate) fn outside(&self) -> PathBuf {
         self.directory.path().join("outside")
     }
 
-    pub fn unpack(
+    pub(crate) fn unpack(
         &self,
         archive: &[u8],
         policy: &UnpackPolicy,
@@ -165,7 +165,7 @@ impl Arena {
 
     /// The archive is refused for this reason and at this member; nothing but `left` is in the tree.
     #[track_caller]
-    pub fn refuses(
+    pub(crate) fn refuses(
         &self,
         archive: &[u8],
         policy: &UnpackPolicy,
@@ -182,7 +182,7 @@ impl Arena {
     }
 
     #[track_caller]
-    pub fn assert_outside_is_untouched(&self) {
+    pub(crate) fn assert_outside_is_untouched(&self) {
         assert_eq!(
             names(self.directory.path()),
             ["outside", "outside/canary", "tree"]
@@ -202,7 +202,7 @@ impl Arena {
     }
 }
 
-pub fn unpack(
+pub(crate) fn unpack(
     archive: &[u8],
     tree: &Path,
     policy: &UnpackPolicy,
@@ -211,7 +211,7 @@ pub fn unpack(
 }
 
 /// Every path below `root`, sorted; links are not followed.
-pub fn names(root: &Path) -> Vec<String> {
+pub(crate) fn names(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![root.to_path_buf()];
     while let Some(directory) = open.pop() {
