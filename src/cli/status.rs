@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::error::CliError;
 use super::output;
-use crate::host::{Cgroups, Registry};
+use crate::host::Registry;
 use crate::image::{Store, state_dir};
 
 /// Arguments of `ps`.
@@ -35,7 +35,7 @@ pub(super) fn ps(args: &PsArgs) -> Result<u8, CliError> {
 
 /// Takes away what killed processes have left: cgroups, directories, half-made images.
 pub(super) fn gc(state: Option<&Path>) -> Result<u8, CliError> {
-    let reclaimed = Registry::open()?.reclaim(&Cgroups::detect())?;
+    let reclaimed = Registry::open()?.reclaim()?;
     for failed in &reclaimed.failed {
         output::note(&format!("not removed: {failed}"));
     }

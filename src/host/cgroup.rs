@@ -126,16 +126,6 @@ impl Cgroups {
         }
         Ok(cgroup)
     }
-
-    /// Removes what a dead host's sandbox has left; fails while processes of it live.
-    pub(super) fn remove(&self, id: &str) -> io::Result<()> {
-        let parents: Vec<&PathBuf> = match &self.hierarchy {
-            Hierarchy::None => Vec::new(),
-            Hierarchy::V1 { memory, pids, cpu } => [memory, pids, cpu].into_iter().flatten().collect(),
-            Hierarchy::V2 { parent, .. } => vec![parent],
-        };
-        parents.into_iter().try_for_each(|parent| remove(&parent.join(id)))
-    }
 }
 
 const PERIOD_US: u64 = 100_000;
@@ -186,21 +176,29 @@ impl Cgroup {
             .find_map(|name| fs::read_to_string(directory.join(name)).ok()?.trim().parse().ok())
     }
 
+    /// Its directories, for whoever has to clean up after us.
+    pub(super) fn directories(&self) -> &[PathBuf] {
+        &self.directories
+    }
+
     /// Removes it: succeeds only when none of its processes is left.
-    pub(super) fn remove(mut self) -> io::Result<()> {
-        std::mem::take(&mut self.directories).iter().try_for_each(|directory| remove(directory))
+    pub(super) fn remove(&mut self) -> io::Result<()> {
+        while let Some(directory) = self.directories.last() {
+            remove(directory)?;
+            self.directories.pop();
+        }
+        Ok(())
     }
 }
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        for directory in &self.directories {
-            let _ = remove(directory);
-        }
+        let _ = self.remove();
     }
 }
 
-fn remove(directory: &Path) -> io::Result<()> {
+/// Removes one cgroup; one that is gone already is no error.
+pub(super) fn remove(directory: &Path) -> io::Result<()> {
     match fs::remove_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

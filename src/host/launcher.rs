@@ -81,7 +81,7 @@ impl Launcher {
             None => Registry::open()?,
         };
         let cgroups = Cgroups::detect();
-        for failed in registry.reclaim(&cgroups)?.failed {
+        for failed in registry.reclaim()?.failed {
             tracing::warn!("could not take away what a dead host left: {failed}");
         }
         let (ours, theirs) = Channel::pair().map_err(|e| HostError::Zygote("make a socket pair", e))?;
@@ -116,6 +116,7 @@ impl Launcher {
             .cgroups
             .create(&entry.id, &spec.limits)
             .map_err(HostError::file("make the cgroup of", entry.directory()))?;
+        entry.note_cgroups(cgroup.directories())?;
         let plan = self.plan(&spec, &entry, range.as_ref())?;
         let description = EntryInfo {
             id: entry.id.clone(),

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::HostError;
-use super::cgroup::Cgroups;
+use super::cgroup;
 
 /// What `ps` shows of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,11 +52,14 @@ pub struct Registry {
 pub(super) struct Entry {
     pub(super) id: String,
     directory: PathBuf,
+    abandoned: bool,
     _lock: File,
 }
 
 const LOCK: &str = "lock";
 const INFO: &str = "info.json";
+/// One path a line: another process may not find them again, its own cgroup being another.
+const CGROUPS: &str = "cgroups";
 
 impl Registry {
     /// Opens it: `/run/llm-in-sandbox` for root, else in `$XDG_RUNTIME_DIR` or `/tmp`, by user.
@@ -108,7 +111,7 @@ impl Registry {
         let lock = File::create(&path).map_err(HostError::file("create", &path))?;
         lock.lock().map_err(HostError::file("lock", &path))?;
         let id = directory.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Entry { id, directory, _lock: lock })
+        Ok(Entry { id, directory, abandoned: false, _lock: lock })
     }
 
     /// The living.
@@ -134,7 +137,7 @@ impl Registry {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn reclaim(&self, cgroups: &Cgroups) -> Result<Reclaimed, HostError> {
+    pub fn reclaim(&self) -> Result<Reclaimed, HostError> {
         let mut result = Reclaimed::default();
         if self.entries()?.is_empty() {
             return Ok(result);
@@ -149,7 +152,7 @@ impl Registry {
             let Some(Abandoned::Yes(_lock)) = abandoned(&directory) else {
                 continue;
             };
-            match remove(cgroups, &id, &directory) {
+            match remove(&directory) {
                 Ok(()) => result.sandboxes.push(id),
                 Err(error) => result.failed.push(format!("{id}: {error}")),
             }
@@ -185,6 +188,18 @@ impl Registry {
 }
 
 impl Entry {
+    /// Notes which cgroups go with it. Before any process is in them.
+    pub(super) fn note_cgroups(&self, directories: &[PathBuf]) -> Result<(), HostError> {
+        let path = self.directory.join(CGROUPS);
+        let lines: Vec<String> = directories.iter().map(|d| d.display().to_string()).collect();
+        fs::write(&path, lines.join("\n")).map_err(HostError::file("write", path))
+    }
+
+    /// Leaves the rest to the next clean-up.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+    }
+
     pub(super) fn describe(&self, info: &EntryInfo) -> Result<(), HostError> {
         let path = self.directory.join(INFO);
         let text = serde_json::to_vec(info).map_err(io::Error::from);
@@ -200,7 +215,9 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
+        if !self.abandoned {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
     }
 }
 
@@ -218,13 +235,16 @@ fn abandoned(directory: &Path) -> Option<Abandoned> {
     }
 }
 
-fn remove(cgroups: &Cgroups, id: &str, directory: &Path) -> io::Result<()> {
+fn remove(directory: &Path) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(2);
-    loop {
-        match cgroups.remove(id) {
-            Ok(()) => break,
-            Err(error) if Instant::now() > deadline => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+    let cgroups = fs::read_to_string(directory.join(CGROUPS)).unwrap_or_default();
+    for path in cgroups.lines().map(Path::new) {
+        // The kernel refuses while the last processes are dying.
+        while let Err(error) = cgroup::remove(path) {
+            if Instant::now() > deadline {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
     fs::remove_dir_all(directory)
@@ -270,13 +290,17 @@ mod tests {
         // A host that was killed runs no destructor, and its lock is gone.
         let dead = registry.register().unwrap();
         let dead_id = dead.id.clone();
+        let cgroup = temporary.path().join("cgroup");
+        fs::create_dir(&cgroup).unwrap();
+        dead.note_cgroups(std::slice::from_ref(&cgroup)).unwrap();
         let lock = dead._lock.try_clone().unwrap();
         std::mem::forget(dead);
         lock.unlock().unwrap();
 
         assert_eq!(registry.list().unwrap(), [info(&living.id)]);
-        let reclaimed = registry.reclaim(&Cgroups::none()).unwrap();
+        let reclaimed = registry.reclaim().unwrap();
         assert_eq!(reclaimed, Reclaimed { sandboxes: vec![dead_id], failed: vec![] });
+        assert!(!cgroup.exists());
         assert_eq!(registry.entries().unwrap(), [living.directory.clone()]);
     }
 

@@ -167,7 +167,7 @@ impl Sandbox {
     /// Something is left, or the kernel did not end it in time.
     pub async fn close(mut self) -> Result<Usage, HostError> {
         let written_bytes = self.written_bytes().await;
-        let Some(held) = self.held.take() else {
+        let Some(mut held) = self.held.take() else {
             return Err(HostError::ZygoteGone("lost this sandbox".into()));
         };
         held.kill();
@@ -219,11 +219,19 @@ impl Sandbox {
 }
 
 impl Drop for Sandbox {
+    /// Ends a sandbox whose owner was dropped in the middle of something. Waits a few milliseconds
+    /// for its processes; what is left then is the next clean-up's.
     fn drop(&mut self) {
-        // Without this a future that was dropped in the middle would leave a sandbox running.
-        // Its cgroup goes with the next clean-up, when its processes have ended.
-        if let Some(held) = &self.held {
-            held.kill();
+        let Some(held) = &mut self.held else {
+            return;
+        };
+        held.kill();
+        let gone = (0..20).any(|_| {
+            std::thread::sleep(Duration::from_millis(1));
+            held.cgroup.remove().is_ok()
+        });
+        if !gone {
+            held.entry.abandon();
         }
     }
 }

@@ -1,10 +1,11 @@
 //! The system call policy, as data, compiled by seccompiler.
 //!
-//! Three filters, because a filter has one answer and because installing costs: the kernel runs a new
+//! Four filters, because a filter has one answer and because installing costs: the kernel runs a new
 //! filter over all call numbers, so the long list goes in once, in the zygote, and is inherited.
 //!
 //! | filter | where | answer | what |
 //! |---|---|---|---|
+//! | sockets | zygote, inherited | `EAFNOSUPPORT` | families but UNIX, INET, INET6 and the routes of NETLINK |
 //! | deny | zygote, inherited | `EPERM` | [`DENIED`] and argument checks: nothing that the zygote or PID 1 needs |
 //! | setup | PID 1, last | `EPERM` | [`SETUP_ONLY`]: what PID 1 needed to build the sandbox, and new namespaces |
 //! | unknown | PID 1, last | `ENOSYS` | `clone3`, and every number that did not exist when this was written |
@@ -115,6 +116,7 @@ const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::
 
 /// Installs the long list, in the zygote.
 pub(super) fn install_inherited() -> io::Result<()> {
+    apply(&compile(socket_rules()?, libc::EAFNOSUPPORT)?)?;
     apply(&compile(inherited_rules()?, libc::EPERM)?)
 }
 
@@ -140,13 +142,6 @@ fn inherited_rules() -> io::Result<Rules> {
             .map(|request| rule(&[(1, SeccompCmpOp::Eq, *request)]))
             .collect::<io::Result<_>>()?,
     );
-    let other_families: Vec<_> =
-        FAMILIES.iter().map(|f| (0, SeccompCmpOp::Ne, family(*f))).collect();
-    let not_route = [
-        (0, SeccompCmpOp::Eq, family(libc::AF_NETLINK)),
-        (2, SeccompCmpOp::Ne, family(libc::NETLINK_ROUTE)),
-    ];
-    rules.insert(libc::SYS_socket, vec![rule(&other_families)?, rule(&not_route)?]);
     // PER_LINUX, PER_LINUX32, UNAME26 and the query; the rest changes how memory is laid out.
     let personalities: Vec<_> = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff]
         .iter()
@@ -154,6 +149,18 @@ fn inherited_rules() -> io::Result<Rules> {
         .collect();
     rules.insert(libc::SYS_personality, vec![rule(&personalities)?]);
     Ok(rules)
+}
+
+/// Answered as by a kernel without them: programs go on without audit or packet sockets (shadow's
+/// `groupadd` stops at any other answer).
+fn socket_rules() -> io::Result<Rules> {
+    let other_families: Vec<_> =
+        FAMILIES.iter().map(|f| (0, SeccompCmpOp::Ne, family(*f))).collect();
+    let not_route = [
+        (0, SeccompCmpOp::Eq, family(libc::AF_NETLINK)),
+        (2, SeccompCmpOp::Ne, family(libc::NETLINK_ROUTE)),
+    ];
+    Ok(Rules::from([(libc::SYS_socket, vec![rule(&other_families)?, rule(&not_route)?])]))
 }
 
 fn last_rules() -> io::Result<Rules> {
