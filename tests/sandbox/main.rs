@@ -1,0 +1,18 @@
+//! The sandbox on the real kernel: files, programs, the shell, its walls and its end.
+//!
+//! Needs an image; `scripts/test.sh` builds one and names its state directory.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "all of this crate is tests: a panic is how they fail"
+)]
+
+mod conformance;
+mod fixture;
+mod lifetime;
+mod shell;
+mod walls;
