@@ -313,7 +313,7 @@ impl HttpModel {
                 state.context.prompt_was(usage.prompt_tokens, bytes);
                 if dropped && !std::mem::replace(&mut state.warned_tools, true) {
                     warnings.push(format!(
-                        "the server seems to ignore `tools`: it counted {} prompt tokens, fewer than the words it was sent; start it with tool calling enabled",
+                        "the server seems to ignore `tools`: it counted {} prompt tokens, fewer than what it was sent must have; start it with tool calling enabled",
                         usage.prompt_tokens
                     ));
                 }
@@ -382,7 +382,7 @@ impl ChatModel for HttpModel {
                 });
             }
             let delay = self.config.retry.delay(failures, &error);
-            tracing::info!(%error, ?delay, "model request failed, repeating it");
+            tracing::warn!(%error, ?delay, "model request failed, repeating it");
             tokio::time::sleep(delay).await;
         }
     }

@@ -12,6 +12,7 @@
 mod editor;
 mod faults;
 mod memory_env;
+mod real;
 mod server;
 mod session;
 mod turns;
@@ -72,7 +73,7 @@ pub(crate) async fn run_with<M: ChatModel>(
         }
     };
     let run = agent::run(env, model, config, &mut sink, cancel);
-    let outcome = tokio::time::timeout(Duration::from_secs(30), run)
+    let outcome = tokio::time::timeout(Duration::from_secs(100), run)
         .await
         .expect("the run hangs");
     (outcome, events)
