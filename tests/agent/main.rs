@@ -20,7 +20,7 @@ mod validator;
 
 use std::time::Duration;
 
-use llm_in_sandbox::agent::{self, AgentConfig, Limits, Outcome, Progress, Style};
+use llm_in_sandbox::agent::{self, AgentConfig, Limits, Outcome, Progress, Shell, Style};
 use llm_in_sandbox::llm::{ChatModel, HttpConfig, HttpModel, RetryPolicy, Timeouts};
 use llm_in_sandbox::trajectory::Event;
 use memory_env::MemoryEnv;
@@ -38,6 +38,7 @@ pub(crate) fn config() -> AgentConfig {
             ..Limits::default()
         },
         style: Style::Native,
+        shell: Shell::Persistent,
     }
 }
 
