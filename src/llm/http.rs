@@ -228,7 +228,14 @@ impl HttpModel {
         let mut parser = SseParser::default();
         let mut assembler = Assembler::default();
         let (mut size, mut started) = (0_usize, false);
-        while let Some(chunk) = self.next_chunk(response, started).await? {
+        loop {
+            let chunk = match self.next_chunk(response, started).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                // All that is missing is the farewell, and perhaps the token counts.
+                Err(_) if assembler.is_whole() => break,
+                Err(error) => return Err(error),
+            };
             started = true;
             size = size.saturating_add(chunk.len());
             if size > MAX_BODY {

@@ -53,8 +53,8 @@ pub(crate) fn client(url: &str) -> HttpConfig {
     };
     config.timeouts = Timeouts {
         connect: Duration::from_secs(2),
-        first_byte: Duration::from_millis(500),
-        idle: Duration::from_millis(300),
+        first_byte: Duration::from_secs(5),
+        idle: Duration::from_millis(1500),
         total: Duration::from_secs(10),
     };
     config
