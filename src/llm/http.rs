@@ -367,7 +367,7 @@ impl ChatModel for HttpModel {
                 shrinks += 1;
                 forced = self.with(|s| s.context.after_refusal(refused, wanted, bytes));
                 if forced.is_none() || shrinks > MAX_SHRINKS {
-                    return Err(LlmError::ContextOverflow(excerpt(&error.to_string())));
+                    return Err(LlmError::ContextOverflow(error.to_string()));
                 }
                 tracing::debug!(
                     max_tokens = forced,
@@ -398,10 +398,6 @@ impl ChatModel for HttpModel {
 fn to_value(messages: &[Message]) -> Result<Value, LlmError> {
     serde_json::to_value(messages)
         .map_err(|e| LlmError::Config(format!("encode the messages: {e}")))
-}
-
-fn excerpt(text: &str) -> String {
-    text.chars().take(500).collect()
 }
 
 #[cfg(test)]
