@@ -3,7 +3,15 @@
 pub mod agent;
 pub mod cli;
 pub mod env;
+pub mod exit;
+pub mod host;
+pub mod image;
+pub mod jail;
 pub mod llm;
+pub mod plan;
 pub mod settings;
 pub mod spec;
+pub mod sys;
 pub mod trajectory;
+pub mod tree;
+pub mod wire;

@@ -1,1 +1,22 @@
-fn main() {}
+//! The program: first the zygote's entry, before any thread exists, then the command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "__zygote") {
+        let stage = arguments.next().unwrap_or_default();
+        return ExitCode::from(llm_in_sandbox::jail::zygote_main(&stage.to_string_lossy()));
+    }
+    let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => {
+            let code = runtime.block_on(llm_in_sandbox::cli::main(argv));
+            // A thread that waits for a person's key must not keep the program.
+            runtime.shutdown_background();
+            ExitCode::from(code)
+        }
+        Err(_) => ExitCode::from(llm_in_sandbox::exit::FAILED),
+    }
+}

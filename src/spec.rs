@@ -22,6 +22,8 @@ pub struct SandboxSpec {
     pub workdir: String,
     /// Host name inside.
     pub hostname: String,
+    /// What it is for, as `ps` shows it.
+    pub purpose: String,
 }
 
 /// The root file system.

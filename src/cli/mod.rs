@@ -2,5 +2,100 @@
 
 pub mod argv;
 mod display;
+mod doctor;
+mod error;
+mod exec;
+mod image;
 pub mod output;
+mod progress;
 pub mod run;
+mod sandbox;
+mod shell;
+mod status;
+mod task;
+mod terminal;
+
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use error::CliError;
+
+/// Language-model agents in a native Linux sandbox: no daemon, no Docker.
+#[derive(Debug, Parser)]
+#[command(name = "llm-in-sandbox", version, arg_required_else_help = true)]
+struct Cli {
+    /// Directory of images [env: LLM_IN_SANDBOX_HOME]
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Let a model work on one task in a sandbox
+    Run(Box<run::RunArgs>),
+    /// Run one command in a new sandbox
+    Exec(Box<exec::ExecArgs>),
+    /// Open an interactive shell in a new sandbox, or in a running one
+    Shell(Box<shell::ShellArgs>),
+    /// Build, import, export and look after images
+    #[command(subcommand)]
+    Image(image::ImageCommand),
+    /// Build the default image (the original's spelling of `image build`)
+    Build(image::BuildAliasArgs),
+    /// List running sandboxes
+    Ps(status::PsArgs),
+    /// Take away what killed processes have left
+    Gc,
+    /// Tell what this host can do, and what mends what it cannot
+    Doctor(doctor::DoctorArgs),
+}
+
+/// Runs the command line; gives the exit code.
+pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
+    let argv = argv::normalize(&Cli::command(), argv);
+    let parsed = Cli::command()
+        .try_get_matches_from(argv)
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(crate::exit::USAGE);
+        }
+    };
+    match dispatch(cli).await {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&error);
+            if let Some(hint) = error.hint() {
+                output::note(&format!("hint: {hint}"));
+            }
+            error.exit()
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<u8, CliError> {
+    let state = cli.state_dir.as_deref();
+    match cli.command {
+        Verb::Run(args) => Ok(task::run(*args, state).await),
+        Verb::Exec(args) => exec::exec(*args, state).await,
+        Verb::Shell(args) => shell::shell(*args, state).await,
+        Verb::Image(command) => {
+            let state = crate::image::state_dir(state)?;
+            image::run(command, &state, sandbox::launcher_config()).await?;
+            Ok(0)
+        }
+        Verb::Build(args) => {
+            let state = crate::image::state_dir(state)?;
+            image::run_build_alias(&args, &state, sandbox::launcher_config()).await?;
+            Ok(0)
+        }
+        Verb::Ps(args) => status::ps(&args),
+        Verb::Gc => status::gc(state),
+        Verb::Doctor(args) => doctor::doctor(&args).await,
+    }
+}

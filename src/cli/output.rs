@@ -9,6 +9,14 @@ pub fn result(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }
 
+/// Writes a value as JSON to stdout.
+pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<(), super::error::CliError> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| super::error::CliError::Io("write JSON", e.into()))?;
+    result(&text);
+    Ok(())
+}
+
 /// Writes a line to stderr.
 pub fn note(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");

@@ -1,0 +1,49 @@
+//! What ends a command without a result, and with which exit code.
+
+use crate::env::EnvError;
+use crate::exit;
+use crate::host::HostError;
+use crate::image::{ImageError, StoreError};
+
+/// A command that could not be carried out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CliError {
+    /// The host.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The store of images.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The sandbox.
+    #[error(transparent)]
+    Env(#[from] EnvError),
+    /// An argument.
+    #[error("{0}")]
+    Usage(String),
+    /// Something of ours.
+    #[error("{0}")]
+    Io(&'static str, #[source] std::io::Error),
+}
+
+impl CliError {
+    pub(super) fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Host(error) => error.hint(),
+            Self::Image(error) => error.hint(),
+            Self::Store(error) => error.hint(),
+            Self::Env(_) | Self::Usage(_) | Self::Io(..) => None,
+        }
+    }
+
+    pub(super) fn exit(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Host(HostError::Plan(_)) => exit::USAGE,
+            Self::Host(_) | Self::Image(_) | Self::Store(_) | Self::Env(_) | Self::Io(..) => {
+                exit::FAILED
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What people see on stderr while something takes long.
+
+use std::io::{IsTerminal, Write};
+
+/// What people see while they wait: one line that changes on a terminal, lines elsewhere.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<indicatif::ProgressBar>,
+}
+
+impl Progress {
+    /// Shows nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = indicatif::ProgressBar::new_spinner();
+            bar.enable_steady_tick(std::time::Duration::from_millis(120));
+            bar
+        });
+        Self { bar }
+    }
+
+    /// Shows what is being done.
+    pub fn tell(&self, line: &str) {
+        match &self.bar {
+            // A choice made for the user must not be overwritten by the next line.
+            Some(bar) if line.starts_with("taking ") => bar.println(line),
+            Some(bar) => bar.set_message(line.to_owned()),
+            None => {
+                let mut err = std::io::stderr().lock();
+                // A closed stderr is no reason to stop.
+                let _ = writeln!(err, "image: {line}");
+            }
+        }
+    }
+
+    /// Takes the line away.
+    pub fn done(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}

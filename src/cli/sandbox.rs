@@ -1,0 +1,211 @@
+//! The flags of commands that start a sandbox.
+
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+
+use super::error::CliError;
+use super::image::local_name;
+use super::progress::Progress;
+use crate::host::{Launcher, LauncherConfig, Sandbox};
+use crate::image::{self, CaBundle, DEFAULT_NAME, Image, Store};
+use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Upper};
+
+/// What a sandbox is like.
+#[derive(Debug, Clone, Args)]
+pub(super) struct SandboxArgs {
+    /// Image of the store; a missing one is built
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME)]
+    pub(super) image: String,
+    /// `none`: its own loopback only; `host`: the host's network, unprotected
+    #[arg(long, value_name = "MODE", default_value = "none")]
+    pub(super) net: Net,
+    /// Memory and swap of all processes together
+    #[arg(long, value_name = "SIZE", default_value = "2g", value_parser = size)]
+    pub(super) memory: u64,
+    /// Processes and threads
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub(super) pids: u64,
+    /// Bytes that may be written; at most half of the memory
+    #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = size)]
+    pub(super) disk: u64,
+    /// Files that may be made
+    #[arg(long, value_name = "N", default_value_t = 200_000)]
+    pub(super) inodes: u64,
+    /// CPUs' worth of time [default: no limit]
+    #[arg(long, value_name = "X", value_parser = cpus)]
+    pub(super) cpus: Option<f64>,
+    /// Show a host path inside, read-only; may be repeated
+    #[arg(long, value_name = "SRC:DST", value_parser = bind)]
+    pub(super) ro_bind: Vec<BindMount>,
+    /// Set a variable inside; may be repeated
+    #[arg(long, value_name = "K=V", value_parser = variable)]
+    pub(super) env: Vec<(String, String)>,
+    /// Working directory inside, made when missing
+    #[arg(long, value_name = "DIR", default_value = "/testbed")]
+    pub(super) workdir: String,
+    /// Fail where a limit cannot be enforced, rather than warn
+    #[arg(long)]
+    pub(super) require_limits: bool,
+}
+
+/// See [`Network`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Net {
+    /// No network.
+    None,
+    /// The host's.
+    Host,
+}
+
+impl SandboxArgs {
+    /// The defaults, for commands without these flags.
+    pub(super) fn defaults(image: String) -> Self {
+        let limits = Limits::default();
+        Self {
+            image,
+            net: Net::None,
+            memory: limits.memory_bytes.unwrap_or(0),
+            pids: limits.pids.unwrap_or(0),
+            disk: limits.disk_bytes.unwrap_or(0),
+            inodes: limits.inodes.unwrap_or(0),
+            cpus: None,
+            ro_bind: Vec::new(),
+            env: Vec::new(),
+            workdir: "/testbed".into(),
+            require_limits: false,
+        }
+    }
+
+    /// Starts the zygote and the sandbox, and builds the image first when it is missing.
+    pub(super) async fn start(
+        self,
+        state: Option<&Path>,
+        purpose: &str,
+    ) -> Result<(Sandbox, Image), CliError> {
+        let config = LauncherConfig { require_limits: self.require_limits, ..launcher_config() };
+        let launcher = Launcher::start(config).await?;
+        let image = find_or_build(&launcher, &self.image, state).await?;
+        let sandbox = launcher.sandbox(self.spec(&image, purpose)).await?;
+        let missing = &sandbox.in_force().unenforced;
+        if !missing.is_empty() {
+            super::output::note(&format!("warning: this host does not enforce: {}", missing.join(", ")));
+        }
+        Ok((sandbox, image))
+    }
+
+    fn spec(self, image: &Image, purpose: &str) -> SandboxSpec {
+        let mut binds = self.ro_bind;
+        let mut env: Vec<(String, String)> =
+            image.manifest.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let network = match self.net {
+            Net::None => Network::None,
+            Net::Host => {
+                super::output::note("warning: the sandbox shares the host's network, its local services included");
+                let (more_binds, more_env) = image::host_network_settings(CaBundle::InPlace);
+                binds.extend(more_binds);
+                env.extend(more_env);
+                Network::Host
+            }
+        };
+        env.extend(self.env);
+        SandboxSpec {
+            root: Root::Overlay { lower: image.rootfs.clone(), upper: Upper::Tmpfs },
+            network,
+            limits: Limits {
+                memory_bytes: Some(self.memory),
+                disk_bytes: Some(self.disk),
+                inodes: Some(self.inodes),
+                pids: Some(self.pids),
+                cpus: self.cpus,
+                ..Limits::default()
+            },
+            binds,
+            env,
+            workdir: self.workdir,
+            hostname: "sandbox".into(),
+            purpose: purpose.into(),
+        }
+    }
+}
+
+pub(super) fn launcher_config() -> LauncherConfig {
+    LauncherConfig::default()
+}
+
+async fn find_or_build(
+    launcher: &Launcher,
+    name: &str,
+    state: Option<&Path>,
+) -> Result<Image, CliError> {
+    let store = Store::open(&image::state_dir(state)?)?;
+    let name = Some(local_name(name)).filter(|name| *name != DEFAULT_NAME);
+    let progress = Progress::new();
+    let found = image::ensure(&store, launcher, name, &|line| progress.tell(line)).await;
+    progress.done();
+    Ok(found?)
+}
+
+/// `512k`, `2g`: powers of 1024, either case.
+fn size(text: &str) -> Result<u64, String> {
+    let malformed = || format!("{text} is not a size like 512m or 2g");
+    let lower = text.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(['k', 'm', 'g', 't']);
+    let shift = match lower.get(digits.len()..) {
+        Some("") => 0,
+        Some("k") => 10,
+        Some("m") => 20,
+        Some("g") => 30,
+        Some("t") => 40,
+        _ => return Err(malformed()),
+    };
+    let number: u64 = digits.parse().map_err(|_| malformed())?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(malformed)
+}
+
+fn cpus(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(cpus) if cpus.is_finite() && cpus >= 0.01 => Ok(cpus),
+        _ => Err(format!("{text} is not a number of CPUs of at least 0.01")),
+    }
+}
+
+fn bind(text: &str) -> Result<BindMount, String> {
+    match text.rsplit_once(':') {
+        Some((source, target)) if !source.is_empty() && target.starts_with('/') => {
+            Ok(BindMount { source: source.into(), target: target.into() })
+        }
+        _ => Err(format!("{text} is not SRC:DST with an absolute DST")),
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err(format!("{text} is not NAME=VALUE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_powers_of_1024_in_any_case() {
+        assert_eq!(size("1"), Ok(1));
+        assert_eq!(size("2K"), Ok(2048));
+        assert_eq!(size("3m"), Ok(3 << 20));
+        assert_eq!(size("1T"), Ok(1 << 40));
+        for bad in ["", "g", "1.5g", "-1", "1kb", "0", "99999999999t", "1mm"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn malformed_pairs_are_refused() {
+        assert!(bind("/a:/b").is_ok());
+        assert!(bind("/a:b").is_err() && bind("/a").is_err() && bind(":/b").is_err());
+        assert!(variable("A=").is_ok() && variable("=1").is_err() && variable("A").is_err());
+        assert!(cpus("0.5").is_ok() && cpus("0").is_err() && cpus("NaN").is_err());
+    }
+}

@@ -1,0 +1,44 @@
+//! `shell`: a person at a terminal inside.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::error::CliError;
+use super::sandbox::SandboxArgs;
+use super::terminal;
+use crate::host::{Registry, SHELL, enter};
+
+/// Arguments of `shell`.
+#[derive(Debug, Args)]
+pub(super) struct ShellArgs {
+    #[command(flatten)]
+    sandbox: SandboxArgs,
+    /// Enter this running sandbox, see `ps`
+    #[arg(long = "in", value_name = "ID")]
+    id: Option<String>,
+}
+
+/// Opens it; gives the exit code of the shell.
+pub(super) async fn shell(args: ShellArgs, state: Option<&Path>) -> Result<u8, CliError> {
+    if let Some(id) = args.id {
+        let visit = enter(&Registry::open()?, &id)?;
+        let failed = |e| CliError::Io("visit the sandbox", e);
+        let master = visit.master.try_clone().map_err(failed)?;
+        let waiting = tokio::task::spawn_blocking(move || visit.wait());
+        let ended = async { waiting.await.map_err(std::io::Error::other)? };
+        return terminal::connect(master, ended).await.map_err(failed).map(code);
+    }
+    let (sandbox, _) = args.sandbox.start(state, "shell").await?;
+    let _door = sandbox.open_door()?;
+    let argv = SHELL.map(str::to_owned);
+    let mut started = sandbox.spawn_on_terminal(&argv, &[("TERM".into(), "xterm".into())]).await?;
+    let ended = async { started.process.wait().await.map(|s| s.code()).map_err(std::io::Error::other) };
+    let connected = terminal::connect(started.master, ended).await;
+    sandbox.close().await?;
+    connected.map_err(|e| CliError::Io("use the terminal", e)).map(code)
+}
+
+fn code(status: i32) -> u8 {
+    u8::try_from(status & 0xff).unwrap_or(crate::exit::FAILED)
+}

@@ -1,0 +1,49 @@
+//! `ps` and `gc`.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::error::CliError;
+use super::output;
+use crate::host::{Cgroups, Registry};
+use crate::image::{Store, state_dir};
+
+/// Arguments of `ps`.
+#[derive(Debug, Args)]
+pub(super) struct PsArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Lists running sandboxes of this user.
+pub(super) fn ps(args: &PsArgs) -> Result<u8, CliError> {
+    let running = Registry::open()?.list()?;
+    if args.json {
+        output::json(&running)?;
+        return Ok(0);
+    }
+    output::result(&format!("{:12} {:>8} {:>8}  {}", "ID", "HOST", "PID 1", "COMMAND"));
+    for info in running {
+        let init = info.init_pid.map_or_else(String::new, |pid| pid.to_string());
+        let purpose: String = output::sanitize(&info.purpose).chars().take(60).collect();
+        output::result(&format!("{:12} {:>8} {init:>8}  {purpose}", info.id, info.host_pid));
+    }
+    Ok(0)
+}
+
+/// Takes away what killed processes have left: cgroups, directories, half-made images.
+pub(super) fn gc(state: Option<&Path>) -> Result<u8, CliError> {
+    let reclaimed = Registry::open()?.reclaim(&Cgroups::detect())?;
+    for failed in &reclaimed.failed {
+        output::note(&format!("not removed: {failed}"));
+    }
+    let state = state_dir(state)?;
+    let drafts = if state.exists() { Store::open(&state)?.reclaim()? } else { 0 };
+    output::result(&format!(
+        "{} dead sandboxes and {drafts} unfinished images removed",
+        reclaimed.sandboxes.len()
+    ));
+    Ok(u8::from(!reclaimed.failed.is_empty()))
+}

@@ -1,0 +1,76 @@
+//! Connects the person's terminal with one inside.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::sys::pty;
+
+/// Restores the person's terminal when dropped.
+struct Raw(Option<Termios>);
+
+impl Raw {
+    fn enter() -> Self {
+        let before = tcgetattr(io::stdin()).ok();
+        if let Some(mut modes) = before.clone() {
+            cfmakeraw(&mut modes);
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &modes);
+        }
+        Self(before)
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        if let Some(modes) = &self.0 {
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, modes);
+        }
+    }
+}
+
+/// Passes bytes both ways until `ended` tells the exit code.
+///
+/// # Errors
+/// The terminal inside is gone before its program.
+pub(super) async fn connect(
+    master: OwnedFd,
+    ended: impl Future<Output = io::Result<i32>>,
+) -> io::Result<i32> {
+    let _raw = Raw::enter();
+    let mut resized = signal(SignalKind::window_change())?;
+    copy_size(&master);
+    // Threads, never joined: a read of a terminal cannot be broken off.
+    let (from, to) = (File::from(master.try_clone()?), File::from(master.try_clone()?));
+    let output = tokio::task::spawn_blocking(move || copy(from, io::stdout()));
+    std::thread::spawn(move || copy(io::stdin(), to));
+    tokio::pin!(ended);
+    let status = loop {
+        tokio::select! {
+            status = &mut ended => break status?,
+            _ = resized.recv() => copy_size(&master),
+        }
+    };
+    // The last words of the program are in the terminal still.
+    let _ = tokio::time::timeout(std::time::Duration::from_millis(200), output).await;
+    Ok(status)
+}
+
+fn copy_size(master: &OwnedFd) {
+    if let Ok((rows, columns)) = pty::size(io::stdin().as_fd()) {
+        let _ = pty::set_size(master.as_fd(), rows, columns);
+    }
+}
+
+fn copy(mut from: impl Read, mut to: impl Write) {
+    let mut buffer = [0; 8192];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let chunk = buffer.get(..count).unwrap_or_default();
+        if to.write_all(chunk).and_then(|()| to.flush()).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What can go wrong on the host: never the model's business.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::plan::PlanError;
+use crate::wire::SetupFailure;
+
+/// A failure of the host or of our own code.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// A file or directory of ours.
+    #[error("{action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Starting or talking to the zygote.
+    #[error("{0}")]
+    Zygote(&'static str, #[source] io::Error),
+    /// The zygote did not come up, or is gone.
+    #[error("the zygote {0}")]
+    ZygoteGone(String),
+    /// A step of a sandbox's set-up was refused.
+    #[error("set up the sandbox: {0}")]
+    Setup(SetupFailure),
+    /// A deadline passed.
+    #[error("{0} took longer than {1} s")]
+    TimedOut(&'static str, u64),
+    /// The request contradicts itself.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// All ranges of ids are in use.
+    #[error("all {0} ranges of ids are in use")]
+    NoIds(u32),
+    /// A limit that was required cannot be set here.
+    #[error("this host cannot enforce: {0}")]
+    Unenforceable(String),
+    /// Id maps of an ordinary user.
+    #[error("newuidmap or newgidmap failed: {0}")]
+    IdMap(String),
+    /// After a sandbox's end something of it was still there.
+    #[error("left over after close: {0}")]
+    LeftOver(String),
+}
+
+impl HostError {
+    pub(super) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File { action, path, source }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Setup(failure) if failure.step.0.contains("namespaces") || failure.step.0.contains("clone") => {
+                Some("user namespaces seem to be switched off; run `llm-in-sandbox doctor`")
+            }
+            Self::Setup(_) | Self::ZygoteGone(_) | Self::Zygote(..) | Self::IdMap(_) => {
+                Some("run `llm-in-sandbox doctor`")
+            }
+            Self::Unenforceable(_) => Some("drop --require-limits, or give this user a delegated cgroup"),
+            Self::File { .. }
+            | Self::TimedOut(..)
+            | Self::Plan(_)
+            | Self::NoIds(_)
+            | Self::LeftOver(_) => None,
+        }
+    }
+}

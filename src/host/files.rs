@@ -1,0 +1,266 @@
+//! Files of a sandbox: every operation happens inside, with its rights; only bytes cross.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
+
+use super::link::{Answers, Link};
+use super::process::{self, close_on_exec_pipe, gone, host_failed, lost};
+use super::sandbox::{Sandbox, file_error};
+use crate::env::{DirEntry, EnvError, FileError, FileKind, FileStat, GuestPath};
+use crate::tree::{self, PackOptions, PackReport, UnpackPolicy, UnpackReport};
+use crate::wire::{Entry, FileOp, FileReply, FromInit, ToInit};
+
+/// A file operation that takes longer hangs, on a working host.
+const DEADLINE: Duration = Duration::from_secs(120);
+/// The same for whole trees.
+const TREE_DEADLINE: Duration = Duration::from_secs(3600);
+/// No honest reply is larger: a listing of the most entries that anybody asks for.
+const REPLY_MAX: u64 = 64 << 20;
+
+/// A running operation.
+struct Operation {
+    reply: pipe::Receiver,
+    _answers: Answers<FromInit>,
+}
+
+impl Operation {
+    async fn start(
+        link: &Link<FromInit>,
+        op: FileOp,
+        data: Option<OwnedFd>,
+    ) -> Result<Self, EnvError> {
+        let (reply, writer) = process::reading_pipe()?;
+        let answers = link.open();
+        let fds: Vec<_> = [Some(&writer), data.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
+        link.send(&ToInit::File { id: answers.id, op }, &fds).await.map_err(lost)?;
+        Ok(Self { reply, _answers: answers })
+    }
+
+    async fn finish<T: DeserializeOwned>(
+        self,
+        path: &GuestPath,
+        limit: u64,
+        deadline: Duration,
+    ) -> Result<T, EnvError> {
+        let mut bytes = Vec::new();
+        let mut reply = self.reply.take(REPLY_MAX);
+        timeout(deadline, reply.read_to_end(&mut bytes))
+            .await
+            .map_err(|_| EnvError::Infrastructure(format!("a file operation on {path} hangs")))?
+            .map_err(host_failed)?;
+        if bytes.is_empty() {
+            return Err(gone());
+        }
+        // What comes from inside is checked like any hostile input.
+        let reply: FileReply<T> = serde_json::from_slice(&bytes)
+            .map_err(|e| EnvError::Infrastructure(format!("reply of a file operation: {e}")))?;
+        let refused = |error| Err(EnvError::File { path: path.clone(), error });
+        match reply {
+            FileReply::Done(value) => Ok(value),
+            FileReply::Errno(errno) => refused(file_error(errno)),
+            FileReply::NotRegular => refused(FileError::NotRegular),
+            FileReply::TooLarge(size) => refused(FileError::TooLarge { size, limit }),
+            FileReply::Failed(reason) => refused(FileError::Other(reason)),
+        }
+    }
+}
+
+pub(super) async fn read(
+    link: &Link<FromInit>,
+    path: &GuestPath,
+    max_bytes: u64,
+) -> Result<Vec<u8>, EnvError> {
+    let (data, writer) = process::reading_pipe()?;
+    let op = FileOp::Read { path: path.as_bytes().into(), max_bytes };
+    let operation = Operation::start(link, op, Some(writer)).await?;
+    let mut content = Vec::new();
+    timeout(DEADLINE, data.take(max_bytes).read_to_end(&mut content))
+        .await
+        .map_err(|_| EnvError::Infrastructure(format!("reading {path} hangs")))?
+        .map_err(host_failed)?;
+    let _: u64 = operation.finish(path, max_bytes, DEADLINE).await?;
+    Ok(content)
+}
+
+pub(super) async fn write(
+    link: &Link<FromInit>,
+    path: &GuestPath,
+    content: &[u8],
+    exclusive: bool,
+) -> Result<(), EnvError> {
+    let (reader, mut data) = process::writing_pipe()?;
+    let max_bytes = content.len() as u64;
+    let op = FileOp::Write { path: path.as_bytes().into(), exclusive, max_bytes };
+    let operation = Operation::start(link, op, Some(reader)).await?;
+    // When the operation fails, its end of the pipe is closed; its reply tells why.
+    let _ = timeout(DEADLINE, data.write_all(content)).await;
+    drop(data);
+    let written: u64 = operation.finish(path, max_bytes, DEADLINE).await?;
+    if written != max_bytes {
+        return Err(EnvError::File { path: path.clone(), error: FileError::NoSpace });
+    }
+    Ok(())
+}
+
+/// A file inside that takes what is sent, up to a bound.
+pub(super) struct Sink {
+    data: Option<pipe::Sender>,
+    operation: Operation,
+    path: GuestPath,
+    max_bytes: u64,
+}
+
+impl Sink {
+    pub(super) async fn open(
+        link: &Link<FromInit>,
+        path: GuestPath,
+        max_bytes: u64,
+    ) -> Result<Self, EnvError> {
+        let (reader, data) = process::writing_pipe()?;
+        let op = FileOp::Write { path: path.as_bytes().into(), exclusive: false, max_bytes };
+        let operation = Operation::start(link, op, Some(reader)).await?;
+        Ok(Self { data: Some(data), operation, path, max_bytes })
+    }
+
+    /// Sends; after a failure nothing more is sent.
+    pub(super) async fn write(&mut self, bytes: &[u8]) {
+        let Some(data) = &mut self.data else {
+            return;
+        };
+        if !matches!(timeout(DEADLINE, data.write_all(bytes)).await, Ok(Ok(()))) {
+            self.data = None;
+        }
+    }
+
+    /// The path, and whether all of it is there.
+    pub(super) async fn finish(self) -> (GuestPath, bool) {
+        let sent = self.data.is_some();
+        drop(self.data);
+        let reply: Result<u64, _> =
+            self.operation.finish(&self.path, self.max_bytes, DEADLINE).await;
+        (self.path, sent && reply.is_ok())
+    }
+}
+
+pub(super) async fn stat(link: &Link<FromInit>, path: &GuestPath) -> Result<FileStat, EnvError> {
+    let op = FileOp::Stat { path: path.as_bytes().into() };
+    let entry: Entry = Operation::start(link, op, None).await?.finish(path, 0, DEADLINE).await?;
+    Ok(file_stat(&entry))
+}
+
+pub(super) async fn list(
+    link: &Link<FromInit>,
+    path: &GuestPath,
+    depth: u32,
+    max_entries: usize,
+) -> Result<(Vec<DirEntry>, bool), EnvError> {
+    let op = FileOp::List { path: path.as_bytes().into(), depth, max_entries };
+    let operation = Operation::start(link, op, None).await?;
+    let (entries, truncated): (Vec<Entry>, bool) = operation.finish(path, 0, DEADLINE).await?;
+    let entries = entries.into_iter().take(max_entries);
+    let entries = entries
+        .map(|entry| DirEntry { stat: file_stat(&entry), path: GuestPath::new(entry.path.0) })
+        .collect();
+    Ok((entries, truncated))
+}
+
+fn file_stat(entry: &Entry) -> FileStat {
+    let kind = match entry.mode & libc::S_IFMT {
+        libc::S_IFREG => FileKind::File,
+        libc::S_IFDIR => FileKind::Directory,
+        libc::S_IFLNK => FileKind::Symlink,
+        _ => FileKind::Other,
+    };
+    FileStat {
+        kind,
+        size: entry.size,
+        mode: entry.mode & 0o7777,
+        uid: entry.uid,
+        gid: entry.gid,
+        mtime: entry.mtime,
+    }
+}
+
+impl Sandbox {
+    /// Unpacks a plain tar, read from `archive` inside the sandbox, into a directory of it.
+    ///
+    /// # Errors
+    /// The archive was refused, or the sandbox died.
+    pub async fn unpack(
+        &self,
+        target: &GuestPath,
+        archive: OwnedFd,
+        policy: UnpackPolicy,
+    ) -> Result<UnpackReport, EnvError> {
+        let op = FileOp::Unpack { path: target.as_bytes().into(), policy };
+        let operation = Operation::start(&self.link, op, Some(archive)).await?;
+        operation.finish(target, 0, TREE_DEADLINE).await
+    }
+
+    /// Packs a directory of the sandbox, inside it, as a plain tar into `archive`.
+    ///
+    /// # Errors
+    /// The directory could not be read, or the sandbox died.
+    pub async fn pack(
+        &self,
+        source: &GuestPath,
+        archive: OwnedFd,
+        options: PackOptions,
+    ) -> Result<PackReport, EnvError> {
+        let op = FileOp::Pack { path: source.as_bytes().into(), options };
+        let operation = Operation::start(&self.link, op, Some(archive)).await?;
+        operation.finish(source, 0, TREE_DEADLINE).await
+    }
+
+    /// Copies what a host directory holds into a directory of the sandbox.
+    ///
+    /// # Errors
+    /// Either side refused, or the sandbox died.
+    pub async fn copy_in(&self, from: &Path, to: &GuestPath) -> Result<UnpackReport, EnvError> {
+        let (reader, writer) = close_on_exec_pipe()?;
+        let root = File::open(from).map_err(host_failed)?;
+        let packing = tokio::task::spawn_blocking(move || {
+            let out = BufWriter::with_capacity(1 << 20, File::from(writer));
+            tree::pack(root.as_fd(), out, &PackOptions::copy_out()).map_err(|e| e.to_string())
+        });
+        let policy = UnpackPolicy { replace: true, ..UnpackPolicy::copy_out() };
+        let unpacked = self.unpack(to, reader, policy).await;
+        join(packing).await?;
+        unpacked
+    }
+
+    /// Copies what a directory of the sandbox holds into a host directory: regular files,
+    /// directories and links that stay inside; no device, no set-user-id bit, no link followed.
+    ///
+    /// # Errors
+    /// Either side refused, or the sandbox died.
+    pub async fn copy_out(&self, from: &GuestPath, to: &Path) -> Result<UnpackReport, EnvError> {
+        let (reader, writer) = close_on_exec_pipe()?;
+        let root = File::open(to).map_err(host_failed)?;
+        let unpacking = tokio::task::spawn_blocking(move || {
+            let archive = BufReader::with_capacity(1 << 20, File::from(reader));
+            tree::unpack(archive, root.as_fd(), &UnpackPolicy::copy_out()).map_err(|e| e.to_string())
+        });
+        let packed = self.pack(from, writer, PackOptions::copy_out()).await;
+        let unpacked = join(unpacking).await;
+        packed?;
+        unpacked
+    }
+}
+
+async fn join<T>(task: tokio::task::JoinHandle<Result<T, String>>) -> Result<T, EnvError> {
+    match timeout(TREE_DEADLINE, task).await {
+        Ok(Ok(Ok(value))) => Ok(value),
+        Ok(Ok(Err(reason))) => Err(EnvError::Infrastructure(reason)),
+        Ok(Err(error)) => Err(EnvError::Infrastructure(error.to_string())),
+        Err(_) => Err(EnvError::Infrastructure("copying a tree hangs".into())),
+    }
+}

@@ -1,0 +1,89 @@
+//! Which ids a sandbox gets.
+//!
+//! As root every sandbox has a range of its own, so that two sandboxes share no id and no id of the
+//! host's; a byte of one lock file stands for each range, for all our processes. An ordinary user has
+//! the ids of `/etc/subuid` once, for the zygote's namespace, or his own alone.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use super::HostError;
+use crate::sys::process::try_lock_byte;
+use crate::wire::IdMap;
+
+/// First id of the first range: above what systemd and container engines allot (below 0x7000_0000).
+const FIRST: u32 = 0x7000_0000;
+/// Ids of a range.
+const RANGE: u32 = 65_536;
+/// Ranges up to systemd's "foreign" ids at 0x7ffe_0000.
+const RANGES: u32 = 0xffe;
+
+/// A range of ids, ours as long as this lives.
+#[derive(Debug)]
+pub(super) struct Range {
+    pub(super) map: IdMap,
+    _lock: File,
+}
+
+/// Takes a free range, or fails when all are in use.
+pub(super) fn allot(runtime: &Path) -> Result<Range, HostError> {
+    let path = runtime.join("ids");
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(HostError::file("open", &path))?;
+    // From a start of our own: the next one to look need not try all that we took.
+    let start = std::process::id().wrapping_mul(2_654_435_761) % RANGES;
+    for offset in 0..RANGES {
+        let index = (start + offset) % RANGES;
+        if try_lock_byte(file.as_fd(), index).map_err(HostError::file("lock", &path))? {
+            let map = IdMap { base: FIRST + index * RANGE, count: RANGE, shift_files: true };
+            return Ok(Range { map, _lock: file });
+        }
+    }
+    Err(HostError::NoIds(RANGES))
+}
+
+/// A line of `/etc/subuid` or `/etc/subgid`: first id and how many.
+pub(super) fn subordinate(file: &str, user: &str, uid: u32) -> Option<(u32, u32)> {
+    parse_subordinate(&fs::read_to_string(file).ok()?, user, uid)
+}
+
+fn parse_subordinate(text: &str, user: &str, uid: u32) -> Option<(u32, u32)> {
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':');
+            let owner = fields.next()?;
+            let first = fields.next()?.parse().ok()?;
+            let count = fields.next()?.parse().ok()?;
+            (owner == user || owner == uid.to_string()).then_some((first, count))
+        })
+        .max_by_key(|(_, count)| *count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_sandboxes_never_share_a_range() {
+        let directory = tempfile::tempdir().unwrap();
+        let ranges: Vec<Range> = (0..50).map(|_| allot(directory.path()).unwrap()).collect();
+        let mut bases: Vec<u32> = ranges.iter().map(|range| range.map.base).collect();
+        bases.sort_unstable();
+        bases.dedup();
+        assert_eq!(bases.len(), 50);
+        assert!(bases.iter().all(|base| *base >= FIRST && *base < 0x7ffe_0000));
+    }
+
+    #[test]
+    fn the_largest_subordinate_range_of_the_user_counts() {
+        let text = "other:1:2\nme:100000:10\n1000:200000:65536\n# me\n";
+        assert_eq!(parse_subordinate(text, "me", 1000), Some((200_000, 65_536)));
+        assert_eq!(parse_subordinate(text, "nobody", 7), None);
+    }
+}

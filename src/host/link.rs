@@ -1,0 +1,153 @@
+//! Requests to the zygote or to a PID 1, and their answers, over one channel.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use crate::sys::channel::Channel;
+use crate::wire::{self, RequestId};
+
+/// An answer with its descriptors.
+#[derive(Debug)]
+pub(super) struct Answer<M> {
+    pub(super) message: M,
+    pub(super) fds: Vec<OwnedFd>,
+}
+
+/// Answers that may wait unread for one request. The peer has no reason to send more.
+const BACKLOG: usize = 4;
+
+/// The host's end of a channel. A task reads it until the peer is gone or breaks the protocol; then
+/// every waiting request sees the end of its answers.
+#[derive(Debug)]
+pub(super) struct Link<M> {
+    channel: Arc<AsyncFd<Channel>>,
+    waiting: Arc<Mutex<Waiting<M>>>,
+    next_id: AtomicU64,
+    reader: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Waiting<M> {
+    requests: HashMap<RequestId, mpsc::Sender<Answer<M>>>,
+    closed: bool,
+}
+
+/// The answers to one request; dropping it forgets the request.
+#[derive(Debug)]
+pub(super) struct Answers<M> {
+    pub(super) id: RequestId,
+    receiver: mpsc::Receiver<Answer<M>>,
+    waiting: Arc<Mutex<Waiting<M>>>,
+}
+
+impl<M: DeserializeOwned + Send + 'static> Link<M> {
+    /// Takes the channel; `id_of` tells to which request a message belongs.
+    pub(super) fn new(channel: Channel, id_of: fn(&M) -> RequestId) -> io::Result<Self> {
+        channel.set_nonblocking(true)?;
+        #[expect(deprecated, reason = "its successor is unsafe; a Channel keeps its descriptor all its life")]
+        let channel = Arc::new(AsyncFd::new(channel)?);
+        let waiting = Arc::new(Mutex::new(Waiting { requests: HashMap::new(), closed: false }));
+        let reader = tokio::spawn(read_all(Arc::clone(&channel), Arc::clone(&waiting), id_of));
+        Ok(Self { channel, waiting, next_id: AtomicU64::new(1), reader })
+    }
+
+    /// A request of its own name, whose answers will be kept for the caller.
+    pub(super) fn open(&self) -> Answers<M> {
+        self.open_as(self.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The same with a given name; 0 is what the peer says of itself.
+    pub(super) fn open_as(&self, id: RequestId) -> Answers<M> {
+        let (sender, receiver) = mpsc::channel(BACKLOG);
+        let mut waiting = lock(&self.waiting);
+        if !waiting.closed {
+            waiting.requests.insert(id, sender);
+        }
+        Answers { id, receiver, waiting: Arc::clone(&self.waiting) }
+    }
+
+    /// Sends one message.
+    pub(super) async fn send<T: Serialize + Sync>(
+        &self,
+        message: &T,
+        fds: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let bytes = wire::encode(message)?;
+        loop {
+            let mut ready = self.channel.writable().await?;
+            match ready.try_io(|channel| channel.get_ref().send(&bytes, fds)) {
+                Ok(result) => return result,
+                Err(_would_block) => {}
+            }
+        }
+    }
+}
+
+impl<M> Drop for Link<M> {
+    fn drop(&mut self) {
+        // The reader holds the channel: without this the peer would never see our end.
+        self.reader.abort();
+    }
+}
+
+impl<M> Answers<M> {
+    /// The next answer; `None` when the peer is gone.
+    pub(super) async fn next(&mut self) -> Option<Answer<M>> {
+        self.receiver.recv().await
+    }
+}
+
+impl<M> Drop for Answers<M> {
+    fn drop(&mut self) {
+        lock(&self.waiting).requests.remove(&self.id);
+    }
+}
+
+fn lock<M>(waiting: &Mutex<Waiting<M>>) -> std::sync::MutexGuard<'_, Waiting<M>> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn read_all<M: DeserializeOwned>(
+    channel: Arc<AsyncFd<Channel>>,
+    waiting: Arc<Mutex<Waiting<M>>>,
+    id_of: fn(&M) -> RequestId,
+) {
+    while let Ok(Some(answer)) = read_one(&channel).await {
+        let id = id_of(&answer.message);
+        let sender = lock(&waiting).requests.get(&id).cloned();
+        // Nobody waits for it any more, or the peer floods: both drop the message.
+        if let Some(sender) = sender {
+            let _ = sender.try_send(answer);
+        }
+    }
+    let mut waiting = lock(&waiting);
+    waiting.closed = true;
+    waiting.requests.clear();
+}
+
+async fn read_one<M: DeserializeOwned>(
+    channel: &AsyncFd<Channel>,
+) -> io::Result<Option<Answer<M>>> {
+    loop {
+        let mut ready = channel.readable().await?;
+        let received = match ready.try_io(|channel| channel.get_ref().receive()) {
+            Ok(received) => received?,
+            Err(_would_block) => continue,
+        };
+        return match received {
+            Some(received) => {
+                let message = wire::decode(&received.bytes)?;
+                Ok(Some(Answer { message, fds: received.fds }))
+            }
+            None => Ok(None),
+        };
+    }
+}

@@ -1,0 +1,49 @@
+//! The host's side: starts the zygote, allots ids and cgroups, drives sandboxes. Asynchronous; never forks.
+
+mod attach;
+mod cgroup;
+mod error;
+mod files;
+mod ids;
+mod launcher;
+mod link;
+mod output;
+pub mod probe;
+mod process;
+mod registry;
+mod sandbox;
+mod shell;
+
+pub use attach::{Door, SHELL, Visit, enter};
+pub use cgroup::{Cgroups, Controllers};
+pub use error::HostError;
+pub use launcher::{Launcher, LauncherConfig};
+pub use process::{Process, Spawn, Terminal};
+pub use registry::{EntryInfo, Registry, Reclaimed};
+pub use sandbox::{InForce, Sandbox};
+pub use shell::ShellMode;
+
+/// Environment of every process inside, unless the image or the caller says otherwise.
+///
+/// No program asks a question or draws on a terminal that nobody looks at.
+pub const DEFAULT_ENV: [(&str, &str); 16] = [
+    (
+        "PATH",
+        "/root/.local/bin:/root/.cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    ),
+    ("HOME", "/root"),
+    ("USER", "root"),
+    ("LANG", "C.UTF-8"),
+    ("LC_ALL", "C.UTF-8"),
+    ("TERM", "dumb"),
+    ("PAGER", "cat"),
+    ("GIT_PAGER", "cat"),
+    ("MANPAGER", "cat"),
+    ("PYTHONUNBUFFERED", "1"),
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    ("NO_COLOR", "1"),
+    ("PIP_DISABLE_PIP_VERSION_CHECK", "1"),
+    ("PIP_ROOT_USER_ACTION", "ignore"),
+    ("PIP_NO_WARN_SCRIPT_LOCATION", "1"),
+    ("PIP_PROGRESS_BAR", "off"),
+];

@@ -1,0 +1,81 @@
+//! Capturing output in constant memory: the head and the tail of a stream.
+
+use std::collections::VecDeque;
+
+use crate::env::Captured;
+
+/// Keeps at most `limit` bytes of a stream: half from its head, half from its tail.
+#[derive(Debug)]
+pub(super) struct HeadTail {
+    head: Vec<u8>,
+    tail: VecDeque<u8>,
+    half: usize,
+    total: u64,
+}
+
+impl HeadTail {
+    pub(super) fn new(limit: usize) -> Self {
+        Self { head: Vec::new(), tail: VecDeque::new(), half: limit / 2, total: 0 }
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.total += bytes.len() as u64;
+        let room = self.half.saturating_sub(self.head.len()).min(bytes.len());
+        let (head, rest) = bytes.split_at(room);
+        self.head.extend_from_slice(head);
+        let rest = rest.get(rest.len().saturating_sub(self.half)..).unwrap_or_default();
+        let surplus = (self.tail.len() + rest.len()).saturating_sub(self.half);
+        self.tail.drain(..surplus.min(self.tail.len()));
+        self.tail.extend(rest);
+    }
+
+    /// Bytes seen, kept or not.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Something was left out.
+    pub(super) fn overflowed(&self) -> bool {
+        self.total > (self.head.len() + self.tail.len()) as u64
+    }
+
+    pub(super) fn finish(self) -> Captured {
+        let mut head = self.head;
+        let kept = (head.len() + self.tail.len()) as u64;
+        let omitted = self.total - kept;
+        let mut tail: Vec<u8> = self.tail.into();
+        if omitted == 0 {
+            head.append(&mut tail);
+        }
+        Captured { head, omitted, tail, full_copy: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capture(limit: usize, chunks: &[&[u8]]) -> (String, u64, String) {
+        let mut buffer = HeadTail::new(limit);
+        chunks.iter().for_each(|chunk| buffer.push(chunk));
+        let captured = buffer.finish();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (text(captured.head), captured.omitted, text(captured.tail))
+    }
+
+    #[test]
+    fn short_streams_are_whole() {
+        assert_eq!(capture(8, &[]), (String::new(), 0, String::new()));
+        assert_eq!(capture(8, &[b"abc", b"defgh"]), ("abcdefgh".into(), 0, String::new()));
+    }
+
+    #[test]
+    fn long_streams_keep_both_ends_however_they_are_cut() {
+        let expected = ("abcd".to_owned(), 18, "wxyz".to_owned());
+        let whole: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
+        for size in [1, 3, 5, 26] {
+            let chunks: Vec<&[u8]> = whole.chunks(size).collect();
+            assert_eq!(capture(8, &chunks), expected, "chunks of {size}");
+        }
+    }
+}

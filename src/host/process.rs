@@ -1,0 +1,194 @@
+//! Programs inside, and what they print.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use super::link::{Answers, Link};
+use super::output::HeadTail;
+use crate::env::{EnvError, ExitStatus, GuestPath};
+use crate::wire::{ByteString, Exec, FromInit, ToInit};
+
+/// A program to start, and its three descriptors: pipes, never a file or terminal of the host.
+#[derive(Debug)]
+pub struct Spawn {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Added to the environment of the sandbox.
+    pub env: Vec<(String, String)>,
+    /// Working directory; the sandbox's own when absent.
+    pub cwd: Option<GuestPath>,
+    /// What it reads.
+    pub stdin: OwnedFd,
+    /// Where it prints.
+    pub stdout: OwnedFd,
+    /// Where it complains.
+    pub stderr: OwnedFd,
+}
+
+/// A running program.
+#[derive(Debug)]
+pub struct Process {
+    link: Arc<Link<FromInit>>,
+    answers: Answers<FromInit>,
+}
+
+/// A running program on a terminal of the sandbox.
+#[derive(Debug)]
+pub struct Terminal {
+    /// The program.
+    pub process: Process,
+    /// The terminal's master.
+    pub master: OwnedFd,
+}
+
+impl Process {
+    pub(super) async fn start(
+        link: &Arc<Link<FromInit>>,
+        mut request: Exec,
+        stdio: Option<[OwnedFd; 3]>,
+    ) -> Result<Self, EnvError> {
+        let answers = link.open();
+        request.id = answers.id;
+        let fds: Vec<_> = stdio.iter().flatten().map(AsFd::as_fd).collect();
+        link.send(&ToInit::Exec(request), &fds).await.map_err(lost)?;
+        Ok(Self { link: Arc::clone(link), answers })
+    }
+
+    /// The master of its terminal, for a program started on one.
+    pub(super) async fn terminal(mut self) -> Result<Terminal, EnvError> {
+        match self.answers.next().await {
+            Some(mut answer) => match (answer.message, answer.fds.pop()) {
+                (FromInit::Terminal { .. }, Some(master)) => Ok(Terminal { process: self, master }),
+                (FromInit::Refused { reason, .. }, _) => Err(EnvError::Infrastructure(reason)),
+                (other, _) => Err(unexpected(&other)),
+            },
+            None => Err(gone()),
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// The sandbox died, or could not start the program.
+    pub async fn wait(&mut self) -> Result<ExitStatus, EnvError> {
+        match self.answers.next().await.map(|answer| answer.message) {
+            Some(FromInit::Exited { status: Ok(code), .. }) => Ok(ExitStatus::Code(code)),
+            Some(FromInit::Exited { status: Err(signal), .. }) => Ok(ExitStatus::Signal(signal)),
+            Some(FromInit::Refused { reason, .. }) => Err(EnvError::Infrastructure(reason)),
+            Some(other) => Err(unexpected(&other)),
+            None => Err(gone()),
+        }
+    }
+
+    /// Signals every process of its session.
+    ///
+    /// # Errors
+    /// The sandbox died.
+    pub async fn kill(&self, signal: i32) -> Result<(), EnvError> {
+        self.link.send(&ToInit::Kill { id: self.answers.id, signal }, &[]).await.map_err(lost)
+    }
+
+    /// Waits for its end, but at most so long: then everything of it is killed, and `true` comes along.
+    ///
+    /// # Errors
+    /// The sandbox died.
+    pub async fn wait_at_most(
+        &mut self,
+        limit: Option<Duration>,
+    ) -> Result<(ExitStatus, bool), EnvError> {
+        let Some(limit) = limit else {
+            return Ok((self.wait().await?, false));
+        };
+        match tokio::time::timeout(limit, self.wait()).await {
+            Ok(status) => Ok((status?, false)),
+            Err(_) => {
+                self.kill(libc::SIGKILL).await?;
+                Ok((self.wait().await?, true))
+            }
+        }
+    }
+}
+
+pub(super) fn exec(argv: &[String], env: &[(String, String)], cwd: Option<&GuestPath>) -> Exec {
+    Exec {
+        id: 0,
+        argv: argv.iter().map(|arg| ByteString::from(arg.as_str())).collect(),
+        env: env.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
+        cwd: cwd.map(|path| path.as_bytes().into()),
+        terminal: false,
+    }
+}
+
+/// A pipe whose reading end is ours, and one whose writing end is.
+pub(super) fn reading_pipe() -> Result<(pipe::Receiver, OwnedFd), EnvError> {
+    let (reader, writer) = close_on_exec_pipe()?;
+    Ok((pipe::Receiver::from_owned_fd(reader).map_err(host_failed)?, writer))
+}
+
+/// See [`reading_pipe`].
+pub(super) fn writing_pipe() -> Result<(OwnedFd, pipe::Sender), EnvError> {
+    let (reader, writer) = close_on_exec_pipe()?;
+    Ok((reader, pipe::Sender::from_owned_fd(writer).map_err(host_failed)?))
+}
+
+/// Two ends of a pipe that no other program of ours inherits.
+pub(super) fn close_on_exec_pipe() -> Result<(OwnedFd, OwnedFd), EnvError> {
+    nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| host_failed(e.into()))
+}
+
+/// A standard input that is at its end.
+pub(super) fn empty_stdin() -> Result<OwnedFd, EnvError> {
+    Ok(close_on_exec_pipe()?.0)
+}
+
+/// Reads to the end or, once `ended` says so, to the last byte that is there: a daemon that holds
+/// the pipe open does not delay the result.
+pub(super) async fn capture(
+    reader: pipe::Receiver,
+    limit: usize,
+    mut ended: watch::Receiver<bool>,
+) -> HeadTail {
+    let mut kept = HeadTail::new(limit);
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let over = *ended.borrow_and_update();
+        match reader.try_read(&mut buffer) {
+            Ok(0) => return kept,
+            Ok(count) => kept.push(buffer.get(..count).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if over {
+                    return kept;
+                }
+                tokio::select! {
+                    ready = reader.readable() => if ready.is_err() { return kept },
+                    changed = ended.changed() => if changed.is_err() { return kept },
+                }
+            }
+            Err(_) => return kept,
+        }
+    }
+}
+
+pub(super) fn gone() -> EnvError {
+    EnvError::Died("its PID 1 ended".into())
+}
+
+pub(super) fn lost(error: io::Error) -> EnvError {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => gone(),
+        _ => host_failed(error),
+    }
+}
+
+pub(super) fn host_failed(error: io::Error) -> EnvError {
+    EnvError::Infrastructure(error.to_string())
+}
+
+pub(super) fn unexpected(message: &FromInit) -> EnvError {
+    EnvError::Infrastructure(format!("PID 1 said {message:?} at the wrong time"))
+}

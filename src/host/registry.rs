@@ -1,0 +1,289 @@
+//! The directory of running sandboxes: who lives, and what the dead have left.
+//!
+//! Each sandbox has a directory with a file that its host keeps locked. The kernel drops the lock
+//! with the host, however it dies; whoever comes next takes away what is left. A process id would
+//! not do: it may be somebody else's by then.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::HostError;
+use super::cgroup::Cgroups;
+
+/// What `ps` shows of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryInfo {
+    /// Its name.
+    pub id: String,
+    /// Process id of its host.
+    pub host_pid: u32,
+    /// Process id of its PID 1, seen from the host.
+    pub init_pid: Option<i32>,
+    /// Its root file system.
+    pub root: String,
+    /// Start, seconds since the epoch.
+    pub started: u64,
+    /// What runs in it, in words.
+    pub purpose: String,
+}
+
+/// What a clean-up took away.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Reclaimed {
+    /// Sandboxes whose host had died.
+    pub sandboxes: Vec<String>,
+    /// What could not be removed, and why.
+    pub failed: Vec<String>,
+}
+
+/// The directory.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    directory: PathBuf,
+}
+
+/// One sandbox's place in it; taken away when dropped.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: String,
+    directory: PathBuf,
+    _lock: File,
+}
+
+const LOCK: &str = "lock";
+const INFO: &str = "info.json";
+
+impl Registry {
+    /// Opens it: `/run/llm-in-sandbox` for root, else in `$XDG_RUNTIME_DIR` or `/tmp`, by user.
+    ///
+    /// # Errors
+    /// It cannot be made, or belongs to somebody else.
+    pub fn open() -> Result<Self, HostError> {
+        let uid = nix::unistd::geteuid();
+        let directory = if uid.is_root() {
+            PathBuf::from("/run/llm-in-sandbox")
+        } else {
+            match std::env::var_os("XDG_RUNTIME_DIR") {
+                Some(runtime) if Path::new(&runtime).is_dir() => {
+                    PathBuf::from(runtime).join("llm-in-sandbox")
+                }
+                _ => PathBuf::from(format!("/tmp/llm-in-sandbox-{uid}")),
+            }
+        };
+        Self::at(directory)
+    }
+
+    /// The same in a given directory.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn at(directory: PathBuf) -> Result<Self, HostError> {
+        make_private(&directory)?;
+        make_private(&directory.join("sandboxes"))?;
+        Ok(Self { directory })
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Makes a place for a new sandbox.
+    pub(super) fn register(&self) -> Result<Entry, HostError> {
+        let gate = self.gate()?;
+        gate.lock_shared().map_err(HostError::file("lock", self.directory.join(LOCK)))?;
+        let directory = tempfile::Builder::new()
+            .prefix("")
+            .rand_bytes(10)
+            .tempdir_in(self.sandboxes())
+            .map_err(HostError::file("make a directory in", self.sandboxes()))?
+            .keep();
+        let path = directory.join(LOCK);
+        let lock = File::create(&path).map_err(HostError::file("create", &path))?;
+        lock.lock().map_err(HostError::file("lock", &path))?;
+        let id = directory.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Entry { id, directory, _lock: lock })
+    }
+
+    /// The living.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn list(&self) -> Result<Vec<EntryInfo>, HostError> {
+        let mut found = Vec::new();
+        for directory in self.entries()? {
+            if let Some(Abandoned::No) = abandoned(&directory)
+                && let Ok(text) = fs::read(directory.join(INFO))
+                && let Ok(info) = serde_json::from_slice(&text)
+            {
+                found.push(info);
+            }
+        }
+        found.sort_by_key(|info: &EntryInfo| (info.started, info.id.clone()));
+        Ok(found)
+    }
+
+    /// Takes away what dead hosts have left: cgroups and directories. Waits up to 2 s for their
+    /// last processes, which the kernel is killing.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn reclaim(&self, cgroups: &Cgroups) -> Result<Reclaimed, HostError> {
+        let mut result = Reclaimed::default();
+        if self.entries()?.is_empty() {
+            return Ok(result);
+        }
+        let gate = self.gate()?;
+        // Somebody makes a new one, or cleans up already: the next start will do it.
+        if gate.try_lock().is_err() {
+            return Ok(result);
+        }
+        for directory in self.entries()? {
+            let id = directory.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some(Abandoned::Yes(_lock)) = abandoned(&directory) else {
+                continue;
+            };
+            match remove(cgroups, &id, &directory) {
+                Ok(()) => result.sandboxes.push(id),
+                Err(error) => result.failed.push(format!("{id}: {error}")),
+            }
+        }
+        Ok(result)
+    }
+
+    /// Where a sandbox has its place.
+    pub(super) fn place(&self, id: &str) -> PathBuf {
+        // A name with a slash is no name; it would lead elsewhere.
+        self.sandboxes().join(id.replace('/', "_"))
+    }
+
+    fn gate(&self) -> Result<File, HostError> {
+        let path = self.directory.join(LOCK);
+        File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(HostError::file("open", path))
+    }
+
+    fn sandboxes(&self) -> PathBuf {
+        self.directory.join("sandboxes")
+    }
+
+    fn entries(&self) -> Result<Vec<PathBuf>, HostError> {
+        let directory = self.sandboxes();
+        let entries = fs::read_dir(&directory).map_err(HostError::file("list", &directory))?;
+        Ok(entries.flatten().map(|entry| entry.path()).collect())
+    }
+}
+
+impl Entry {
+    pub(super) fn describe(&self, info: &EntryInfo) -> Result<(), HostError> {
+        let path = self.directory.join(INFO);
+        let text = serde_json::to_vec(info).map_err(io::Error::from);
+        text.and_then(|text| File::create(&path)?.write_all(&text))
+            .map_err(HostError::file("write", path))
+    }
+
+    /// A directory of the sandbox's own, gone with it.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+enum Abandoned {
+    Yes(File),
+    No,
+}
+
+/// `None` when it vanished meanwhile.
+fn abandoned(directory: &Path) -> Option<Abandoned> {
+    let lock = File::open(directory.join(LOCK)).ok()?;
+    match lock.try_lock() {
+        Ok(()) => Some(Abandoned::Yes(lock)),
+        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => Some(Abandoned::No),
+    }
+}
+
+fn remove(cgroups: &Cgroups, id: &str, directory: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match cgroups.remove(id) {
+            Ok(()) => break,
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    fs::remove_dir_all(directory)
+}
+
+/// Makes a directory for us alone, and refuses one of somebody else's (a link in /tmp, say).
+fn make_private(path: &Path) -> Result<(), HostError> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().mode(0o700).recursive(true).create(path)
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+    .map_err(HostError::file("make", path))?;
+    let metadata = fs::symlink_metadata(path).map_err(HostError::file("look at", path))?;
+    let ours = metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw();
+    if !ours || metadata.mode() & 0o022 != 0 {
+        let error = io::Error::other("it is not a directory of this user's alone");
+        return Err(HostError::file("use", path)(error));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_living_are_listed_and_the_dead_reclaimed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let registry = Registry::at(temporary.path().join("run")).unwrap();
+        let info = |id: &str| EntryInfo {
+            id: id.into(),
+            host_pid: 1,
+            init_pid: None,
+            root: "/".into(),
+            started: 0,
+            purpose: "test".into(),
+        };
+        let living = registry.register().unwrap();
+        living.describe(&info(&living.id)).unwrap();
+        // A host that was killed runs no destructor, and its lock is gone.
+        let dead = registry.register().unwrap();
+        let dead_id = dead.id.clone();
+        let lock = dead._lock.try_clone().unwrap();
+        std::mem::forget(dead);
+        lock.unlock().unwrap();
+
+        assert_eq!(registry.list().unwrap(), [info(&living.id)]);
+        let reclaimed = registry.reclaim(&Cgroups::none()).unwrap();
+        assert_eq!(reclaimed, Reclaimed { sandboxes: vec![dead_id], failed: vec![] });
+        assert_eq!(registry.entries().unwrap(), [living.directory.clone()]);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_refused() {
+        let temporary = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/", temporary.path().join("run")).unwrap();
+        assert!(Registry::at(temporary.path().join("run")).is_err());
+    }
+}

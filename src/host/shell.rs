@@ -1,0 +1,520 @@
+//! The persistent shell, as the host drives it.
+//!
+//! Bash runs interactively but takes its lines from a private pipe, and only ever two constant ones
+//! for each command (`N` its number, the files are PID 1's, see `jail/shell.rs`):
+//!
+//! ```text
+//! POSIXLY_CORRECT=1; \eval "$(<…/cN)" </dev/null >…/oN 2>…/eN
+//! POSIXLY_CORRECT=$?:${POSIXLY_CORRECT-}; \trap -- "N:$POSIXLY_CORRECT" 64; \trap -p 64 >…/s; …
+//! ```
+//!
+//! The command is data in a file, so no quote or here-document of it can swallow our lines. An
+//! assignment switches to POSIX mode, in which `eval`, `trap` and `unset` are special builtins that
+//! no function can replace; a backslash keeps aliases away; the first line of the file leaves the
+//! mode again before the command begins. `trap -p` prints the status: `echo` could be a function.
+//! The mark behind the status says whether the command was evaluated at all.
+//!
+//! Interactive, because then an interrupt from the terminal brings bash back to its next line: a
+//! `while :; do :; done` ends and the shell lives on. What a command breaks in spite of all this is
+//! seen by its missing status line: the shell is replaced and the model is told.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::files::Sink;
+use super::link::{Answer, Answers, Link};
+use super::output::HeadTail;
+use super::process::{close_on_exec_pipe, gone, host_failed, lost, unexpected};
+use crate::env::{Captured, EnvError, FullCopy, GuestPath, ShellResult};
+use crate::sys::process::unread_bytes;
+use crate::sys::pty::make_silent;
+use crate::wire::{FromInit, SHELL_DIRECTORY, ToInit};
+
+/// Bytes of each stream kept for the model, before it is cut further to lines.
+pub(super) const CAPTURE: usize = 256 << 10;
+/// Bytes of a stream that a full copy inside the sandbox holds at most.
+const FULL_COPY: u64 = 64 << 20;
+/// Time for an interrupted command to end by itself, before each harder signal.
+const GRACE: Duration = Duration::from_millis(300);
+/// PID 1 answers within this time, or the sandbox is broken.
+const INIT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How commands are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShellMode {
+    /// All in one shell: directory, variables and jobs live on.
+    Persistent,
+    /// Each in a shell of its own, as the original did.
+    Fresh,
+}
+
+/// A running shell.
+#[derive(Debug)]
+pub(super) struct Shell {
+    link: Arc<Link<FromInit>>,
+    exit: Answers<FromInit>,
+    lines: File,
+    terminal: AsyncFd<OwnedFd>,
+    status: pipe::Receiver,
+    /// Of the next command.
+    number: u64,
+    preparing: Answers<FromInit>,
+    /// Output pipes of the command before: a daemon may still hold them.
+    last: Vec<pipe::Receiver>,
+}
+
+/// How a command ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Status(i32),
+    /// The shell itself ended, with this status.
+    ShellExited(i32),
+    /// The shell does not report any more.
+    Broken,
+    /// `eval` itself is out of order: the command never began.
+    NotEvaluated,
+    TimedOut { shell_lives: bool },
+}
+
+/// Runs a command; a shell that is lost is replaced.
+pub(super) async fn run(
+    slot: &mut Option<Shell>,
+    link: &Arc<Link<FromInit>>,
+    workdir: &str,
+    command: &str,
+    limit: Duration,
+) -> Result<ShellResult, EnvError> {
+    let began = Instant::now();
+    let mut lost_before = None;
+    loop {
+        let shell = slot.as_mut().ok_or_else(|| EnvError::Infrastructure("no shell".into()))?;
+        let (end, streams) = match shell.run(command, limit).await {
+            Ok(done) => done,
+            Err(error) => {
+                *slot = None;
+                return Err(error);
+            }
+        };
+        let (status, mut restarted, timed_out) = match end {
+            End::Status(status) => (Some(status), None, None),
+            End::ShellExited(status) => {
+                (Some(status), Some(format!("the shell ended with status {status}")), None)
+            }
+            End::Broken => (None, Some("the shell stopped reporting back".into()), None),
+            End::NotEvaluated => (None, Some("the shell could not evaluate commands any more".into()), None),
+            End::TimedOut { shell_lives: true } => (None, None, Some(limit)),
+            End::TimedOut { shell_lives: false } => {
+                (None, Some("the shell had to be killed with the command".into()), Some(limit))
+            }
+        };
+        if restarted.is_some() {
+            *slot = None;
+            *slot = Some(Shell::start(Arc::clone(link), workdir).await?);
+        }
+        if end == End::NotEvaluated && lost_before.is_none() {
+            lost_before = restarted;
+            continue;
+        }
+        restarted = restarted.or(lost_before);
+        let [stdout, stderr, tty] = streams;
+        return Ok(ShellResult {
+            status,
+            stdout,
+            stderr,
+            tty,
+            timed_out,
+            restarted,
+            wall: began.elapsed(),
+        });
+    }
+}
+
+impl Shell {
+    pub(super) async fn start(link: Arc<Link<FromInit>>, workdir: &str) -> Result<Self, EnvError> {
+        let (reader, writer) = close_on_exec_pipe()?;
+        let mut exit = link.open();
+        let request = ToInit::StartShell { id: exit.id, env: Vec::new(), cwd: workdir.into() };
+        link.send(&request, &[reader.as_fd()]).await.map_err(lost)?;
+        drop(reader);
+        let answer = timeout(INIT_DEADLINE, exit.next()).await.map_err(|_| silent())?;
+        let Answer { message, fds } = answer.ok_or_else(gone)?;
+        let (FromInit::ShellStarted { .. }, Ok([master, status])) =
+            (&message, <[OwnedFd; 2]>::try_from(fds))
+        else {
+            return Err(match message {
+                FromInit::Refused { reason, .. } => EnvError::Infrastructure(reason),
+                other => unexpected(&other),
+            });
+        };
+        let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+        nix::fcntl::fcntl(&master, nonblocking).map_err(|e| host_failed(e.into()))?;
+        let mut lines = File::from(writer);
+        // No job notices, no history expansion, no history file, no "you have mail".
+        lines.write_all(b"set +mH; unset HISTFILE MAILCHECK\n").map_err(lost)?;
+        let preparing = prepare(&link, 1).await?;
+        #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd keeps its number all its life")]
+        let terminal = AsyncFd::new(master).map_err(host_failed)?;
+        Ok(Self {
+            link,
+            exit,
+            lines,
+            terminal,
+            status: pipe::Receiver::from_owned_fd(status).map_err(host_failed)?,
+            number: 1,
+            preparing,
+            last: Vec::new(),
+        })
+    }
+
+    async fn run(&mut self, command: &str, limit: Duration) -> Result<(End, [Captured; 3]), EnvError> {
+        let deadline = Instant::now() + limit;
+        let Some((mut text, mut streams)) = self.prepared().await? else {
+            let streams = [(); 3].map(|()| Captured::default());
+            return Ok((End::ShellExited(self.exit_status().await?), streams));
+        };
+        self.discard_terminal();
+        let _ = make_silent(self.terminal.get_ref().as_fd());
+        text.write_all(format!("unset POSIXLY_CORRECT\n{command}").as_bytes()).map_err(host_failed)?;
+        drop(text);
+        // A write to a shell that has just died fails; its exit tells the rest.
+        let _ = self.lines.write_all(constant_lines(self.number).as_bytes());
+        let end = self.wait(&mut streams, deadline).await?;
+        self.number += 1;
+        let captured = streams.finish(self).await;
+        if matches!(end, End::Status(_) | End::TimedOut { shell_lives: true }) {
+            self.preparing = prepare(&self.link, self.number).await?;
+        }
+        Ok((end, captured))
+    }
+
+    /// The files of the next command; `None` when no shell runs any more.
+    async fn prepared(&mut self) -> Result<Option<(File, Streams)>, EnvError> {
+        let answer = timeout(INIT_DEADLINE, self.preparing.next()).await.map_err(|_| silent())?;
+        let Answer { message, fds } = answer.ok_or_else(gone)?;
+        if let FromInit::Refused { .. } = message {
+            return Ok(None);
+        }
+        let Ok([text, out, err]) = <[OwnedFd; 3]>::try_from(fds) else {
+            return Err(unexpected(&message));
+        };
+        // PID 1 has let go of the last command's pipes: what is open now is a daemon's, which must
+        // not die of its next line of log.
+        for pipe in self.last.drain(..) {
+            discard_unless_closed(pipe);
+        }
+        let receiver = |fd| pipe::Receiver::from_owned_fd(fd).map_err(host_failed);
+        let streams = Streams {
+            out: Stream::new(receiver(out)?, "stdout", self.number),
+            err: Stream::new(receiver(err)?, "stderr", self.number),
+            tty: HeadTail::new(CAPTURE),
+        };
+        Ok(Some((File::from(text), streams)))
+    }
+
+    async fn exit_status(&mut self) -> Result<i32, EnvError> {
+        let answer = timeout(INIT_DEADLINE, self.exit.next()).await.map_err(|_| silent())?;
+        match answer.ok_or_else(gone)?.message {
+            FromInit::Exited { status, .. } => Ok(exit_code(status)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads output until the command's status line comes, the shell ends, or time is up.
+    async fn wait(&mut self, streams: &mut Streams, deadline: Instant) -> Result<End, EnvError> {
+        let mut status_line = StatusLine::default();
+        let mut escalation = Escalation::new(deadline);
+        let mut tick = interval(Duration::from_millis(200));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut idle_ticks = 0;
+        loop {
+            tokio::select! {
+                biased;
+                ready = self.status.readable() => {
+                    ready.map_err(host_failed)?;
+                    if let Some(end) = status_line.read(&self.status, self.number) {
+                        return Ok(if escalation.struck() { End::TimedOut { shell_lives: true } } else { end });
+                    }
+                }
+                answer = self.exit.next() => {
+                    let FromInit::Exited { status, .. } = answer.ok_or_else(gone)?.message else {
+                        return Ok(End::Broken);
+                    };
+                    return Ok(if escalation.struck() {
+                        End::TimedOut { shell_lives: false }
+                    } else {
+                        End::ShellExited(exit_code(status))
+                    });
+                }
+                () = tokio::time::sleep_until(escalation.next.into()) => {
+                    if !escalation.strike(self).await? {
+                        return Ok(End::TimedOut { shell_lives: false });
+                    }
+                }
+                read = streams.out.read(&self.link) => read?,
+                read = streams.err.read(&self.link) => read?,
+                ready = self.terminal.readable() => {
+                    let mut guard = ready.map_err(host_failed)?;
+                    match guard.try_io(read_terminal) {
+                        Ok(Ok(bytes)) if !bytes.is_empty() => streams.tty.push(&bytes),
+                        // The terminal hangs up only with its shell, which is seen above.
+                        Ok(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                        Err(_would_block) => {}
+                    }
+                }
+                _ = tick.tick() => {
+                    // Both lines are read, nothing is running that could delay the status, and yet
+                    // none comes: a DEBUG trap that skips everything, a read-only POSIXLY_CORRECT.
+                    idle_ticks = match unread_bytes(self.lines.as_fd()) {
+                        Ok(0) => idle_ticks + 1,
+                        _ => 0,
+                    };
+                    if idle_ticks > 5 {
+                        kill_command(&self.link, libc::SIGKILL, /*shell*/ true).await?;
+                        return Ok(End::Broken);
+                    }
+                }
+            }
+        }
+    }
+
+    fn discard_terminal(&self) {
+        while let Ok(bytes) = read_terminal(&self.terminal) {
+            if bytes.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+/// The steps from a polite interrupt to the end of the shell.
+struct Escalation {
+    next: Instant,
+    step: u8,
+}
+
+impl Escalation {
+    fn new(deadline: Instant) -> Self {
+        Self { next: deadline, step: 0 }
+    }
+
+    fn struck(&self) -> bool {
+        self.step > 0
+    }
+
+    /// Does the next step; false when there is none left.
+    async fn strike(&mut self, shell: &Shell) -> Result<bool, EnvError> {
+        self.step += 1;
+        self.next = Instant::now() + GRACE;
+        match self.step {
+            1 => {
+                // As a person would: bash and the foreground get it from their terminal.
+                let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
+                kill_command(&shell.link, libc::SIGINT, false).await?;
+            }
+            2 => kill_command(&shell.link, libc::SIGTERM, false).await?,
+            3 => {
+                kill_command(&shell.link, libc::SIGKILL, false).await?;
+                // A loop of the shell itself starts the next process: bash gets another interrupt.
+                let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
+            }
+            4 => kill_command(&shell.link, libc::SIGKILL, true).await?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+async fn kill_command(link: &Link<FromInit>, signal: i32, shell: bool) -> Result<(), EnvError> {
+    let mut answers = link.open();
+    link.send(&ToInit::KillCommand { id: answers.id, signal, shell }, &[]).await.map_err(lost)?;
+    let answer = timeout(INIT_DEADLINE, answers.next()).await.map_err(|_| silent())?;
+    answer.map(|_| ()).ok_or_else(gone)
+}
+
+async fn prepare(link: &Link<FromInit>, number: u64) -> Result<Answers<FromInit>, EnvError> {
+    let answers = link.open();
+    link.send(&ToInit::PrepareCommand { id: answers.id, number }, &[]).await.map_err(lost)?;
+    Ok(answers)
+}
+
+fn silent() -> EnvError {
+    EnvError::Infrastructure("PID 1 does not answer".into())
+}
+
+fn exit_code(status: Result<i32, i32>) -> i32 {
+    status.unwrap_or_else(|signal| 128 + signal)
+}
+
+/// See the module's documentation.
+fn constant_lines(number: u64) -> String {
+    let at = SHELL_DIRECTORY;
+    format!(
+        "POSIXLY_CORRECT=1; \\eval \"$(<{at}/c{number})\" </dev/null >{at}/o{number} 2>{at}/e{number}\n\
+         POSIXLY_CORRECT=$?:${{POSIXLY_CORRECT-}}; \\trap -- \"{number}:$POSIXLY_CORRECT\" 64; \
+         \\trap -p 64 >{at}/s; \\trap - 64; \\unset POSIXLY_CORRECT\n"
+    )
+}
+
+fn read_terminal(terminal: &AsyncFd<OwnedFd>) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; 4096];
+    let count = nix::unistd::read(terminal.get_ref(), &mut buffer)?;
+    buffer.truncate(count);
+    Ok(buffer)
+}
+
+/// What has come through the status pipe so far. Anybody inside may write there.
+#[derive(Default)]
+struct StatusLine(Vec<u8>);
+
+impl StatusLine {
+    const MAX: usize = 4096;
+
+    fn read(&mut self, pipe: &pipe::Receiver, number: u64) -> Option<End> {
+        let mut buffer = [0; 512];
+        while let Ok(count @ 1..) = pipe.try_read(&mut buffer) {
+            self.0.extend_from_slice(buffer.get(..count).unwrap_or_default());
+            if self.0.len() > Self::MAX {
+                self.0.clear();
+            }
+        }
+        let text = String::from_utf8_lossy(&self.0).into_owned();
+        let end = text.lines().find_map(|line| parse_status(line, number));
+        if let Some((_, rest)) = text.rsplit_once('\n') {
+            self.0 = rest.as_bytes().to_vec();
+        }
+        end
+    }
+}
+
+/// `trap -- 'NUMBER:STATUS:MARK' RTMAX`: the mark is empty when the command was evaluated.
+fn parse_status(line: &str, number: u64) -> Option<End> {
+    let quoted = line.strip_prefix("trap -- '")?.split('\'').next()?;
+    let mut fields = quoted.split(':');
+    if fields.next()?.parse() != Ok(number) {
+        return None;
+    }
+    let status = fields.next()?.parse().ok()?;
+    Some(if fields.next()?.is_empty() { End::Status(status) } else { End::NotEvaluated })
+}
+
+struct Streams {
+    out: Stream,
+    err: Stream,
+    tty: HeadTail,
+}
+
+impl Streams {
+    /// Takes what is there, and keeps the pipes for the daemons that hold them.
+    async fn finish(mut self, shell: &mut Shell) -> [Captured; 3] {
+        self.out.drain(&shell.link).await;
+        self.err.drain(&shell.link).await;
+        while let Ok(bytes) = read_terminal(&shell.terminal) {
+            if bytes.is_empty() {
+                break;
+            }
+            self.tty.push(&bytes);
+        }
+        let (out, out_pipe) = self.out.finish().await;
+        let (err, err_pipe) = self.err.finish().await;
+        shell.last = vec![out_pipe, err_pipe];
+        [out, err, self.tty.finish()]
+    }
+}
+
+/// One output stream of a command: its ends for the model, the whole in a file when it is long.
+struct Stream {
+    pipe: pipe::Receiver,
+    kept: HeadTail,
+    path: GuestPath,
+    copy: Option<Sink>,
+    buffer: Vec<u8>,
+}
+
+impl Stream {
+    fn new(pipe: pipe::Receiver, name: &str, number: u64) -> Self {
+        let path = GuestPath::new(format!("/tmp/command-{number}-{name}.txt"));
+        Self { pipe, kept: HeadTail::new(CAPTURE), path, copy: None, buffer: vec![0; 64 << 10] }
+    }
+
+    /// Waits for output and takes some. Cancel-safe up to the first byte.
+    async fn read(&mut self, link: &Link<FromInit>) -> Result<(), EnvError> {
+        self.pipe.readable().await.map_err(host_failed)?;
+        self.take(link).await;
+        Ok(())
+    }
+
+    async fn drain(&mut self, link: &Link<FromInit>) {
+        // A daemon may print faster than we read: what a pipe holds at most, and no more.
+        for _ in 0..64 {
+            if !self.take(link).await {
+                return;
+            }
+        }
+    }
+
+    /// False when nothing is there.
+    async fn take(&mut self, link: &Link<FromInit>) -> bool {
+        let Ok(count @ 1..) = self.pipe.try_read(&mut self.buffer) else {
+            return false;
+        };
+        let chunk = self.buffer.get(..count).unwrap_or_default();
+        if self.copy.is_none() && self.kept.total() + count as u64 > CAPTURE as u64 && !self.kept.overflowed() {
+            self.copy = Sink::open(link, self.path.clone(), FULL_COPY).await.ok();
+            if let Some(copy) = &mut self.copy {
+                let so_far = std::mem::replace(&mut self.kept, HeadTail::new(CAPTURE)).finish();
+                copy.write(&so_far.head).await;
+                self.kept.push(&so_far.head);
+            }
+        }
+        if let Some(copy) = &mut self.copy {
+            copy.write(chunk).await;
+        }
+        self.kept.push(chunk);
+        true
+    }
+
+    async fn finish(self) -> (Captured, pipe::Receiver) {
+        let mut captured = self.kept.finish();
+        if let Some(copy) = self.copy {
+            let (path, complete) = copy.finish().await;
+            captured.full_copy = Some(FullCopy { path, partial: !complete });
+        }
+        (captured, self.pipe)
+    }
+}
+
+/// Reads a pipe to its end in the background and throws all away.
+fn discard_unless_closed(pipe: pipe::Receiver) {
+    let mut buffer = vec![0; 4096];
+    if matches!(pipe.try_read(&mut buffer), Ok(0)) {
+        return;
+    }
+    tokio::spawn(async move {
+        while pipe.readable().await.is_ok() {
+            if matches!(pipe.try_read(&mut buffer), Ok(0)) {
+                return;
+            }
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_own_status_line_counts() {
+        assert_eq!(parse_status("trap -- '7:3:' RTMAX", 7), Some(End::Status(3)));
+        assert_eq!(parse_status("trap -- '7:127:1' RTMAX", 7), Some(End::NotEvaluated));
+        for other in ["trap -- '6:0:' RTMAX", "trap -- '7:x:' RTMAX", "7:0:", "", "trap -- '"] {
+            assert_eq!(parse_status(other, 7), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What a recipe builds on: a downloaded archive, what mmdebstrap extracts, or another image.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use rootfs_builder::{BOOTSTRAP_TIMEOUT, Base, bootstrap_command, choose};
+
+use super::Tell;
+use super::decompress::{Section, io, pump};
+use super::error::ImageError;
+use super::fetch::{FetchLimits, fetch, fetch_text};
+use super::host_network::{CaBundle, host_network_settings};
+use super::import::unpack_file;
+use super::store::Draft;
+use super::workshop;
+use crate::host::Launcher;
+use crate::spec::Network;
+use crate::tree::UnpackPolicy;
+
+/// The bootstrap runs under this id where we are root: one that owns nothing and is no service's.
+const NOBODY_IN_PARTICULAR: u32 = 0x7fff_0000;
+
+/// Puts the base into the tree and says where it came from.
+pub(super) async fn unpack_base(
+    launcher: &Launcher,
+    draft: &Draft,
+    base: &Base,
+    tell: Tell<'_>,
+) -> Result<String, ImageError> {
+    match base {
+        Base::Image { path } => {
+            unpack_file(launcher, draft, Path::new(path), tell).await?;
+            Ok(path.clone())
+        }
+        Base::Mmdebstrap { suite } => {
+            tell(&format!("downloading the base system of {suite}"));
+            let archive = draft.scratch("base.tar");
+            bootstrap(suite, &archive).await?;
+            unpack_tree(launcher, draft, &archive).await?;
+            draft.discard("base.tar");
+            Ok(format!("mmdebstrap {suite}"))
+        }
+        Base::Tar {
+            location,
+            sha256,
+            checksums,
+        } => {
+            let (location, expected) = match checksums {
+                Some(list) => {
+                    let (directory, pattern) = location.rsplit_once('/').unwrap_or((".", location));
+                    let listed = choose(&list_text(list).await?, pattern)?;
+                    (format!("{directory}/{}", listed.file), Some(listed.sha256))
+                }
+                None => (
+                    location.clone(),
+                    sha256.as_ref().map(|digits| digits.to_ascii_lowercase()),
+                ),
+            };
+            let archive = draft.scratch("base.tar");
+            let (path, actual) = if is_url(&location) {
+                tell(&format!("downloading {location}"));
+                let mut told = 0;
+                let digest = fetch(&location, &archive, FetchLimits::ARCHIVE, |done, length| {
+                    let percent = length
+                        .filter(|length| *length > 0)
+                        .map_or(0, |length| done * 100 / length);
+                    if percent >= told + 10 {
+                        told = percent - percent % 10;
+                        tell(&format!("downloaded {told} %"));
+                    }
+                })
+                .await?;
+                (archive, digest)
+            } else {
+                let section = Section::whole(Path::new(&location))?;
+                let hashed =
+                    tokio::task::spawn_blocking(move || pump(&section, std::io::sink(), u64::MAX));
+                (
+                    location.clone().into(),
+                    hashed.await.map_err(|_| ImageError::Worker)??.stored,
+                )
+            };
+            if let Some(expected) = expected.filter(|expected| *expected != actual) {
+                return Err(ImageError::Digest {
+                    what: location,
+                    expected,
+                    actual,
+                });
+            }
+            tell("unpacking the base system");
+            unpack_tree(launcher, draft, &path).await?;
+            draft.discard("base.tar");
+            Ok(format!("{location} sha256:{actual}"))
+        }
+    }
+}
+
+async fn unpack_tree(launcher: &Launcher, draft: &Draft, archive: &Path) -> Result<(), ImageError> {
+    let sandbox = workshop::open(launcher, &draft.rootfs(), Network::None, Vec::new()).await?;
+    workshop::unpack(&sandbox, Section::whole(archive)?, UnpackPolicy::image()).await?;
+    sandbox.close().await?;
+    Ok(())
+}
+
+/// Runs mmdebstrap without any privilege, its output into `archive`.
+async fn bootstrap(suite: &str, archive: &Path) -> Result<(), ImageError> {
+    let missing = |program: &str, problem: String| ImageError::Program {
+        program: program.to_owned(),
+        problem,
+    };
+    let output = std::fs::File::create(archive).map_err(|source| io("write", archive, source))?;
+    let place = tempfile::tempdir()
+        .map_err(|source| io("make a directory in", &std::env::temp_dir(), source))?;
+    let log_path = archive.with_extension("log");
+    let log = std::fs::File::create(&log_path).map_err(|source| io("write", &log_path, source))?;
+    // setpriv: std would leave posix_spawn for a fork of the whole host process to change ids, and
+    // the death of this process must be that of mmdebstrap.
+    let mut command = tokio::process::Command::new("setpriv");
+    command.args(["--no-new-privs", "--pdeathsig", "KILL"]);
+    if nix::unistd::geteuid().is_root() {
+        let id = NOBODY_IN_PARTICULAR;
+        command.args([
+            format!("--reuid={id}"),
+            format!("--regid={id}"),
+            "--clear-groups".to_owned(),
+        ]);
+        std::os::unix::fs::chown(place.path(), Some(id), Some(id))
+            .map_err(|source| io("chown", place.path(), source))?;
+    }
+    command
+        .arg("--")
+        .args(bootstrap_command(suite))
+        .current_dir(place.path())
+        .env_clear();
+    command.env(
+        "PATH",
+        "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    );
+    command.env("TMPDIR", place.path()).env("LANG", "C.UTF-8");
+    let (_, settings) = host_network_settings(CaBundle::Beside);
+    command.envs(
+        settings
+            .into_iter()
+            .filter(|(name, _)| name.to_ascii_lowercase().ends_with("_proxy")),
+    );
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(output)
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = child.map_err(|error| missing("setpriv", error.to_string()))?;
+    let status = tokio::time::timeout(BOOTSTRAP_TIMEOUT, child.wait())
+        .await
+        .map_err(|_| {
+            missing(
+                "mmdebstrap",
+                format!("not done after {} s", BOOTSTRAP_TIMEOUT.as_secs()),
+            )
+        })?
+        .map_err(|error| missing("mmdebstrap", error.to_string()))?;
+    let said = std::fs::read(&log_path).unwrap_or_default();
+    let _ = std::fs::remove_file(&log_path);
+    if status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(
+        said.get(said.len().saturating_sub(2048)..)
+            .unwrap_or_default(),
+    )
+    .into_owned();
+    Err(missing("mmdebstrap", format!("{status}: {}", said.trim())))
+}
+
+pub(super) async fn list_text(list: &str) -> Result<String, ImageError> {
+    if is_url(list) {
+        return Ok(fetch_text(list, FetchLimits::LIST).await?);
+    }
+    std::fs::read_to_string(list).map_err(|source| io("read", Path::new(list), source))
+}
+
+fn is_url(location: &str) -> bool {
+    location.starts_with("http:") || location.starts_with("https:")
+}

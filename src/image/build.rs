@@ -1,0 +1,276 @@
+//! Images from recipes, and the image that a command gets when it names none.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rootfs_builder::{Base, Plan, Recipe, Step, built_in, plan, resolve_base};
+
+use super::Tell;
+use super::base::{list_text, unpack_base};
+use super::error::ImageError;
+use super::fetch::FetchError;
+use super::host_network::{CaBundle, host_network_settings};
+use super::manifest::{MANIFEST_FORMAT, Manifest, Packages, rfc3339};
+use super::store::{Image, NameLock, Store};
+use super::workshop;
+use crate::host::{Launcher, Sandbox};
+use crate::spec::Network;
+
+/// Stands for the image that a command gets when it names none.
+pub const DEFAULT_NAME: &str = "default";
+/// As long as another process may take to build the image that we wait for.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Which recipe the default is, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// What people are told and the manifest records; absent where there was nothing to choose.
+    pub reason: Option<String>,
+}
+
+/// The image of a name, built first where it is missing; `None` is the default.
+///
+/// # Errors
+///
+/// When it is neither there nor one that a built-in recipe makes, or cannot be built.
+pub async fn ensure(
+    store: &Store,
+    launcher: &Launcher,
+    name: Option<&str>,
+    tell: Tell<'_>,
+) -> Result<Image, ImageError> {
+    let wanted = name.unwrap_or(DEFAULT_NAME);
+    if let Some(image) = store.find(wanted)? {
+        return Ok(image);
+    }
+    // Before the wait: a name that nothing makes is no reason to wait.
+    named_recipe(wanted)?;
+    let _lock = lock(store, wanted).await?;
+    if let Some(image) = store.find(wanted)? {
+        return Ok(image);
+    }
+    make(store, launcher, wanted, tell).await
+}
+
+/// Builds the image of a name again, whatever is there; `None` is the default.
+///
+/// # Errors
+///
+/// As [`ensure`].
+pub async fn rebuild(
+    store: &Store,
+    launcher: &Launcher,
+    name: Option<&str>,
+    tell: Tell<'_>,
+) -> Result<Image, ImageError> {
+    let wanted = name.unwrap_or(DEFAULT_NAME);
+    named_recipe(wanted)?;
+    let _lock = lock(store, wanted).await?;
+    make(store, launcher, wanted, tell).await
+}
+
+async fn make(
+    store: &Store,
+    launcher: &Launcher,
+    name: &str,
+    tell: Tell<'_>,
+) -> Result<Image, ImageError> {
+    let choice = match named_recipe(name)? {
+        Some(recipe) => Choice {
+            recipe,
+            reason: None,
+        },
+        None => choose_default(recipe("ubuntu")?, recipe("debian")?).await,
+    };
+    if let Some(reason) = &choice.reason {
+        tell(reason);
+    }
+    let image = build(store, launcher, &choice, tell).await?;
+    store.set_name(name, &image.manifest.digest)?;
+    Ok(image)
+}
+
+/// `None` for the default, which is a choice.
+fn named_recipe(name: &str) -> Result<Option<Recipe>, ImageError> {
+    if name == DEFAULT_NAME {
+        Ok(None)
+    } else {
+        recipe(name).map(Some)
+    }
+}
+
+fn recipe(name: &str) -> Result<Recipe, ImageError> {
+    let text = built_in(name).ok_or_else(|| ImageError::NoRecipe(name.to_owned()))?;
+    Ok(rootfs_builder::parse(text)?)
+}
+
+async fn lock(store: &Store, name: &str) -> Result<NameLock, ImageError> {
+    let (store, name) = (store.clone(), name.to_owned());
+    let lock = tokio::task::spawn_blocking(move || store.lock_name(&name, PATIENCE));
+    Ok(lock.await.map_err(|_| ImageError::Worker)??)
+}
+
+/// The first recipe where the server of its checksum list answers within seconds, else the second.
+pub async fn choose_default(first: Recipe, second: Recipe) -> Choice {
+    let Base::Tar {
+        checksums: Some(list),
+        ..
+    } = &first.base
+    else {
+        return Choice {
+            recipe: first,
+            reason: None,
+        };
+    };
+    match list_text(list).await {
+        Ok(_) => Choice {
+            recipe: first,
+            reason: None,
+        },
+        Err(error) => {
+            let reason = format!(
+                "taking image `{}` instead of `{}`: {}",
+                second.name,
+                first.name,
+                chain(&error)
+            );
+            Choice {
+                recipe: second,
+                reason: Some(reason),
+            }
+        }
+    }
+}
+
+/// Builds an image and lets its recipe's name stand for it.
+///
+/// # Errors
+///
+/// When the base cannot be had or a step fails; nothing is left of it then.
+pub async fn build(
+    store: &Store,
+    launcher: &Launcher,
+    choice: &Choice,
+    tell: Tell<'_>,
+) -> Result<Image, ImageError> {
+    let recipe = &choice.recipe;
+    let draft = store.draft()?;
+    let base = resolve_base(&recipe.base, architecture());
+    let source = unpack_base(launcher, &draft, &base, tell).await?;
+    let Plan {
+        prepare,
+        install,
+        seal,
+    } = plan(recipe);
+    let log = draft.scratch("build.log");
+
+    let bare = workshop::open(launcher, &draft.rootfs(), Network::None, Vec::new()).await?;
+    carry_out(&bare, &prepare, &[], &log, tell).await?;
+    bare.close().await?;
+
+    let (binds, env) = host_network_settings(CaBundle::Beside);
+    // What is bound needs a file to be bound on; those that the tree does not have go with `seal`.
+    let marks: Vec<_> = binds
+        .iter()
+        .map(|bind| bind.target.clone())
+        .filter(|target| !PREPARED.contains(&target.as_str()))
+        .collect();
+    let connected = workshop::open(launcher, &draft.rootfs(), Network::Host, binds).await?;
+    carry_out(&connected, &install, &env, &log, tell).await?;
+    connected.close().await?;
+
+    let bare = workshop::open(launcher, &draft.rootfs(), Network::None, Vec::new()).await?;
+    let forget = forget_marks(marks);
+    carry_out(&bare, std::slice::from_ref(&forget), &[], &log, tell).await?;
+    carry_out(&bare, &seal, &[], &log, tell).await?;
+    let packages = inventory(&bare).await?;
+    tell("computing the digest");
+    let (digest, report) = workshop::digest(&bare).await?;
+    bare.close().await?;
+    draft.discard("build.log");
+
+    let manifest = Manifest {
+        format: MANIFEST_FORMAT,
+        digest,
+        name: recipe.name.clone(),
+        created: rfc3339(SystemTime::now()),
+        size_bytes: report.bytes,
+        entries: report.entries,
+        architecture: architecture().to_owned(),
+        recipe: Some(recipe.clone()),
+        source,
+        chosen: choice.reason.clone(),
+        env: recipe.env.clone(),
+        packages,
+    };
+    let image = store.commit(draft, &manifest)?;
+    store.set_name(&recipe.name, &image.manifest.digest)?;
+    Ok(image)
+}
+
+/// Files that the plan itself puts into every tree.
+const PREPARED: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
+
+fn forget_marks(marks: Vec<String>) -> Step {
+    let mut argv: Vec<_> = ["rm", "-rf", "--", "/run/host"].map(str::to_owned).into();
+    argv.extend(marks);
+    let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into();
+    Step::Run {
+        title: "remove mount points".to_owned(),
+        argv,
+        env,
+        timeout_s: 30,
+    }
+}
+
+async fn carry_out(
+    sandbox: &Sandbox,
+    steps: &[Step],
+    env: &[(String, String)],
+    log: &Path,
+    tell: Tell<'_>,
+) -> Result<(), ImageError> {
+    rootfs_builder::execute(steps, async |step| {
+        if let Step::Run { title, .. } = step {
+            tell(title);
+        }
+        workshop::carry_out(sandbox, step, env, log).await
+    })
+    .await
+}
+
+/// What is installed in a tree; package managers that it does not have list nothing.
+pub(super) async fn inventory(sandbox: &Sandbox) -> Result<Packages, ImageError> {
+    let apt = workshop::capture(
+        sandbox,
+        &["dpkg-query", "-W", "-f", "${Package}=${Version}\n"],
+    )
+    .await?;
+    let pip = workshop::capture(
+        sandbox,
+        &["python3", "-m", "pip", "list", "--format=freeze"],
+    )
+    .await?;
+    Ok(Packages {
+        apt: Packages::parse_lines(&apt.unwrap_or_default(), "="),
+        pip: Packages::parse_lines(&pip.unwrap_or_default(), "=="),
+    })
+}
+
+/// This machine as Debian and OCI name it.
+pub(super) fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn chain(error: &ImageError) -> String {
+    if let ImageError::Fetch(FetchError::Transport { url, .. }) = error {
+        return format!("{url} cannot be reached");
+    }
+    error.to_string()
+}

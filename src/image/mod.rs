@@ -1,0 +1,34 @@
+//! Images: the trees that sandboxes see as `/`.
+//!
+//! Runs in the host process. An image is a directory `images/<digest>/rootfs` of the state
+//! directory beside its `manifest.json`; names are small files that hold a digest. Trees are
+//! unpacked, built on and packed inside a sandbox, never by the host itself: what an archive or a
+//! package does wrong, it does there.
+
+mod base;
+mod build;
+mod decompress;
+mod error;
+mod export;
+mod fetch;
+mod host_network;
+mod import;
+mod manifest;
+mod oci;
+mod state;
+mod store;
+mod workshop;
+
+pub use build::{Choice, DEFAULT_NAME, build, choose_default, ensure, rebuild};
+pub use error::ImageError;
+pub use export::{export, verify};
+pub use fetch::{FetchError, FetchLimits, fetch, fetch_text};
+pub use host_network::{CaBundle, host_network_settings};
+pub use import::{Contents, import, read_archive};
+pub use manifest::{MANIFEST_FORMAT, Manifest, Package, Packages, rfc3339};
+pub use oci::{LayerSource, OciError, OciImage};
+pub use state::{StoreError, state_dir};
+pub use store::{Draft, Image, ImageHold, NameLock, Store};
+
+/// Tells people how far something is, one short line at a time.
+pub type Tell<'a> = &'a (dyn Fn(&str) + Send + Sync);

@@ -1,0 +1,120 @@
+//! Where the state is, and the file operations on it.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Why the store could not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Neither a flag, a variable nor a home directory says where the state is.
+    #[error("find the state directory")]
+    NoStateDirectory,
+    /// A file operation failed.
+    #[error("{operation} {}", path.display())]
+    Io {
+        /// Which one.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A manifest that cannot be read.
+    #[error("read manifest {}: {problem}", path.display())]
+    Manifest {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A name that no image can have.
+    #[error("image name `{0}` is not of the characters a-z 0-9 . _ -")]
+    BadName(String),
+    /// No image of this name or digest.
+    #[error("no image `{0}`")]
+    Unknown(String),
+    /// A sandbox uses it.
+    #[error("image `{0}` is in use")]
+    InUse(String),
+    /// Another process makes the same image and did not finish in time.
+    #[error("wait for another process that makes image `{name}` for {seconds} s")]
+    LockTimeout {
+        /// Which one.
+        name: String,
+        /// How long.
+        seconds: u64,
+    },
+}
+
+impl StoreError {
+    /// What a user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoStateDirectory => Some("set HOME, LLM_IN_SANDBOX_HOME or --state-dir"),
+            Self::Unknown(_) => Some("`image ls` lists the images, `image build` makes one"),
+            Self::InUse(_) => Some("end the sandboxes that use it; `ps` lists them"),
+            Self::Io { .. }
+            | Self::Manifest { .. }
+            | Self::BadName(_)
+            | Self::LockTimeout { .. } => None,
+        }
+    }
+}
+
+/// The state directory: the flag, else `LLM_IN_SANDBOX_HOME`, else `/var/lib/llm-in-sandbox` for
+/// root and `llm-in-sandbox` in the XDG data directory for everybody else.
+///
+/// # Errors
+///
+/// When none of them is known.
+pub fn state_dir(flag: Option<&Path>) -> Result<PathBuf, StoreError> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(path) = flag
+        .map(Path::to_path_buf)
+        .or_else(|| variable("LLM_IN_SANDBOX_HOME"))
+    {
+        return std::path::absolute(&path).map_err(|source| io("resolve", &path, source));
+    }
+    if nix::unistd::geteuid().is_root() {
+        return Ok(PathBuf::from("/var/lib/llm-in-sandbox"));
+    }
+    // The XDG specification has relative values ignored.
+    let data = variable("XDG_DATA_HOME").filter(|path| path.is_absolute());
+    data.or_else(|| variable("HOME").map(|home| home.join(".local/share")))
+        .map(|data| data.join("llm-in-sandbox"))
+        .ok_or(StoreError::NoStateDirectory)
+}
+
+pub(super) fn write_synced(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    File::create(path)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .map_err(|source| io("write", path, source))
+}
+
+pub(super) fn sync_directory(path: &Path) -> Result<(), StoreError> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|source| io("sync", path, source))
+}
+
+pub(super) fn remove_directory(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(path) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(io("delete", path, source)),
+    }
+}
+
+pub(super) fn io(operation: &'static str, path: &Path, source: std::io::Error) -> StoreError {
+    StoreError::Io {
+        operation,
+        path: path.to_path_buf(),
+        source,
+    }
+}

@@ -1,0 +1,419 @@
+//! The images of this host, below one state directory.
+//!
+//! ```text
+//! images/<digest>/{rootfs/,manifest.json,use}   finished, never changed again
+//! names/<name>                                  a digest
+//! locks/<name>                                  flock(2): one process at a time makes this name
+//! tmp/<id>/, tmp/<id>.lock                      unfinished; garbage as soon as nobody holds the lock
+//! ```
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+use super::manifest::{MANIFEST_FORMAT, Manifest};
+use super::state::{StoreError, io, remove_directory, sync_directory, write_synced};
+
+/// A manifest is no larger than this.
+const MAX_MANIFEST: u64 = 4 << 20;
+
+/// The store of one state directory.
+#[derive(Debug, Clone)]
+pub struct Store {
+    state: PathBuf,
+}
+
+/// A finished image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// What it is.
+    pub manifest: Manifest,
+    /// Its tree.
+    pub rootfs: PathBuf,
+}
+
+/// An image being made; gone when dropped.
+#[derive(Debug)]
+pub struct Draft {
+    directory: PathBuf,
+    lock_path: PathBuf,
+    _lock: Flock<File>,
+}
+
+/// Held by the process that makes an image of this name.
+#[derive(Debug)]
+pub struct NameLock {
+    _lock: Flock<File>,
+}
+
+/// Held as long as a sandbox uses an image, which then cannot be removed.
+#[derive(Debug)]
+pub struct ImageHold {
+    _lock: Flock<File>,
+}
+
+impl Store {
+    /// Opens the store of a state directory, making what is missing, and reclaims what processes
+    /// that died have left.
+    ///
+    /// # Errors
+    ///
+    /// When a directory cannot be made.
+    pub fn open(state: &Path) -> Result<Self, StoreError> {
+        for part in ["", "images", "names", "locks", "tmp"] {
+            let path = state.join(part);
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&path)
+                .map_err(|source| io("make directory", &path, source))?;
+        }
+        let store = Self {
+            state: state.to_path_buf(),
+        };
+        store.reclaim()?;
+        Ok(store)
+    }
+
+    /// The image of a name, a digest or the first 12 or more digits of one.
+    ///
+    /// # Errors
+    ///
+    /// When what is stored under it cannot be read.
+    pub fn find(&self, name: &str) -> Result<Option<Image>, StoreError> {
+        if let Some(digest) = self.named(name)? {
+            return self.image(&digest);
+        }
+        let hexadecimal = name.len() >= 12 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if !hexadecimal {
+            return Ok(None);
+        }
+        Ok(self
+            .list()?
+            .into_iter()
+            .find(|image| image.manifest.digest.starts_with(name)))
+    }
+
+    /// All finished images, by digest.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read.
+    pub fn list(&self) -> Result<Vec<Image>, StoreError> {
+        let mut images = Vec::new();
+        for digest in self.entries("images")? {
+            images.extend(self.image(&digest)?);
+        }
+        Ok(images)
+    }
+
+    /// All names and the digests they stand for.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read.
+    pub fn names(&self) -> Result<Vec<(String, String)>, StoreError> {
+        let mut names = Vec::new();
+        for name in self.entries("names")? {
+            if let Some(digest) = self.named(&name)? {
+                names.push((name, digest));
+            }
+        }
+        Ok(names)
+    }
+
+    /// Starts an image.
+    ///
+    /// # Errors
+    ///
+    /// When its directory cannot be made.
+    pub fn draft(&self) -> Result<Draft, StoreError> {
+        let tmp = self.state.join("tmp");
+        let lock = tempfile::Builder::new()
+            .prefix("draft-")
+            .suffix(".lock")
+            .tempfile_in(&tmp)
+            .map_err(|source| io("make a file in", &tmp, source))?;
+        let (file, lock_path) = lock
+            .keep()
+            .map_err(|error| io("keep a file in", &tmp, error.error))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, error)| io("lock", &lock_path, error.into()))?;
+        // A `gc` that ran between the two calls took the file for garbage and unlinked it; the lock
+        // is then one that nobody can find. The next try has another name.
+        if !lock_path.exists() {
+            return self.draft();
+        }
+        let directory = lock_path.with_extension("");
+        let draft = Draft {
+            directory,
+            lock_path,
+            _lock: lock,
+        };
+        let rootfs = draft.rootfs();
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&rootfs)
+            .map_err(|source| io("make directory", &rootfs, source))?;
+        Ok(draft)
+    }
+
+    /// Makes a draft an image, in one step. Where the same image exists already, that one is kept.
+    ///
+    /// # Errors
+    ///
+    /// When the manifest cannot be written or the directory not be moved.
+    pub fn commit(&self, draft: Draft, manifest: &Manifest) -> Result<Image, StoreError> {
+        if !is_digest(&manifest.digest) {
+            return Err(StoreError::BadName(manifest.digest.clone()));
+        }
+        let path = draft.directory.join("manifest.json");
+        let text = serde_json::to_vec_pretty(manifest).map_err(|error| StoreError::Manifest {
+            path: path.clone(),
+            problem: error.to_string(),
+        })?;
+        write_synced(&path, &text)?;
+        write_synced(&draft.directory.join("use"), b"")?;
+        let target = self.state.join("images").join(&manifest.digest);
+        match fs::rename(&draft.directory, &target) {
+            Ok(()) => sync_directory(&self.state.join("images"))?,
+            Err(_) if target.join("manifest.json").exists() => {}
+            Err(source) => return Err(io("move the image to", &target, source)),
+        }
+        drop(draft);
+        self.image(&manifest.digest)?
+            .ok_or_else(|| StoreError::Unknown(manifest.digest.clone()))
+    }
+
+    /// Lets a name stand for an image.
+    ///
+    /// # Errors
+    ///
+    /// When the name is none or cannot be written.
+    pub fn set_name(&self, name: &str, digest: &str) -> Result<(), StoreError> {
+        let path = self.name_path("names", name)?;
+        let directory = self.state.join("names");
+        let mut file = tempfile::NamedTempFile::new_in(self.state.join("tmp"))
+            .map_err(|source| io("make a file in", &directory, source))?;
+        file.write_all(digest.as_bytes())
+            .and_then(|()| file.as_file().sync_all())
+            .map_err(|source| io("write", &path, source))?;
+        file.persist(&path)
+            .map_err(|error| io("write", &path, error.error))?;
+        Ok(())
+    }
+
+    /// Waits until no other process makes an image of this name. Blocks the thread.
+    ///
+    /// # Errors
+    ///
+    /// When that takes longer than `patience`.
+    pub fn lock_name(&self, name: &str, patience: Duration) -> Result<NameLock, StoreError> {
+        let path = self.name_path("locks", name)?;
+        let mut file = open_lock(&path)?;
+        let deadline = Instant::now() + patience;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(NameLock { _lock: lock }),
+                Err((again, Errno::EAGAIN | Errno::EINTR)) if Instant::now() < deadline => {
+                    file = again;
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err((_, Errno::EAGAIN | Errno::EINTR)) => {
+                    return Err(StoreError::LockTimeout {
+                        name: name.to_owned(),
+                        seconds: patience.as_secs(),
+                    });
+                }
+                Err((_, error)) => return Err(io("lock", &path, error.into())),
+            }
+        }
+    }
+
+    /// Keeps an image from being removed.
+    ///
+    /// # Errors
+    ///
+    /// When it is being removed at this moment.
+    pub fn hold(&self, image: &Image) -> Result<ImageHold, StoreError> {
+        let path = self
+            .state
+            .join("images")
+            .join(&image.manifest.digest)
+            .join("use");
+        let file = open_lock(&path)?;
+        Flock::lock(file, FlockArg::LockSharedNonblock)
+            .map(|lock| ImageHold { _lock: lock })
+            .map_err(|_| StoreError::Unknown(image.manifest.name.clone()))
+    }
+
+    /// Removes an image and all its names.
+    ///
+    /// # Errors
+    ///
+    /// When it is in use, or its files cannot be deleted.
+    pub fn remove(&self, image: &Image) -> Result<(), StoreError> {
+        let digest = &image.manifest.digest;
+        let directory = self.state.join("images").join(digest);
+        let file = open_lock(&directory.join("use"))?;
+        let _lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| StoreError::InUse(image.manifest.name.clone()))?;
+        let draft = self.draft()?;
+        let grave = draft.directory.join("removed");
+        fs::rename(&directory, &grave).map_err(|source| io("move away", &directory, source))?;
+        for (name, named) in self.names()? {
+            if named == *digest {
+                let path = self.name_path("names", &name)?;
+                fs::remove_file(&path).map_err(|source| io("remove", &path, source))?;
+            }
+        }
+        remove_directory(&grave)
+    }
+
+    /// Deletes what processes that died have left unfinished; returns how much that was.
+    ///
+    /// # Errors
+    ///
+    /// When the temporary directory cannot be listed.
+    pub fn reclaim(&self) -> Result<usize, StoreError> {
+        let tmp = self.state.join("tmp");
+        let mut reclaimed = 0;
+        for name in self.entries("tmp")? {
+            let path = tmp.join(&name);
+            if path.extension().is_none_or(|extension| extension != "lock") {
+                continue;
+            }
+            let Ok(file) = OpenOptions::new().read(true).open(&path) else {
+                continue;
+            };
+            if let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                // The lock file goes last: until then the next start finds the rest.
+                if remove_directory(&path.with_extension("")).is_ok() {
+                    let _ = fs::remove_file(&path);
+                    reclaimed += 1;
+                }
+            }
+        }
+        Ok(reclaimed)
+    }
+
+    fn image(&self, digest: &str) -> Result<Option<Image>, StoreError> {
+        if !is_digest(digest) {
+            return Ok(None);
+        }
+        let directory = self.state.join("images").join(digest);
+        let path = directory.join("manifest.json");
+        let text = match read_bounded(&path, MAX_MANIFEST) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(io("read", &path, source)),
+        };
+        let problem = |problem| StoreError::Manifest {
+            path: path.clone(),
+            problem,
+        };
+        let manifest: Manifest =
+            serde_json::from_slice(&text).map_err(|error| problem(error.to_string()))?;
+        if manifest.format > MANIFEST_FORMAT {
+            return Err(problem(format!(
+                "its format {} is newer than {MANIFEST_FORMAT}",
+                manifest.format
+            )));
+        }
+        Ok(Some(Image {
+            manifest,
+            rootfs: directory.join("rootfs"),
+        }))
+    }
+
+    fn named(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let path = self.name_path("names", name)?;
+        match read_bounded(&path, 128) {
+            Ok(text) => Ok(Some(String::from_utf8_lossy(&text).trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(io("read", &path, source)),
+        }
+    }
+
+    fn name_path(&self, part: &str, name: &str) -> Result<PathBuf, StoreError> {
+        let plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
+        if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(StoreError::BadName(name.to_owned()));
+        }
+        Ok(self.state.join(part).join(name))
+    }
+
+    fn entries(&self, part: &str) -> Result<Vec<String>, StoreError> {
+        let path = self.state.join(part);
+        let listing = fs::read_dir(&path).map_err(|source| io("list", &path, source))?;
+        let mut names: Vec<_> = listing
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+impl Draft {
+    /// The tree under construction.
+    #[must_use]
+    pub fn rootfs(&self) -> PathBuf {
+        self.directory.join("rootfs")
+    }
+
+    /// A file for what is needed only while the image is made.
+    #[must_use]
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.directory
+            .join("rootfs")
+            .with_file_name(format!("scratch-{name}"))
+    }
+
+    /// Deletes a scratch file, which must not become part of the image's directory.
+    pub fn discard(&self, name: &str) {
+        let _ = fs::remove_file(self.scratch(name));
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // What cannot be deleted now stays for the next start, which finds it by the lock file.
+        if remove_directory(&self.directory).is_ok() {
+            let _ = fs::remove_file(&self.lock_path);
+        }
+    }
+}
+
+fn is_digest(text: &str) -> bool {
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+fn open_lock(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|source| io("open", path, source))
+}
+
+fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(
+        &mut std::io::Read::take(File::open(path)?, limit),
+        &mut text,
+    )?;
+    Ok(text)
+}

@@ -1,0 +1,253 @@
+//! Carries out one step of a plan in PID 1.
+
+use std::collections::HashSet;
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::stat::{Mode, SFlag, fstat, major, minor, mkdirat};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::unistd::{Gid, Uid, chdir, fchdir, pivot_root, setgroups, sethostname, setresgid, setresuid, symlinkat};
+
+use super::seccomp;
+use crate::sys::mount::{
+    FsOption, NODEV, NOEXEC, NOSUID, RDONLY, attach, clone_tree, new_fs, set_attributes,
+};
+use crate::sys::process;
+use crate::wire::SetupOp;
+
+/// What the steps act on.
+#[derive(Debug)]
+pub(super) struct Stage {
+    /// The mount that becomes `/`; paths of the steps are resolved in it.
+    pub(super) root: OwnedFd,
+    /// The mounts of the plan's binds, in order.
+    pub(super) binds: std::vec::IntoIter<OwnedFd>,
+}
+
+impl Stage {
+    /// Does one step.
+    pub(super) fn apply(&mut self, op: &SetupOp) -> io::Result<()> {
+        match op {
+            SetupOp::BecomeRoot { drop_groups } => become_root(*drop_groups),
+            SetupOp::EnterRoot => attach(self.root.as_fd(), open_directory("/")?.as_fd()),
+            SetupOp::Proc => {
+                let proc = new_fs(c"proc", &[], NODEV | NOSUID | NOEXEC)?;
+                attach(proc.as_fd(), self.directory("/proc")?.as_fd())
+            }
+            SetupOp::Tmpfs { target, bytes, inodes, mode } => {
+                let mount = tmpfs(*bytes, *inodes, *mode, NODEV | NOSUID)?;
+                attach(mount.as_fd(), self.directory(target)?.as_fd())
+            }
+            SetupOp::Device { name, major, minor } => self.device(name, (*major, *minor)),
+            SetupOp::Symlink { path, target } => {
+                let (parent, name) = split(path)?;
+                symlinkat(target.as_str(), self.directory(parent)?, name)?;
+                Ok(())
+            }
+            SetupOp::Devpts { max } => self.devpts(*max),
+            SetupOp::Bind { target } => self.bind(target),
+            SetupOp::EmptyDirectory { path } => self.over(path, |_| {
+                tmpfs(4096, 1, 0o555, RDONLY | NODEV | NOSUID | NOEXEC)
+            }),
+            SetupOp::MaskFile { path } => {
+                let null = self.resolve("/dev/null", OFlag::O_PATH)?;
+                self.over(path, |_| read_only_clone(null.as_fd()))
+            }
+            SetupOp::ReadOnly { path } => self.over(path, read_only_clone),
+            SetupOp::AllowPing { groups } => {
+                let range = format!("0 {}", groups.saturating_sub(1));
+                self.write("/proc/sys/net/ipv4/ping_group_range", &range)
+            }
+            SetupOp::Pivot => self.pivot(),
+            SetupOp::Hostname(name) => Ok(sethostname(name)?),
+            SetupOp::Loopback => process::loopback_up(),
+            SetupOp::Workdir(path) => fs::create_dir_all(path),
+            SetupOp::Limit { name, value } => limit(name, *value),
+            SetupOp::Keyring => process::join_new_session_keyring(),
+            SetupOp::Capabilities(names) => reduce_capabilities(names),
+            SetupOp::Guard => {
+                nix::sys::prctl::set_dumpable(false)?;
+                Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
+            }
+            SetupOp::Seccomp(set) => seccomp::install_last(*set),
+        }
+    }
+
+    fn device(&self, name: &str, number: (u32, u32)) -> io::Result<()> {
+        let path = format!("/dev/{name}");
+        let node = open(path.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let stat = fstat(&node)?;
+        let found = (major(stat.st_rdev), minor(stat.st_rdev));
+        let is_device = SFlag::from_bits_truncate(stat.st_mode).contains(SFlag::S_IFCHR);
+        if !is_device || found != (number.0.into(), number.1.into()) {
+            return Err(io::Error::other("the host's node is not that device"));
+        }
+        let mount = clone_tree(node.as_fd(), c"")?;
+        set_attributes(mount.as_fd(), NOSUID | NOEXEC)?;
+        attach(mount.as_fd(), self.file(&path)?.as_fd())
+    }
+
+    fn devpts(&self, max: u32) -> io::Result<()> {
+        let max = CString::new(max.to_string())?;
+        let mount = new_fs(
+            c"devpts",
+            &[
+                FsOption::Flag(c"newinstance"),
+                FsOption::Value(c"ptmxmode", c"0666"),
+                FsOption::Value(c"mode", c"0620"),
+                FsOption::Value(c"max", &max),
+            ],
+            NOSUID | NOEXEC,
+        )?;
+        attach(mount.as_fd(), self.directory("/dev/pts")?.as_fd())
+    }
+
+    fn bind(&mut self, target: &str) -> io::Result<()> {
+        let mount = self.binds.next().ok_or_else(|| io::Error::other("no mount came for it"))?;
+        let directory = SFlag::from_bits_truncate(fstat(&mount)?.st_mode) & SFlag::S_IFMT;
+        let target =
+            if directory == SFlag::S_IFDIR { self.directory(target)? } else { self.file(target)? };
+        attach(mount.as_fd(), target.as_fd())
+    }
+
+    /// Mounts over something that the kernel may or may not have.
+    fn over(
+        &self,
+        path: &str,
+        make: impl FnOnce(BorrowedFd<'_>) -> io::Result<OwnedFd>,
+    ) -> io::Result<()> {
+        match self.resolve(path, OFlag::O_PATH) {
+            Ok(target) => attach(make(target.as_fd())?.as_fd(), target.as_fd()),
+            Err(Errno::ENOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn write(&self, path: &str, content: &str) -> io::Result<()> {
+        let file = self.resolve(path, OFlag::O_WRONLY)?;
+        nix::unistd::write(file, content.as_bytes())?;
+        Ok(())
+    }
+
+    fn pivot(&self) -> io::Result<()> {
+        fchdir(&self.root)?;
+        // Stacks the old root on the new one and takes it off again: needs no directory for it.
+        pivot_root(".", ".")?;
+        umount2(".", MntFlags::MNT_DETACH)?;
+        chdir("/")?;
+        Ok(())
+    }
+
+    /// Resolves a path in the new root: a link of a hostile image leads nowhere else.
+    fn resolve(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+        let how = OpenHow::new()
+            .flags(flags | OFlag::O_CLOEXEC)
+            .mode(if flags.contains(OFlag::O_CREAT) { Mode::from_bits_truncate(0o644) } else { Mode::empty() })
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+        openat2(&self.root, path, how)
+    }
+
+    fn directory(&self, path: &str) -> io::Result<OwnedFd> {
+        match self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY) {
+            Err(Errno::ENOENT) => {}
+            found => return Ok(found?),
+        }
+        let (parent, name) = split(path)?;
+        mkdirat(self.directory(parent)?, name, Mode::from_bits_truncate(0o755))?;
+        Ok(self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)
+    }
+
+    fn file(&self, path: &str) -> io::Result<OwnedFd> {
+        match self.resolve(path, OFlag::O_PATH) {
+            Err(Errno::ENOENT) => {}
+            found => return Ok(found?),
+        }
+        let (parent, _) = split(path)?;
+        self.directory(parent)?;
+        self.resolve(path, OFlag::O_WRONLY | OFlag::O_CREAT)?;
+        Ok(self.resolve(path, OFlag::O_PATH)?)
+    }
+}
+
+fn split(path: &str) -> io::Result<(&str, &str)> {
+    match path.trim_end_matches('/').rsplit_once('/') {
+        Some((_, "")) | None => Err(io::Error::other(format!("{path} has no parent"))),
+        Some(("", name)) => Ok(("/", name)),
+        Some(parts) => Ok(parts),
+    }
+}
+
+fn open_directory(path: &str) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+fn read_only_clone(target: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mount = clone_tree(target, c"")?;
+    set_attributes(mount.as_fd(), RDONLY)?;
+    Ok(mount)
+}
+
+fn tmpfs(bytes: u64, inodes: u64, mode: u32, attributes: u64) -> io::Result<OwnedFd> {
+    let bytes = CString::new(bytes.to_string())?;
+    let inodes = CString::new(inodes.to_string())?;
+    let mode = CString::new(format!("{mode:o}"))?;
+    new_fs(
+        c"tmpfs",
+        &[
+            FsOption::Value(c"size", &bytes),
+            FsOption::Value(c"nr_inodes", &inodes),
+            FsOption::Value(c"mode", &mode),
+        ],
+        attributes,
+    )
+}
+
+fn become_root(drop_groups: bool) -> io::Result<()> {
+    if drop_groups {
+        setgroups(&[])?;
+    }
+    let (user, group) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
+    Ok(())
+}
+
+fn limit(name: &str, value: u64) -> io::Result<()> {
+    let resource = match name {
+        "NOFILE" => Resource::RLIMIT_NOFILE,
+        "CORE" => Resource::RLIMIT_CORE,
+        "SIGPENDING" => Resource::RLIMIT_SIGPENDING,
+        "MSGQUEUE" => Resource::RLIMIT_MSGQUEUE,
+        "MEMLOCK" => Resource::RLIMIT_MEMLOCK,
+        "NPROC" => Resource::RLIMIT_NPROC,
+        _ => return Err(io::Error::other("unknown limit")),
+    };
+    // Without CAP_SYS_RESOURCE the hard limit cannot be raised: the lower of the two holds.
+    let (_, hard) = nix::sys::resource::getrlimit(resource)?;
+    let value = value.min(hard);
+    Ok(setrlimit(resource, value, value)?)
+}
+
+fn reduce_capabilities(names: &[String]) -> io::Result<()> {
+    use caps::{CapSet, Capability};
+    let error = |e: &dyn std::fmt::Display| io::Error::other(e.to_string());
+    let mut kept = HashSet::new();
+    for name in names {
+        kept.insert(name.parse::<Capability>().map_err(|e| error(&e))?);
+    }
+    // First the bounding set: dropping from it needs CAP_SETPCAP.
+    for capability in caps::read(None, CapSet::Bounding).map_err(|e| error(&e))? {
+        if !kept.contains(&capability) {
+            caps::drop(None, CapSet::Bounding, capability).map_err(|e| error(&e))?;
+        }
+    }
+    caps::clear(None, CapSet::Inheritable).map_err(|e| error(&e))?;
+    caps::set(None, CapSet::Effective, &kept).map_err(|e| error(&e))?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(|e| error(&e))
+}

@@ -1,0 +1,241 @@
+//! PID 1 of a sandbox: builds it, then serves its host until either goes away.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use nix::fcntl::{OFlag, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
+
+use super::apply::Stage;
+use super::exec::{self, Context};
+use super::shell::Shell;
+use super::{failure, files, processes, zygote};
+use crate::sys::channel::{Channel, Received};
+use crate::sys::fork::SingleThread;
+use crate::sys::process;
+use crate::wire::{
+    Exec, FromInit, RequestId, SetupFailure, SetupPlan, Step, ToInit, decode, encode,
+};
+
+/// Runs as the first process of a new set of namespaces. Returns an exit code: nobody inside sees it.
+pub(super) fn main(
+    control: &Channel,
+    zygote: &Channel,
+    plan: &SetupPlan,
+    thread: SingleThread,
+) -> u8 {
+    let _ = nix::sys::prctl::set_name(c"lis-init");
+    match set_up(control, zygote, plan) {
+        Ok(steps_us) => serve(control, plan, thread, steps_us).map_or(70, |()| 0),
+        Err(failure) => {
+            let _ = say(control, &FromInit::Failed(failure), &[]);
+            70
+        }
+    }
+}
+
+fn say(control: &Channel, message: &FromInit, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    control.send(&encode(message)?, fds)
+}
+
+type Timings = Vec<(Step, u64)>;
+
+fn set_up(control: &Channel, zygote: &Channel, plan: &SetupPlan) -> Result<Timings, SetupFailure> {
+    let began = Instant::now();
+    let elapsed = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    null_stdio().map_err(|e| failure("open /dev/null", &e))?;
+    let mut mounts = receive_mounts(zygote, 1 + plan.binds.len())
+        .map_err(|e| failure("receive mounts from the zygote", &e))?
+        .into_iter();
+    let root = mounts
+        .next()
+        .ok_or_else(|| failure("receive mounts from the zygote", &io::Error::other("none came")))?;
+    let mut steps = vec![(Step("receive mounts".into()), elapsed())];
+    let mut stage = Stage { root, binds: mounts };
+    for op in &plan.setup {
+        stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
+        steps.push((op.step(), elapsed()));
+    }
+    drop(stage);
+    // The old ones are the host's nodes; PID 1 keeps no descriptor of the host but its control socket.
+    null_stdio().map_err(|e| failure("open the sandbox's /dev/null", &e))?;
+    process::close_all_but(&[0, 1, 2, control.as_raw_fd()])
+        .map_err(|e| failure("close descriptors", &e))?;
+    Ok(steps)
+}
+
+fn null_stdio() -> io::Result<()> {
+    let null = open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty())?;
+    for fd in 0..3 {
+        process::duplicate_to(null.as_fd(), fd)?;
+    }
+    if null.as_raw_fd() < 3 {
+        std::mem::forget(null);
+    }
+    Ok(())
+}
+
+fn receive_mounts(zygote: &Channel, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut mounts = Vec::new();
+    while mounts.len() < count {
+        let message = zygote.receive()?.ok_or_else(|| io::Error::other("the zygote went away"))?;
+        mounts.extend(message.fds);
+    }
+    Ok(mounts)
+}
+
+struct Init<'a> {
+    control: &'a Channel,
+    context: Context<'a>,
+    running: HashMap<i32, RequestId>,
+    shell: Option<Shell>,
+}
+
+fn serve(
+    control: &Channel,
+    plan: &SetupPlan,
+    thread: SingleThread,
+    steps_us: Timings,
+) -> io::Result<()> {
+    let signals = zygote::child_signals()?;
+    let mut init = Init {
+        control,
+        context: Context { thread, env: &plan.env, workdir: &plan.workdir },
+        running: HashMap::new(),
+        shell: None,
+    };
+    say(control, &FromInit::Ready { steps_us }, &[])?;
+    loop {
+        let mut fds = [
+            PollFd::new(control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(error) => return Err(error.into()),
+            Ok(_) => {}
+        }
+        let [request, child] = fds.map(|fd| fd.any().unwrap_or(true));
+        if child {
+            while let Ok(Some(_)) = signals.read_signal() {}
+            init.reap()?;
+        }
+        if request {
+            match control.receive()? {
+                Some(message) => init.request(message)?,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Init<'_> {
+    fn say(&self, message: &FromInit, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        say(self.control, message, fds)
+    }
+
+    fn reap(&mut self) -> io::Result<()> {
+        while let Some((pid, status, _)) = processes::reap_one() {
+            if self.shell.as_ref().is_some_and(|shell| shell.pid == pid) {
+                self.shell = None;
+            }
+            // The rest are orphans that came to us because we are PID 1.
+            if let Some(id) = self.running.remove(&pid) {
+                self.say(&FromInit::Exited { id, status }, &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, message: Received) -> io::Result<()> {
+        let fds = message.fds;
+        match decode(&message.bytes)? {
+            ToInit::Exec(request) => {
+                let id = request.id;
+                let started = self.exec(&request, fds);
+                self.started(id, started)
+            }
+            ToInit::File { id, op } => {
+                let started = files::start(&self.context, &op, fds);
+                self.started(id, started)
+            }
+            ToInit::Kill { id, signal } => {
+                self.kill(id, signal);
+                Ok(())
+            }
+            ToInit::StartShell { id, env, cwd } => {
+                match Shell::start(&self.context, &env, &cwd, fds) {
+                    Ok((shell, master, status)) => {
+                        self.running.insert(shell.pid, id);
+                        self.shell = Some(shell);
+                        let fds = [master.as_fd(), status.as_fd()];
+                        self.say(&FromInit::ShellStarted { id }, &fds)
+                    }
+                    Err(error) => self.refuse(id, &error),
+                }
+            }
+            ToInit::PrepareCommand { id, number } => self.prepare_command(id, number),
+            ToInit::KillCommand { id, signal, shell } => {
+                let count = self.shell.as_ref().map_or(0, |s| s.kill_command(signal, shell));
+                self.say(&FromInit::Killed { id, count }, &[])
+            }
+            ToInit::Usage { id } => {
+                let written_bytes = written_bytes().unwrap_or(0);
+                self.say(&FromInit::Usage { id, written_bytes }, &[])
+            }
+        }
+    }
+
+    fn exec(&self, request: &Exec, fds: Vec<OwnedFd>) -> io::Result<i32> {
+        if !request.terminal {
+            return exec::start(&self.context, request, fds);
+        }
+        let (pid, master) = exec::start_on_terminal(&self.context, request)?;
+        self.say(&FromInit::Terminal { id: request.id }, &[master.as_fd()])?;
+        Ok(pid)
+    }
+
+    fn started(&mut self, id: RequestId, started: io::Result<i32>) -> io::Result<()> {
+        match started {
+            Ok(pid) => {
+                self.running.insert(pid, id);
+                Ok(())
+            }
+            Err(error) => self.refuse(id, &error),
+        }
+    }
+
+    fn refuse(&self, id: RequestId, error: &io::Error) -> io::Result<()> {
+        self.say(&FromInit::Refused { id, reason: error.to_string() }, &[])
+    }
+
+    fn kill(&self, id: RequestId, signal: i32) {
+        if let Some((pid, _)) = self.running.iter().find(|(_, running)| **running == id) {
+            for member in processes::family(&processes::all(), *pid) {
+                processes::signal(member, signal);
+            }
+        }
+    }
+
+    fn prepare_command(&mut self, id: RequestId, number: u64) -> io::Result<()> {
+        let Some(shell) = self.shell.as_mut() else {
+            return self.refuse(id, &io::Error::other("no shell runs"));
+        };
+        match shell.prepare(number) {
+            Ok(files) => {
+                let fds = files.each_ref().map(AsFd::as_fd);
+                self.say(&FromInit::CommandPrepared { id }, &fds)
+            }
+            Err(error) => self.refuse(id, &error),
+        }
+    }
+}
+
+/// What the writable layer holds: overlayfs answers for its upper file system.
+fn written_bytes() -> io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs("/")?;
+    Ok((stat.blocks() - stat.blocks_free()).saturating_mul(stat.fragment_size()))
+}

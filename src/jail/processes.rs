@@ -1,0 +1,148 @@
+//! The processes of a sandbox, as PID 1 sees them in /proc.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+/// One line of `/proc/PID/stat`, the fields that tell who belongs to whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) parent: i32,
+    pub(super) session: i32,
+    /// Clock ticks since boot: tells a process from a later one with the same number.
+    pub(super) started: u64,
+}
+
+/// Every process of this pid namespace.
+pub(super) fn all() -> BTreeMap<i32, Process> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return BTreeMap::new();
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+            Some((pid, parse(&stat)?))
+        })
+        .collect()
+}
+
+/// The command name in the second field may hold anything, `)` included: fields count from the last one.
+fn parse(stat: &[u8]) -> Option<Process> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    Some(Process {
+        parent: fields.get(1)?.parse().ok()?,
+        session: fields.get(3)?.parse().ok()?,
+        started: fields.get(19)?.parse().ok()?,
+    })
+}
+
+/// A process and all that descends from it or lives in its session.
+pub(super) fn family(all: &BTreeMap<i32, Process>, leader: i32) -> BTreeSet<i32> {
+    let mut family: BTreeSet<i32> =
+        all.iter().filter(|(_, p)| p.session == leader).map(|(pid, _)| *pid).collect();
+    if all.contains_key(&leader) {
+        family.insert(leader);
+    }
+    // Children have no fixed order of numbers: go on until nobody joins.
+    loop {
+        let before = family.len();
+        for (pid, process) in all {
+            if family.contains(&process.parent) {
+                family.insert(*pid);
+            }
+        }
+        if family.len() == before {
+            return family;
+        }
+    }
+}
+
+/// What began since `before` and belongs to the shell or to nobody, never to an older job.
+///
+/// A new process belongs to the nearest ancestor that is in `before`.
+pub(super) fn began_since(
+    before: &BTreeMap<i32, Process>,
+    now: &BTreeMap<i32, Process>,
+    shell: i32,
+) -> Vec<i32> {
+    let is_old = |pid: &i32, process: &Process| {
+        before.get(pid).is_some_and(|old| old.started == process.started)
+    };
+    now.iter()
+        .filter(|(pid, process)| !is_old(pid, process) && **pid != shell && **pid != 1)
+        .filter(|(_, process)| {
+            let mut ancestor = process.parent;
+            loop {
+                match now.get(&ancestor) {
+                    _ if ancestor == shell || ancestor <= 1 => return true,
+                    Some(process) if is_old(&ancestor, process) => return false,
+                    Some(process) => ancestor = process.parent,
+                    None => return true,
+                }
+            }
+        })
+        .map(|(pid, _)| *pid)
+        .collect()
+}
+
+/// How a child ended: `Ok` is an exit code, `Err` a signal.
+pub(super) type Ended = Result<i32, i32>;
+
+/// Takes the status of one child that has ended, and the CPU time of it and all it waited for, in microseconds.
+pub(super) fn reap_one() -> Option<(i32, Ended, u64)> {
+    crate::sys::process::wait_any_child()
+}
+
+/// Sends a signal; a process that is gone already is no error.
+pub(super) fn signal(pid: i32, signal: i32) {
+    if let Ok(signal) = nix::sys::signal::Signal::try_from(signal) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(parent: i32, session: i32, started: u64) -> Process {
+        Process { parent, session, started }
+    }
+
+    #[test]
+    fn a_command_name_cannot_forge_fields() {
+        let stat = b"7 (a) S 1 1 1) S 3 7 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 99 0 0\n";
+        assert_eq!(parse(stat), Some(process(3, 5, 99)));
+    }
+
+    #[test]
+    fn older_jobs_and_their_children_are_spared() {
+        let before = BTreeMap::from([
+            (1, process(0, 0, 1)),
+            (2, process(1, 2, 2)),
+            (3, process(2, 2, 3)),
+        ]);
+        let mut now = before.clone();
+        now.insert(10, process(3, 2, 50)); // child of the older job 3
+        now.insert(11, process(2, 2, 50)); // child of the shell
+        now.insert(12, process(11, 12, 51)); // its child, in a session of its own
+        now.insert(13, process(1, 13, 52)); // an orphan
+        assert_eq!(began_since(&before, &now, 2), [11, 12, 13]);
+        now.insert(3, process(2, 2, 60)); // the number of job 3 was taken over
+        assert_eq!(began_since(&before, &now, 2), [3, 10, 11, 12, 13]);
+    }
+
+    #[test]
+    fn a_family_is_a_session_and_its_descendants() {
+        let all = BTreeMap::from([
+            (1, process(0, 0, 1)),
+            (5, process(1, 5, 2)),
+            (6, process(1, 5, 2)),
+            (9, process(6, 9, 3)),
+            (7, process(1, 7, 3)),
+        ]);
+        assert_eq!(family(&all, 5), BTreeSet::from([5, 6, 9]));
+    }
+}

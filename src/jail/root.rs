@@ -1,0 +1,133 @@
+//! The zygote's part of a sandbox's file system: mounts of host paths, still detached.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::{Gid, Uid, fchownat};
+
+use super::failure;
+use crate::sys::mount::{FsOption, NODEV, NOSUID, RDONLY, clone_tree, new_fs, set_attributes, set_idmap};
+use crate::wire::{IdMap, RootSource, SetupFailure, SetupPlan, UpperSource};
+
+/// The mount that becomes `/`.
+pub(super) fn prepare(
+    plan: &SetupPlan,
+    namespace: BorrowedFd<'_>,
+) -> Result<OwnedFd, SetupFailure> {
+    match &plan.root {
+        RootSource::Writable(directory) => {
+            let tree = shifted(directory, plan.ids, namespace)?;
+            set_attributes(tree.as_fd(), NODEV | NOSUID)
+                .map_err(|e| failure("restrict the root mount", &e))?;
+            Ok(tree)
+        }
+        RootSource::Overlay { lower, upper, user_xattr } => {
+            let lower = shifted(lower, plan.ids, namespace)?;
+            let upper = upper_layer(upper, plan.ids)?;
+            overlay(lower.as_fd(), upper.as_fd(), *user_xattr)
+                .map_err(|e| failure("mount the overlay", &e))
+        }
+    }
+}
+
+/// A read-only mount of one host path, for a bind.
+pub(super) fn bind(path: &Path) -> Result<OwnedFd, SetupFailure> {
+    let step = || format!("bind {}", path.display());
+    let source = open_path(path).map_err(|e| failure(step(), &e))?;
+    let mount = clone_tree(source.as_fd(), c"").map_err(|e| failure(step(), &e))?;
+    set_attributes(mount.as_fd(), RDONLY | NODEV | NOSUID).map_err(|e| failure(step(), &e))?;
+    Ok(mount)
+}
+
+fn open_path(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// A detached mount of a tree whose files appear with the ids of the sandbox.
+fn shifted(path: &Path, ids: IdMap, namespace: BorrowedFd<'_>) -> Result<OwnedFd, SetupFailure> {
+    let step = || format!("open {}", path.display());
+    let source = open_path(path).map_err(|e| failure(step(), &e))?;
+    let tree = clone_tree(source.as_fd(), c"").map_err(|e| failure(step(), &e))?;
+    if ids.shift_files {
+        set_idmap(tree.as_fd(), namespace)
+            .map_err(|e| failure(format!("map the ids of {}", path.display()), &e))?;
+    }
+    Ok(tree)
+}
+
+/// A directory that holds `upper` and `work`, owned by the sandbox's root.
+fn upper_layer(source: &UpperSource, ids: IdMap) -> Result<OwnedFd, SetupFailure> {
+    let directory = match source {
+        UpperSource::Directory(path) => {
+            let step = || format!("open {}", path.display());
+            let source = open_path(path).map_err(|e| failure(step(), &e))?;
+            clone_tree(source.as_fd(), c"").map_err(|e| failure(step(), &e))?
+        }
+        UpperSource::Tmpfs { bytes, inodes } => {
+            tmpfs(*bytes, *inodes).map_err(|e| failure("make the writable layer", &e))?
+        }
+    };
+    for name in ["upper", "work"] {
+        make_owned(directory.as_fd(), name, ids)
+            .map_err(|e| failure(format!("make the overlay's {name} directory"), &e))?;
+    }
+    Ok(directory)
+}
+
+fn tmpfs(bytes: u64, inodes: u64) -> io::Result<OwnedFd> {
+    let size = CString::new(bytes.to_string())?;
+    let count = CString::new(inodes.to_string())?;
+    new_fs(
+        c"tmpfs",
+        &[
+            FsOption::Value(c"size", &size),
+            FsOption::Value(c"nr_inodes", &count),
+            FsOption::Value(c"mode", c"0700"),
+        ],
+        NODEV | NOSUID,
+    )
+}
+
+fn make_owned(directory: BorrowedFd<'_>, name: &str, ids: IdMap) -> io::Result<()> {
+    mkdirat(directory, name, Mode::from_bits_truncate(0o755))?;
+    fchownat(
+        directory,
+        name,
+        Some(Uid::from_raw(ids.base)),
+        Some(Gid::from_raw(ids.base)),
+        nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
+    )?;
+    Ok(())
+}
+
+/// Overlays the two. `volatile`: an upper is never used twice, so no unmount has to wait for a sync.
+fn overlay(
+    lower: BorrowedFd<'_>,
+    upper: BorrowedFd<'_>,
+    user_xattr: bool,
+) -> io::Result<OwnedFd> {
+    let path = |fd: BorrowedFd<'_>, name: &str| {
+        CString::new(format!("/proc/self/fd/{}{name}", fd.as_raw_fd()).as_bytes())
+    };
+    let (lower, upper, work) = (path(lower, "")?, path(upper, "/upper")?, path(upper, "/work")?);
+    let mut options = vec![
+        FsOption::Value(c"lowerdir", &lower),
+        FsOption::Value(c"upperdir", &upper),
+        FsOption::Value(c"workdir", &work),
+        FsOption::Flag(c"volatile"),
+    ];
+    if user_xattr {
+        options.push(FsOption::Flag(c"userxattr"));
+    }
+    let mount = new_fs(c"overlay", &options, NODEV | NOSUID)?;
+    // With an upper that it cannot use, overlayfs mounts read-only and says so only in the kernel log.
+    if fstatvfs(&mount)?.flags().contains(FsFlags::ST_RDONLY) {
+        return Err(io::Error::other("the kernel made the overlay read-only"));
+    }
+    Ok(mount)
+}

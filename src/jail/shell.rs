@@ -1,0 +1,154 @@
+//! PID 1's part of the persistent shell: its process, its terminal, and the files of each command.
+//!
+//! Bash takes constant lines from a pipe of the host's (see `host/shell.rs`). What varies goes
+//! through three files that PID 1 makes anew for every command in a tmpfs of their own: `c` the
+//! command's text, `o` and `e` named pipes for its output. A daemon that an earlier command left
+//! holds that command's pipes, not the next one's. Status lines come through the named pipe `s`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+use super::exec::{self, Context};
+use super::processes::{self, Process};
+use super::zygote::exit_now;
+use crate::sys::fork::{Forked, fork};
+use crate::sys::pty;
+use crate::wire::{ByteString, Exec, SHELL_DIRECTORY};
+
+/// A running shell.
+#[derive(Debug)]
+pub(super) struct Shell {
+    pub(super) pid: i32,
+    /// Held open: a terminal that nobody has open loses its session.
+    _terminal: OwnedFd,
+    /// Writers of the current command's pipes: without them a reader would see the end before the beginning.
+    writers: Vec<File>,
+    /// Processes that were there before the current command.
+    before: BTreeMap<i32, Process>,
+}
+
+impl Shell {
+    /// Starts bash; gives its terminal's master and the pipe of its status lines.
+    pub(super) fn start(
+        context: &Context<'_>,
+        env: &[(ByteString, ByteString)],
+        cwd: &ByteString,
+        fds: Vec<OwnedFd>,
+    ) -> io::Result<(Self, OwnedFd, OwnedFd)> {
+        let lines = fds.into_iter().next().ok_or_else(|| io::Error::other("no pipe came"))?;
+        clear()?;
+        mkfifo(path('s', None).as_str(), Mode::from_bits_truncate(0o600))?;
+        let status = open_pipe(&path('s', None), /*writable*/ true)?;
+        let pty = pty::open("/dev/ptmx")?;
+        pty::make_silent(pty.slave.as_fd())?;
+        let request = Exec {
+            id: 0,
+            argv: ["bash", "--norc", "--noprofile", "--noediting", "-i"].map(ByteString::from).to_vec(),
+            env: env.to_vec(),
+            cwd: Some(cwd.clone()),
+            terminal: true,
+        };
+        let pid = match fork(context.thread)? {
+            Forked::Parent(pid) => pid,
+            Forked::Child => {
+                let _ = nix::unistd::setsid();
+                // Prompts, traces and complaints about the constant lines are of no interest.
+                let code = pty::make_controlling(pty.slave.as_fd())
+                    .and_then(|()| null())
+                    .and_then(|null| Ok([lines, null.try_clone()?, null]))
+                    .map_or(126, |stdio| exec::become_program(context, &request, &stdio));
+                exit_now(code)
+            }
+        };
+        let shell =
+            Self { pid, _terminal: pty.slave, writers: Vec::new(), before: BTreeMap::new() };
+        Ok((shell, pty.master, status.into()))
+    }
+
+    /// Makes the files of command `number`; gives the text's file and the reading ends of output and errors.
+    pub(super) fn prepare(&mut self, number: u64) -> io::Result<[OwnedFd; 3]> {
+        self.writers.clear();
+        if let Some(last) = number.checked_sub(1) {
+            for kind in ['c', 'o', 'e'] {
+                let _ = fs::remove_file(path(kind, Some(last)));
+            }
+        }
+        let files = match self.make_files(number) {
+            Ok(files) => files,
+            Err(_) => {
+                // Somebody filled the directory, which is for nothing else.
+                for entry in fs::read_dir(SHELL_DIRECTORY)?.flatten() {
+                    if entry.file_name() != "s" {
+                        let _ = fs::remove_file(entry.path());
+                        let _ = fs::remove_dir_all(entry.path());
+                    }
+                }
+                self.make_files(number)?
+            }
+        };
+        self.before = processes::all();
+        Ok(files)
+    }
+
+    fn make_files(&mut self, number: u64) -> io::Result<[OwnedFd; 3]> {
+        let text = File::options()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path('c', Some(number)))?;
+        let mut pipe = |kind| {
+            let path = path(kind, Some(number));
+            mkfifo(path.as_str(), Mode::from_bits_truncate(0o666))?;
+            self.writers.push(open_pipe(&path, /*writable*/ true)?);
+            open_pipe(&path, /*writable*/ false).map(OwnedFd::from)
+        };
+        Ok([text.into(), pipe('o')?, pipe('e')?])
+    }
+
+    /// Signals what began since [`Self::prepare`]; the shell itself only when asked. Gives the count.
+    pub(super) fn kill_command(&self, signal: i32, shell: bool) -> u32 {
+        let mut victims = processes::began_since(&self.before, &processes::all(), self.pid);
+        if shell {
+            victims.push(self.pid);
+        }
+        for pid in &victims {
+            processes::signal(*pid, signal);
+        }
+        u32::try_from(victims.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The path of one of the files; the same rule stands in `host/shell.rs`'s lines.
+fn path(kind: char, number: Option<u64>) -> String {
+    let number = number.map(|n| n.to_string()).unwrap_or_default();
+    format!("{SHELL_DIRECTORY}/{kind}{number}")
+}
+
+fn open_pipe(path: &str, writable: bool) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(writable)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)
+}
+
+fn null() -> io::Result<OwnedFd> {
+    Ok(File::options().read(true).write(true).open("/dev/null")?.into())
+}
+
+fn clear() -> io::Result<()> {
+    for entry in fs::read_dir(SHELL_DIRECTORY)?.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            fs::remove_dir_all(entry.path())?;
+        } else {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}

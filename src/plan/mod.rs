@@ -1,0 +1,212 @@
+//! From what a caller wants and what the host offers to the steps that PID 1 carries out.
+//!
+//! Pure: no file, no system call, no clock. Snapshot tests show every step of every variant.
+
+use crate::spec::{Limits, Network, Root, SandboxSpec, Upper};
+use crate::wire::{
+    ByteString, FilterSet, IdMap, MountSource, RootSource, SHELL_DIRECTORY, SetupOp, SetupPlan,
+    UpperSource,
+};
+
+/// What was allotted to this one sandbox on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allotment {
+    /// Its ids.
+    pub ids: IdMap,
+    /// The zygote is root of the initial user namespace.
+    pub privileged: bool,
+    /// `setgroups` works in its user namespace.
+    pub setgroups: bool,
+    /// A directory for a writable layer on disk.
+    pub upper_directory: Option<std::path::PathBuf>,
+    /// No cgroup bounds its processes: `RLIMIT_NPROC` has to.
+    pub pids_by_rlimit: bool,
+}
+
+/// A specification that no host can fulfil.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// A tmpfs upper may hold at most half of the memory, so that its files cannot starve the processes.
+    #[error("disk limit {disk} is more than half of memory limit {memory}: use a disk upper, or change one of them")]
+    DiskExceedsMemory {
+        /// Bytes asked for.
+        disk: u64,
+        /// Bytes of memory.
+        memory: u64,
+    },
+    /// A path inside has to be absolute and without `..`.
+    #[error("{0} is not an absolute path without ..")]
+    BadTarget(String),
+    /// A disk upper was asked for and none was allotted.
+    #[error("no directory for a disk upper")]
+    NoUpperDirectory,
+}
+
+/// Capabilities of the sandbox's root: Docker's default set less `NET_RAW` and `MKNOD`.
+pub const CAPABILITIES: [&str; 12] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_AUDIT_WRITE",
+    "CAP_SETFCAP",
+];
+
+const DEVICES: [(&str, u32, u32); 6] = [
+    ("null", 1, 3),
+    ("zero", 1, 5),
+    ("full", 1, 7),
+    ("random", 1, 8),
+    ("urandom", 1, 9),
+    ("tty", 5, 0),
+];
+
+/// Files of proc that tell about the host or other sandboxes.
+const MASKED_FILES: [&str; 8] = [
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/kallsyms",
+    "/proc/sched_debug",
+];
+const HIDDEN_DIRECTORIES: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
+const READ_ONLY: [&str; 5] =
+    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The steps for one sandbox.
+///
+/// # Errors
+/// The specification contradicts itself; see [`PlanError`].
+pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, PlanError> {
+    check_target(&spec.workdir)?;
+    let mut setup = vec![
+        SetupOp::BecomeRoot { drop_groups: allotment.setgroups },
+        SetupOp::EnterRoot,
+        SetupOp::Proc,
+    ];
+    devices(&mut setup);
+    setup.push(tmpfs(SHELL_DIRECTORY, 16 << 20, 64, 0o700));
+    for bind in &spec.binds {
+        check_target(&bind.target)?;
+        setup.push(SetupOp::Bind { target: bind.target.clone() });
+    }
+    if spec.network == Network::None {
+        setup.push(SetupOp::Loopback);
+        setup.push(SetupOp::AllowPing { groups: allotment.ids.count });
+    }
+    for path in MASKED_FILES {
+        setup.push(SetupOp::MaskFile { path: path.to_owned() });
+    }
+    for path in HIDDEN_DIRECTORIES {
+        setup.push(SetupOp::EmptyDirectory { path: path.to_owned() });
+    }
+    for path in READ_ONLY {
+        setup.push(SetupOp::ReadOnly { path: path.to_owned() });
+    }
+    setup.push(SetupOp::Pivot);
+    setup.push(SetupOp::Hostname(spec.hostname.clone()));
+    setup.push(SetupOp::Workdir(spec.workdir.clone()));
+    limits(&spec.limits, allotment, &mut setup);
+    setup.push(SetupOp::Keyring);
+    setup.push(SetupOp::Capabilities(CAPABILITIES.map(str::to_owned).to_vec()));
+    setup.push(SetupOp::Guard);
+    setup.push(SetupOp::Seccomp(FilterSet::Default));
+    Ok(SetupPlan {
+        ids: allotment.ids,
+        own_network: spec.network == Network::None,
+        root: root(spec, allotment)?,
+        binds: spec.binds.iter().map(|b| MountSource { path: b.source.clone() }).collect(),
+        setup,
+        env: spec
+            .env
+            .iter()
+            .map(|(k, v)| (ByteString::from(k.as_str()), ByteString::from(v.as_str())))
+            .collect(),
+        workdir: spec.workdir.clone(),
+    })
+}
+
+fn root(spec: &SandboxSpec, allotment: &Allotment) -> Result<RootSource, PlanError> {
+    let (lower, upper) = match &spec.root {
+        Root::Writable(directory) => return Ok(RootSource::Writable(directory.clone())),
+        Root::Overlay { lower, upper } => (lower, upper),
+    };
+    let upper = match upper {
+        Upper::Tmpfs => {
+            if let (Some(disk), Some(memory)) = (spec.limits.disk_bytes, spec.limits.memory_bytes)
+                && disk > memory / 2
+            {
+                return Err(PlanError::DiskExceedsMemory { disk, memory });
+            }
+            UpperSource::Tmpfs {
+                bytes: spec.limits.disk_bytes.unwrap_or(0),
+                inodes: spec.limits.inodes.unwrap_or(0),
+            }
+        }
+        Upper::Disk => UpperSource::Directory(
+            allotment.upper_directory.clone().ok_or(PlanError::NoUpperDirectory)?,
+        ),
+    };
+    Ok(RootSource::Overlay {
+        lower: lower.clone(),
+        upper,
+        user_xattr: !allotment.privileged,
+    })
+}
+
+fn devices(setup: &mut Vec<SetupOp>) {
+    setup.push(tmpfs("/dev", 64 << 10, 256, 0o755));
+    for (name, major, minor) in DEVICES {
+        setup.push(SetupOp::Device { name: name.to_owned(), major, minor });
+    }
+    for (path, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "/proc/self/fd/0"),
+        ("/dev/stdout", "/proc/self/fd/1"),
+        ("/dev/stderr", "/proc/self/fd/2"),
+        ("/dev/ptmx", "pts/ptmx"),
+    ] {
+        setup.push(SetupOp::Symlink { path: path.to_owned(), target: target.to_owned() });
+    }
+    setup.push(SetupOp::Devpts { max: 64 });
+    setup.push(tmpfs("/dev/shm", 64 << 20, 4096, 0o1777));
+    setup.push(SetupOp::EmptyDirectory { path: "/sys".to_owned() });
+}
+
+fn tmpfs(target: &str, bytes: u64, inodes: u64, mode: u32) -> SetupOp {
+    SetupOp::Tmpfs { target: target.to_owned(), bytes, inodes, mode }
+}
+
+fn limits(limits: &Limits, allotment: &Allotment, setup: &mut Vec<SetupOp>) {
+    let mut limit = |name: &str, value| {
+        setup.push(SetupOp::Limit { name: name.to_owned(), value });
+    };
+    limit("NOFILE", limits.open_files);
+    limit("CORE", 0);
+    limit("SIGPENDING", 4096);
+    limit("MSGQUEUE", 800 << 10);
+    limit("MEMLOCK", 64 << 20);
+    if let (true, Some(pids)) = (allotment.pids_by_rlimit, limits.pids) {
+        limit("NPROC", pids);
+    }
+}
+
+fn check_target(path: &str) -> Result<(), PlanError> {
+    let absolute = path.starts_with('/') && !path.contains('\0');
+    if absolute && !path.split('/').any(|part| part == "..") {
+        return Ok(());
+    }
+    Err(PlanError::BadTarget(path.to_owned()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! Pseudo-terminals of a given devpts instance.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::fcntl::OFlag;
+use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+
+/// The two ends of a pseudo-terminal.
+#[derive(Debug)]
+pub struct Pty {
+    /// Ours.
+    pub master: OwnedFd,
+    /// The terminal of the program.
+    pub slave: OwnedFd,
+}
+
+/// Opens a pseudo-terminal of the devpts instance whose `ptmx` is given.
+///
+/// The slave comes from the master itself (`TIOCGPTPEER`, Linux 4.13), never from a path that
+/// somebody inside may have replaced (CVE-2025-52565).
+pub fn open(ptmx: &str) -> io::Result<Pty> {
+    let master = OwnedFd::from(File::options().read(true).write(true).open(ptmx)?);
+    let unlock: libc::c_int = 0;
+    // SAFETY: TIOCSPTLCK reads one int.
+    super::check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) }.into())?;
+    let flags = (OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).bits();
+    // SAFETY: TIOCGPTPEER takes flags by value and returns a new descriptor.
+    let slave = super::own(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) }.into())?;
+    Ok(Pty { master, slave })
+}
+
+/// Makes the terminal the controlling one of the calling session leader.
+pub fn make_controlling(slave: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: TIOCSCTTY takes an int by value; 0 does not steal.
+    super::check(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) }.into())?;
+    Ok(())
+}
+
+/// Sets the size of the terminal in characters.
+pub fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
+    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize.
+    super::check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into())?;
+    Ok(())
+}
+
+/// The size of the terminal in characters: rows, columns.
+pub fn size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ stores one winsize.
+    super::check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) }.into())?;
+    Ok((size.ws_row, size.ws_col))
+}
+
+/// A terminal that nobody looks at: no echo, but signals for the interrupt character, whatever was set before.
+pub fn make_silent(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    let mut modes = tcgetattr(terminal.as_fd())?;
+    modes.local_flags.remove(LocalFlags::ECHO | LocalFlags::ECHOCTL);
+    modes.local_flags.insert(LocalFlags::ISIG | LocalFlags::ICANON);
+    modes.control_chars[libc::VINTR] = 3;
+    tcsetattr(terminal.as_fd(), SetArg::TCSANOW, &modes)?;
+    Ok(())
+}

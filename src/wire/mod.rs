@@ -1,0 +1,308 @@
+//! The only bridge between the processes: what host, zygote and PID 1 say to each other.
+//!
+//! Messages are JSON in packets of [`crate::sys::channel::Channel`]. The host and the zygote are of
+//! one binary and trust each other. PID 1 runs our code beside hostile code: the host bounds and
+//! checks all that it says, and an unknown word ends the sandbox.
+
+mod bytes;
+mod ops;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+pub use bytes::ByteString;
+pub use ops::{
+    FilterSet, IdMap, MountSource, RootSource, SetupFailure, SetupOp, SetupPlan, Step, UpperSource,
+};
+
+use crate::tree::{PackOptions, UnpackPolicy};
+
+/// Chosen by the host: names one process, command or file operation of a sandbox.
+pub type RequestId = u64;
+
+/// Host to zygote.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToZygote {
+    /// Start a sandbox. Descriptors: PID 1's end of its control channel; a cgroup v2 directory when `into_cgroup`.
+    Spawn {
+        /// Names the sandbox.
+        id: RequestId,
+        /// What PID 1 has to do.
+        plan: Box<SetupPlan>,
+        /// A cgroup directory comes along.
+        into_cgroup: bool,
+    },
+    /// The id maps of the zygote's own user namespace are written.
+    MapsWritten,
+}
+
+/// Zygote to host.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromZygote {
+    /// It sits in its new user namespace and waits for its id maps.
+    NeedMaps {
+        /// Its pid.
+        pid: i32,
+    },
+    /// It is ready to start sandboxes.
+    Ready,
+    /// A sandbox's PID 1 runs and is setting up. Descriptor: its pidfd.
+    Spawned {
+        /// Of the request.
+        id: RequestId,
+        /// In the zygote's pid namespace.
+        pid: i32,
+    },
+    /// A sandbox could not be started.
+    SpawnFailed {
+        /// Of the request; absent when the zygote itself could not start.
+        id: Option<RequestId>,
+        /// Why.
+        failure: SetupFailure,
+    },
+    /// A sandbox is gone, with all its processes.
+    Exited {
+        /// Of the request.
+        id: RequestId,
+        /// CPU time of all its processes that were waited for, microseconds.
+        cpu_us: u64,
+    },
+}
+
+/// Host to PID 1.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToInit {
+    /// Run a program. Descriptors: its stdin, stdout, stderr.
+    Exec(Exec),
+    /// Kill every process of a running program's session.
+    Kill {
+        /// Of the program.
+        id: RequestId,
+        /// Signal number.
+        signal: i32,
+    },
+    /// Do something to a file. Descriptors: where the reply goes; for contents, where data comes from or goes.
+    File {
+        /// Names the operation.
+        id: RequestId,
+        /// What to do.
+        op: FileOp,
+    },
+    /// Start the persistent shell. Descriptor: the pipe that it reads its lines from.
+    StartShell {
+        /// Names the shell.
+        id: RequestId,
+        /// Environment beside that of the sandbox.
+        env: Vec<(ByteString, ByteString)>,
+        /// Where it starts.
+        cwd: ByteString,
+    },
+    /// Make the files of the shell's next command.
+    PrepareCommand {
+        /// Names the request.
+        id: RequestId,
+        /// Its number.
+        number: u64,
+    },
+    /// Kill what began since the shell's command was prepared, never older jobs.
+    KillCommand {
+        /// Names the request.
+        id: RequestId,
+        /// Signal number.
+        signal: i32,
+        /// The shell itself, too.
+        shell: bool,
+    },
+    /// Tell what the sandbox holds.
+    Usage {
+        /// Names the request.
+        id: RequestId,
+    },
+}
+
+/// A program to run inside.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Exec {
+    /// Names it.
+    pub id: RequestId,
+    /// Program and arguments.
+    pub argv: Vec<ByteString>,
+    /// Added to the environment of the sandbox.
+    pub env: Vec<(ByteString, ByteString)>,
+    /// Working directory.
+    pub cwd: Option<ByteString>,
+    /// Standard input is a terminal of the sandbox, made for this program; its master comes with [`FromInit::Terminal`].
+    pub terminal: bool,
+}
+
+/// PID 1 to host.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromInit {
+    /// Every step of the plan is done.
+    Ready {
+        /// Microseconds since PID 1 began, at the end of each step.
+        steps_us: Vec<(Step, u64)>,
+    },
+    /// A step failed.
+    Failed(SetupFailure),
+    /// A program, shell or file operation ended.
+    Exited {
+        /// Its name.
+        id: RequestId,
+        /// `Ok` is an exit code, `Err` a signal.
+        status: Result<i32, i32>,
+    },
+    /// A request could not be carried out.
+    Refused {
+        /// Its name.
+        id: RequestId,
+        /// Why.
+        reason: String,
+    },
+    /// A terminal was made. Descriptor: its master.
+    Terminal {
+        /// Of the program.
+        id: RequestId,
+    },
+    /// The shell runs. Descriptors: master of its terminal, the pipe of its status lines.
+    ShellStarted {
+        /// Its name.
+        id: RequestId,
+    },
+    /// The next command's files are there. Descriptors: the command's text (to write), its stdout, its stderr (to read).
+    CommandPrepared {
+        /// Of the request.
+        id: RequestId,
+    },
+    /// Answer to [`ToInit::KillCommand`].
+    Killed {
+        /// Of the request.
+        id: RequestId,
+        /// Processes signalled.
+        count: u32,
+    },
+    /// Answer to [`ToInit::Usage`].
+    Usage {
+        /// Of the request.
+        id: RequestId,
+        /// Bytes held by the writable layer.
+        written_bytes: u64,
+    },
+}
+
+impl FromInit {
+    /// Which request this belongs to; 0 for what PID 1 says of itself.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        match self {
+            Self::Ready { .. } | Self::Failed(_) => 0,
+            Self::Exited { id, .. }
+            | Self::Refused { id, .. }
+            | Self::Terminal { id }
+            | Self::ShellStarted { id }
+            | Self::CommandPrepared { id }
+            | Self::Killed { id, .. }
+            | Self::Usage { id, .. } => *id,
+        }
+    }
+}
+
+/// Where PID 1 keeps the files of the persistent shell's commands.
+pub const SHELL_DIRECTORY: &str = "/run/shell-io";
+
+/// One file operation; see [`crate::env::Env`] for what each promises.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FileOp {
+    /// Contents go to the second descriptor.
+    Read {
+        /// Which file.
+        path: ByteString,
+        /// Its largest size.
+        max_bytes: u64,
+    },
+    /// Contents come from the second descriptor.
+    Write {
+        /// Which file.
+        path: ByteString,
+        /// It must not exist.
+        exclusive: bool,
+        /// Stop, and say so, after this many bytes.
+        max_bytes: u64,
+    },
+    /// One path's facts.
+    Stat {
+        /// Which path.
+        path: ByteString,
+    },
+    /// A tree's names.
+    List {
+        /// Which directory.
+        path: ByteString,
+        /// Levels below it.
+        depth: u32,
+        /// Most entries.
+        max_entries: usize,
+    },
+    /// A tar archive comes from the second descriptor.
+    Unpack {
+        /// Into which directory; made when missing.
+        path: ByteString,
+        /// What is let through.
+        policy: UnpackPolicy,
+    },
+    /// A tar archive goes to the second descriptor.
+    Pack {
+        /// Which directory.
+        path: ByteString,
+        /// What is taken.
+        options: PackOptions,
+    },
+}
+
+/// What a file operation answers on its reply descriptor.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FileReply<T> {
+    /// It is done.
+    Done(T),
+    /// The kernel refused: an errno.
+    Errno(i32),
+    /// It is larger than the bound: its size.
+    TooLarge(u64),
+    /// It is not a regular file.
+    NotRegular,
+    /// Another failure, in words.
+    Failed(String),
+}
+
+/// One entry of a listing, or the answer to a stat.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Entry {
+    /// Relative to what was asked for.
+    pub path: ByteString,
+    /// `st_mode`, with the type bits.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Seconds since the epoch.
+    pub mtime: i64,
+}
+
+/// Serialises a message.
+///
+/// # Errors
+/// Only for types that JSON cannot hold; ours can all be held.
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(message)
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// The bytes are not such a message.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(bytes)
+}

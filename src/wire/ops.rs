@@ -1,0 +1,234 @@
+//! The plan that crosses from the host to PID 1: data that a dumb interpreter carries out in order.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::ByteString;
+
+/// All that the zygote and PID 1 do for one sandbox.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SetupPlan {
+    /// Ids of its user namespace.
+    pub ids: IdMap,
+    /// It gets a network namespace of its own.
+    pub own_network: bool,
+    /// Made by the zygote, which can see the host's files.
+    pub root: RootSource,
+    /// Host paths to show, opened by the zygote with the caller's rights, in the order of [`SetupOp::Bind`].
+    pub binds: Vec<MountSource>,
+    /// Done by PID 1, in order.
+    pub setup: Vec<SetupOp>,
+    /// Environment of every process.
+    pub env: Vec<(ByteString, ByteString)>,
+    /// Working directory of every process.
+    pub workdir: String,
+}
+
+/// How ids inside look outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// What 0 inside is in the zygote's user namespace.
+    pub base: u32,
+    /// How many ids follow.
+    pub count: u32,
+    /// The files of the root lie on disk with ids from 0 and are shown through an idmapped mount.
+    pub shift_files: bool,
+}
+
+/// The tree that becomes `/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootSource {
+    /// A read-only lower tree and a private upper.
+    Overlay {
+        /// Directory of the lower tree.
+        lower: PathBuf,
+        /// The writable layer.
+        upper: UpperSource,
+        /// The mounter has no rights outside of a user namespace: `user.overlay.*` instead of `trusted.overlay.*` (Linux 5.11).
+        user_xattr: bool,
+    },
+    /// The directory itself.
+    Writable(PathBuf),
+}
+
+/// The writable layer of an overlay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpperSource {
+    /// A tmpfs of its own.
+    Tmpfs {
+        /// Its size; 0 is unlimited.
+        bytes: u64,
+        /// Its files; 0 is unlimited.
+        inodes: u64,
+    },
+    /// A directory on disk that is ours alone.
+    Directory(PathBuf),
+}
+
+/// A host path to show inside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountSource {
+    /// On the host.
+    pub path: PathBuf,
+}
+
+/// One step of PID 1. The order is part of the security: see each variant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SetupOp {
+    /// Become 0 in the new user namespace and drop all other groups. First: until then PID 1 owns nothing in it.
+    BecomeRoot {
+        /// `setgroups` is allowed in this namespace.
+        drop_groups: bool,
+    },
+    /// Put the root mount over the old `/`, still reachable below: later steps need the old `/proc` and `/dev`.
+    EnterRoot,
+    /// A new proc. Before [`SetupOp::Pivot`]: the kernel wants to see a full proc in the mount namespace (`mount_too_revealing`).
+    Proc,
+    /// A tmpfs.
+    Tmpfs {
+        /// Absolute path inside.
+        target: String,
+        /// Its size.
+        bytes: u64,
+        /// Its files.
+        inodes: u64,
+        /// Permission bits of its root.
+        mode: u32,
+    },
+    /// A host device, verified by number (CVE-2025-31133: never trust a path for it). Before [`SetupOp::Pivot`].
+    Device {
+        /// Name below `/dev`, outside and inside.
+        name: String,
+        /// Device number.
+        major: u32,
+        /// Device number.
+        minor: u32,
+    },
+    /// A symbolic link.
+    Symlink {
+        /// Absolute path inside.
+        path: String,
+        /// Where it leads.
+        target: String,
+    },
+    /// An own instance of devpts.
+    Devpts {
+        /// Most terminals.
+        max: u32,
+    },
+    /// The next of the plan's binds, read-only.
+    Bind {
+        /// Absolute path inside.
+        target: String,
+    },
+    /// An empty, read-only directory over one of the kernel's.
+    EmptyDirectory {
+        /// Absolute path inside; nothing is done where there is none.
+        path: String,
+    },
+    /// The sandbox's null device over a file of the kernel's, read-only.
+    MaskFile {
+        /// Absolute path inside; nothing is done where there is none.
+        path: String,
+    },
+    /// A path made read-only.
+    ReadOnly {
+        /// Absolute path inside; nothing is done where there is none.
+        path: String,
+    },
+    /// Ping without `CAP_NET_RAW`: `net.ipv4.ping_group_range`. Before `/proc/sys` is made read-only.
+    AllowPing {
+        /// Groups of the namespace.
+        groups: u32,
+    },
+    /// Make the new root `/` and detach the old one: from here no host path can be named.
+    Pivot,
+    /// Host name of the UTS namespace.
+    Hostname(String),
+    /// Set `lo` up in the own network namespace. Needs `CAP_NET_ADMIN`.
+    Loopback,
+    /// Make the working directory.
+    Workdir(String),
+    /// A resource limit.
+    Limit {
+        /// `RLIMIT_*` by its name without the prefix.
+        name: String,
+        /// Soft and hard value.
+        value: u64,
+    },
+    /// A new session keyring: keyrings are not namespaced.
+    Keyring,
+    /// Reduce capabilities to these, by name; the rest leave the bounding set too. After everything that mounts.
+    Capabilities(Vec<String>),
+    /// Not dumpable (nobody reads PID 1's memory), dies with the zygote. After the last change of ids, which clears both.
+    Guard,
+    /// Install filters. Last: they refuse most of the steps above.
+    Seccomp(FilterSet),
+}
+
+/// Which seccomp filters PID 1 installs on top of those it inherits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FilterSet {
+    /// The default: mounts and namespaces refused, unknown calls and clone3 "not implemented".
+    Default,
+}
+
+/// Names a step in errors and timings.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step(pub String);
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl SetupOp {
+    /// Its name with the object it acts on.
+    #[must_use]
+    pub fn step(&self) -> Step {
+        let name = match self {
+            Self::BecomeRoot { .. } => "become root of the user namespace".to_owned(),
+            Self::EnterRoot => "attach the root file system".to_owned(),
+            Self::Proc => "mount /proc".to_owned(),
+            Self::Tmpfs { target, .. } => format!("mount tmpfs on {target}"),
+            Self::Device { name, .. } => format!("bind /dev/{name}"),
+            Self::Symlink { path, .. } => format!("link {path}"),
+            Self::Devpts { .. } => "mount /dev/pts".to_owned(),
+            Self::Bind { target } => format!("bind {target}"),
+            Self::EmptyDirectory { path } => format!("hide {path}"),
+            Self::MaskFile { path } => format!("mask {path}"),
+            Self::ReadOnly { path } => format!("make {path} read-only"),
+            Self::AllowPing { .. } => "allow ping".to_owned(),
+            Self::Pivot => "pivot to the new root".to_owned(),
+            Self::Hostname(_) => "set the host name".to_owned(),
+            Self::Loopback => "set lo up".to_owned(),
+            Self::Workdir(path) => format!("make {path}"),
+            Self::Limit { name, .. } => format!("set RLIMIT_{name}"),
+            Self::Keyring => "join a new session keyring".to_owned(),
+            Self::Capabilities(_) => "reduce capabilities".to_owned(),
+            Self::Guard => "guard PID 1".to_owned(),
+            Self::Seccomp(_) => "install seccomp filters".to_owned(),
+        };
+        Step(name)
+    }
+}
+
+/// A step that failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetupFailure {
+    /// Which.
+    pub step: Step,
+    /// What the kernel said, in words.
+    pub error: String,
+    /// Its number, when there is one.
+    pub errno: Option<i32>,
+}
+
+impl fmt::Display for SetupFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.step, self.error)
+    }
+}
