@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("llm", &[]),
     ("trajectory", &["env", "spec", "llm"]),
     ("agent", &["llm", "trajectory", "env", "spec"]),
+    ("settings", &["llm"]),
 ];
 
 /// Modules at the top, free to name everything.

@@ -14,5 +14,6 @@ pub use limits::Limits;
 pub use observation::Style;
 pub use prompt::{PromptConfig, PromptError};
 pub use run::{AgentConfig, Cancel, Outcome, Progress, run};
+pub use tools::Shell;
 
 pub use crate::trajectory::{StopReason, ToolErrorKind};

@@ -13,7 +13,7 @@ use super::calls::{self, Call};
 use super::limits::{Limits, TokenCount};
 use super::observation::Style;
 use super::state::{Cut, End, State, guard};
-use super::tools::{self, Observation, Tools};
+use super::tools::{self, Observation, Shell, Tools};
 use crate::env::{Env, EnvError};
 use crate::llm::{ChatModel, ChatRequest, Completion, LlmError, Message, TokenUsage};
 use crate::trajectory::{Event, StopReason, ToolErrorKind};
@@ -35,6 +35,8 @@ pub struct AgentConfig {
     pub limits: Limits,
     /// How observations are written.
     pub style: Style,
+    /// What the sandbox carries out commands with; the model is told.
+    pub shell: Shell,
 }
 
 /// How a run ended.
@@ -105,7 +107,7 @@ pub async fn run<E: Env, M: ChatModel>(
             .limits
             .task_timeout
             .and_then(|t| start.checked_add(t)),
-        schemas: tools::schemas(config.style),
+        schemas: tools::schemas(config.style, config.shell),
         tools: Tools::new(config.style, config.limits.cmd_timeout),
         history: Vec::new(),
         tokens: TokenCount::default(),

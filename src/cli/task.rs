@@ -27,8 +27,8 @@ async fn in_sandbox(
     let mut arguments = SandboxArgs::defaults(image);
     arguments.workdir.clone_from(&settings.prompt.working_dir);
     let mode = match settings.shell {
-        run::ShellMode::Persistent => ShellMode::Persistent,
-        run::ShellMode::Fresh => ShellMode::Fresh,
+        crate::agent::Shell::Persistent => ShellMode::Persistent,
+        crate::agent::Shell::Fresh => ShellMode::Fresh,
     };
     let keep = settings.keep;
     let (sandbox, image) =

@@ -63,6 +63,11 @@ impl Assembler {
         Ok(false)
     }
 
+    /// The server said why the answer ended, so none of it is missing.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.seen_choice && self.finish_reason.is_some()
+    }
+
     /// The whole answer. A stream that stops before it said so is broken, and gives nothing.
     pub(crate) fn finish(mut self) -> Result<Answer, LlmError> {
         if !self.done && self.finish_reason.is_none() {

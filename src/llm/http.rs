@@ -228,7 +228,14 @@ impl HttpModel {
         let mut parser = SseParser::default();
         let mut assembler = Assembler::default();
         let (mut size, mut started) = (0_usize, false);
-        while let Some(chunk) = self.next_chunk(response, started).await? {
+        loop {
+            let chunk = match self.next_chunk(response, started).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                // All that is missing is the farewell, and perhaps the token counts.
+                Err(_) if assembler.is_whole() => break,
+                Err(error) => return Err(error),
+            };
             started = true;
             size = size.saturating_add(chunk.len());
             if size > MAX_BODY {
@@ -313,7 +320,7 @@ impl HttpModel {
                 state.context.prompt_was(usage.prompt_tokens, bytes);
                 if dropped && !std::mem::replace(&mut state.warned_tools, true) {
                     warnings.push(format!(
-                        "the server seems to ignore `tools`: it counted {} prompt tokens, fewer than the words it was sent; start it with tool calling enabled",
+                        "the server seems to ignore `tools`: it counted {} prompt tokens, fewer than what it was sent must have; start it with tool calling enabled",
                         usage.prompt_tokens
                     ));
                 }
@@ -360,7 +367,7 @@ impl ChatModel for HttpModel {
                 shrinks += 1;
                 forced = self.with(|s| s.context.after_refusal(refused, wanted, bytes));
                 if forced.is_none() || shrinks > MAX_SHRINKS {
-                    return Err(LlmError::ContextOverflow(excerpt(&error.to_string())));
+                    return Err(LlmError::ContextOverflow(error.to_string()));
                 }
                 tracing::debug!(
                     max_tokens = forced,
@@ -382,7 +389,7 @@ impl ChatModel for HttpModel {
                 });
             }
             let delay = self.config.retry.delay(failures, &error);
-            tracing::info!(%error, ?delay, "model request failed, repeating it");
+            tracing::warn!(%error, ?delay, "model request failed, repeating it");
             tokio::time::sleep(delay).await;
         }
     }
@@ -391,10 +398,6 @@ impl ChatModel for HttpModel {
 fn to_value(messages: &[Message]) -> Result<Value, LlmError> {
     serde_json::to_value(messages)
         .map_err(|e| LlmError::Config(format!("encode the messages: {e}")))
-}
-
-fn excerpt(text: &str) -> String {
-    text.chars().take(500).collect()
 }
 
 #[cfg(test)]

@@ -220,3 +220,6 @@ pub enum ToolErrorKind {
     /// Another error of the sandbox's kernel.
     Io,
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@
 mod editor;
 mod faults;
 mod memory_env;
+mod real;
 mod server;
 mod session;
 mod turns;
@@ -19,7 +20,7 @@ mod validator;
 
 use std::time::Duration;
 
-use llm_in_sandbox::agent::{self, AgentConfig, Limits, Outcome, Progress, Style};
+use llm_in_sandbox::agent::{self, AgentConfig, Limits, Outcome, Progress, Shell, Style};
 use llm_in_sandbox::llm::{ChatModel, HttpConfig, HttpModel, RetryPolicy, Timeouts};
 use llm_in_sandbox::trajectory::Event;
 use memory_env::MemoryEnv;
@@ -37,6 +38,7 @@ pub(crate) fn config() -> AgentConfig {
             ..Limits::default()
         },
         style: Style::Native,
+        shell: Shell::Persistent,
     }
 }
 
@@ -51,8 +53,8 @@ pub(crate) fn client(url: &str) -> HttpConfig {
     };
     config.timeouts = Timeouts {
         connect: Duration::from_secs(2),
-        first_byte: Duration::from_millis(500),
-        idle: Duration::from_millis(300),
+        first_byte: Duration::from_secs(5),
+        idle: Duration::from_millis(1500),
         total: Duration::from_secs(10),
     };
     config
@@ -72,7 +74,7 @@ pub(crate) async fn run_with<M: ChatModel>(
         }
     };
     let run = agent::run(env, model, config, &mut sink, cancel);
-    let outcome = tokio::time::timeout(Duration::from_secs(30), run)
+    let outcome = tokio::time::timeout(Duration::from_secs(100), run)
         .await
         .expect("the run hangs");
     (outcome, events)

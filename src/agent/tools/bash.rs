@@ -9,8 +9,12 @@ use crate::agent::observation::{Cleaned, Style, clean_stream, render_native, ren
 use crate::env::{Captured, Env, EnvError, FullCopy, GuestPath, ShellResult};
 use crate::trajectory::ToolErrorKind;
 
-pub(crate) const DESCRIPTION: &str = "Runs a bash command in the terminal of the computer and returns its exit code and output.\n\
-* The shell stays alive between calls: its working directory, variables and background jobs are kept.\n\
+/// What a model is told of a shell that keeps its state.
+pub(crate) const PERSISTENT: &str = "* The shell stays alive between calls: its working directory, variables and background jobs are kept.\n";
+/// What a model is told of shells that do not.
+pub(crate) const FRESH: &str = "* Every call gets a new shell in the working directory: changes of directory and variables do not last, files do.\n";
+/// What a model is told of all shells.
+pub(crate) const DESCRIPTION: &str = "\
 * There is nobody to type answers: standard input is empty, so use flags such as `-y`.\n\
 * A command that takes too long is stopped. Start long-running programs in the background, for example `python server.py > server.log 2>&1 &`.\n\
 * To run a Python program, write it to a file first, then run for example `python script.py`.";

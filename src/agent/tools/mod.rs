@@ -116,9 +116,27 @@ impl Tools {
     }
 }
 
+/// What carries out commands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Shell {
+    /// One shell that keeps its state.
+    #[default]
+    Persistent,
+    /// A new shell for each command.
+    Fresh,
+}
+
 /// The schemas as they are sent, in the original's order.
 #[must_use]
-pub fn schemas(style: Style) -> Vec<Value> {
+pub fn schemas(style: Style, shell: Shell) -> Vec<Value> {
+    let bash = format!(
+        "Runs a bash command in the terminal of the computer and returns its exit code and output.\n{}{}",
+        match shell {
+            Shell::Persistent => bash::PERSISTENT,
+            Shell::Fresh => bash::FRESH,
+        },
+        bash::DESCRIPTION
+    );
     let mut commands = vec!["view", "create", "str_replace", "insert"];
     if style == Style::Native {
         commands.push("undo_edit");
@@ -147,7 +165,7 @@ pub fn schemas(style: Style) -> Vec<Value> {
         ),
         function(
             "execute_bash",
-            bash::DESCRIPTION,
+            &bash,
             json!({"command": {"type": "string", "description": "The command line, or several."}}),
             json!(["command"]),
         ),
@@ -247,7 +265,9 @@ mod tests {
 
     #[test]
     fn the_schemas_have_the_originals_names_and_types() {
-        let schemas = schemas(Style::Original);
+        let fresh = schemas(Style::Native, Shell::Fresh)[1].to_string();
+        assert!(fresh.contains("new shell") && !fresh.contains("stays alive"));
+        let schemas = schemas(Style::Original, Shell::Persistent);
         let names: Vec<_> = schemas
             .iter()
             .map(|s| s.pointer("/function/name").unwrap().as_str().unwrap())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::{Compat, RunArgs, RunError, ShellMode, Truth};
-use crate::agent::{Limits, PromptConfig, Style};
+use crate::agent::{Limits, PromptConfig, Shell, Style};
 use crate::llm::{HttpConfig, Sampling, Secret};
 use crate::settings::{self, Environment, SettingsError, SettingsFile};
 
@@ -33,7 +33,7 @@ pub struct RunSettings {
     /// How observations are written.
     pub style: Style,
     /// What carries out commands.
-    pub shell: ShellMode,
+    pub shell: Shell,
     /// Leave the sandbox running.
     pub keep: bool,
     /// Directory to copy in; exists.
@@ -108,7 +108,10 @@ pub fn resolve(
             Some(Compat::Original) => Style::Original,
             None => Style::Native,
         },
-        shell: args.shell,
+        shell: match args.shell {
+            ShellMode::Persistent => Shell::Persistent,
+            ShellMode::Fresh => Shell::Fresh,
+        },
         keep: args.keep,
         input_dir: args.input_dir,
         output_dir: args

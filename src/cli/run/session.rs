@@ -143,6 +143,7 @@ impl Session {
             instance: self.settings.prompt.instance(&self.settings.query),
             limits: self.settings.limits.clone(),
             style: self.settings.style,
+            shell: self.settings.shell,
         };
         let display = &self.display;
         let mut sink = |progress: Progress<'_>| match progress {
@@ -259,7 +260,7 @@ impl Session {
                 "task_timeout_s": limits.task_timeout.map(|t| t.as_secs_f64()),
             }),
             problem_statement: self.settings.query.clone(),
-            tools: tools::schemas(self.settings.style),
+            tools: tools::schemas(self.settings.style, self.settings.shell),
         }
     }
 }

@@ -3,7 +3,7 @@
 use clap::Parser;
 
 use super::*;
-use crate::agent::Style;
+use crate::agent::{Shell, Style};
 
 #[derive(Debug, Parser)]
 struct Cli {
@@ -43,7 +43,7 @@ fn defaults_are_the_originals() {
     assert_eq!(settings.limits, crate::agent::Limits::default());
     assert_eq!(
         (settings.image.clone(), settings.style, settings.shell),
-        (None, Style::Native, ShellMode::Persistent)
+        (None, Style::Native, Shell::Persistent)
     );
     assert_eq!(settings.output_dir, PathBuf::from("output"));
     let config = http(&settings);
@@ -161,7 +161,7 @@ fn the_other_flags_arrive() {
     assert!(settings.save_exchanges && settings.keep);
     assert_eq!(
         (settings.shell, settings.style),
-        (ShellMode::Fresh, Style::Original)
+        (Shell::Fresh, Style::Original)
     );
     assert_eq!(
         settings.limits.task_timeout,
@@ -172,4 +172,29 @@ fn the_other_flags_arrive() {
             .unwrap()
             .save_exchanges
     );
+}
+
+#[test]
+fn help_shows_underscores_and_every_flag_of_the_original() {
+    let help = parse(&["--help"]).unwrap_err();
+    for flag in [
+        "llm_name",
+        "docker_image",
+        "max_steps",
+        "temperature",
+        "max_token_limit",
+        "max_tokens_per_call",
+        "input_dir",
+        "output_dir",
+        "llm_base_url",
+        "api_key",
+        "prompt_config",
+        "save_litellm_response",
+        "extra_body",
+        "settings",
+        "query",
+    ] {
+        assert!(help.contains(&format!("--{flag}")), "{flag}\n{help}");
+    }
+    assert!(!help.contains("--llm-name"));
 }

@@ -1,0 +1,130 @@
+//! The format, frozen: `v1.jsonl` holds every kind of line. A change here is a new version, and its reader keeps this file.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::*;
+
+const FROZEN: &str = include_str!("v1.jsonl");
+
+fn header() -> Header {
+    Header {
+        schema: SCHEMA.into(),
+        version: VERSION,
+        package: "0.1.0".into(),
+        started_unix_s: 1_795_381_323.25,
+        model: "openai/m".into(),
+        base_url: Some("http://localhost:8000/v1".into()),
+        sampling: Sampling {
+            temperature: Some(1.0),
+            ..Sampling::default()
+        },
+        extra_body: Map::new(),
+        image_digest: Some("sha256:00".into()),
+        spec: json!({"shell": "persistent"}),
+        problem_statement: "task".into(),
+        tools: vec![json!({"type": "function"})],
+    }
+}
+
+fn events() -> Vec<Event> {
+    let object = json!({"role": "assistant", "content": "go"});
+    let usage = TokenUsage {
+        prompt_tokens: 3,
+        completion_tokens: 2,
+        cached_tokens: Some(1),
+        reasoning_tokens: None,
+    };
+    vec![
+        Event::Message {
+            message: Message::user("task"),
+        },
+        Event::Suffix {
+            text: "\nSteps Remaining: 1".into(),
+        },
+        Event::Completion {
+            step: 1,
+            message: Message::assistant(object.as_object().unwrap().clone()),
+            finish_reason: Some("stop".into()),
+            usage: Some(usage),
+            attempts: 1,
+            params: Map::new(),
+            model_us: 10,
+        },
+        Event::ToolCall {
+            step: 1,
+            call_id: Some("a".into()),
+            function: "execute_bash".into(),
+            parameters: Map::new(),
+        },
+        Event::ToolResult {
+            step: 1,
+            call_id: None,
+            observation: "ü".into(),
+            error: Some(ToolErrorKind::BadArguments),
+            tool_us: 5,
+        },
+        Event::TurnEnd {
+            step: 1,
+            calls: 1,
+            model_us: 10,
+            tool_us: 5,
+            total_us: 15,
+        },
+        Event::Warning { text: "w".into() },
+        Event::End {
+            stop: StopReason::MaxSteps,
+            detail: None,
+            steps: 1,
+            usage,
+            sandbox: Some(Usage {
+                cpu: Some(Duration::from_millis(1500)),
+                peak_memory_bytes: Some(1),
+                written_bytes: None,
+                wall: Duration::from_secs(2),
+            }),
+        },
+    ]
+}
+
+#[test]
+fn the_format_is_frozen() {
+    let mut text = serde_json::to_string(&header()).unwrap() + "\n";
+    for (n, event) in (1..).zip(events()) {
+        let line = Line {
+            n,
+            t_us: n * 100,
+            event,
+        };
+        text += &(serde_json::to_string(&line).unwrap() + "\n");
+    }
+    assert_eq!(text, FROZEN);
+}
+
+#[test]
+fn the_frozen_lines_are_read() {
+    let mut lines = FROZEN.lines();
+    let read: Header = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert_eq!(read, header());
+    let read: Vec<Event> = lines
+        .map(|line| serde_json::from_str::<Line>(line).unwrap().event)
+        .collect();
+    assert_eq!(read, events());
+}
+
+#[test]
+fn stop_reasons_are_written_as_they_are_told() {
+    for stop in [
+        StopReason::Submitted,
+        StopReason::MaxSteps,
+        StopReason::TokenLimit,
+        StopReason::ContextOverflow,
+        StopReason::Timeout,
+        StopReason::LlmError,
+        StopReason::SandboxDied,
+        StopReason::Interrupted,
+    ] {
+        assert_eq!(serde_json::to_value(stop).unwrap(), stop.as_str());
+    }
+}
