@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::Tell;
-use super::build::{architecture, inventory};
+use super::build::{architecture, inventory, make_default_if_first};
 use super::decompress::{Compression, Section, io, pump};
 use super::error::ImageError;
 use super::manifest::{MANIFEST_FORMAT, Manifest, rfc3339};
@@ -128,6 +128,7 @@ pub async fn import(
     };
     let image = store.commit(draft, &manifest)?;
     store.set_name(name.unwrap_or(&manifest.name), &manifest.digest)?;
+    make_default_if_first(store, &image)?;
     Ok(image)
 }
 

@@ -19,6 +19,7 @@ mod state;
 mod store;
 mod workshop;
 
+pub use base::fetch_base;
 pub use build::{Choice, DEFAULT_NAME, build, choose_default, ensure, rebuild};
 pub use error::ImageError;
 pub use export::{export, verify};
