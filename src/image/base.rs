@@ -7,11 +7,11 @@ use rootfs_builder::{BOOTSTRAP_TIMEOUT, Base, bootstrap_command, choose};
 
 use super::Tell;
 use super::decompress::{Section, io, pump};
+use super::draft::Draft;
 use super::error::ImageError;
 use super::fetch::{FetchLimits, fetch, fetch_text};
 use super::host_network::{CaBundle, host_network_settings};
 use super::import::unpack_file;
-use super::store::Draft;
 use super::workshop;
 use crate::host::Launcher;
 use crate::spec::Network;

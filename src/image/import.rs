@@ -7,10 +7,11 @@ use std::time::SystemTime;
 use super::Tell;
 use super::build::{architecture, inventory, make_default_if_first};
 use super::decompress::{Compression, Section, io, pump};
+use super::draft::Draft;
 use super::error::ImageError;
 use super::manifest::{MANIFEST_FORMAT, Manifest, rfc3339};
 use super::oci::{self, MAX_JSON, OciError, OciImage};
-use super::store::{Draft, Image, Store};
+use super::store::{Image, Store};
 use super::workshop;
 use crate::host::Launcher;
 use crate::spec::Network;
@@ -94,7 +95,11 @@ pub async fn import(
     let (own, env) = unpack_file(launcher, &draft, file, tell).await?;
     tell("computing the digest");
     let sandbox = workshop::open(launcher, &draft.rootfs(), Network::None, Vec::new()).await?;
-    let packages = inventory(&sandbox).await?;
+    let packages = match &own {
+        // Nothing of the image runs before its digest is compared.
+        Some(own) => own.packages.clone(),
+        None => inventory(&sandbox).await?,
+    };
     let (digest, report) = workshop::digest(&sandbox).await?;
     sandbox.close().await?;
     let manifest = match own {

@@ -40,7 +40,12 @@ pub fn pack(
         first_names: HashMap::new(),
     };
     let stat = fstat(root).map_err(tree_error("stat", b""))?;
-    packer.header(b"", &[], Facts::from(&stat), EntryType::Directory, 0)?;
+    // Making mount points in the root changes its time, which says nothing about the tree.
+    let facts = Facts {
+        mtime: 0,
+        ..Facts::from(&stat)
+    };
+    packer.header(b"", &[], facts, EntryType::Directory, 0)?;
     let directory =
         beneath::open_directory(root, b"").map_err(tree_error("open directory", b""))?;
     packer.directory(&directory, b"", 0)?;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -21,6 +21,7 @@ use nix::unistd::{Gid, LinkatFlags, Uid, fchown, fchownat, linkat, symlinkat};
 use super::format::{Kind, Member, Reader};
 use super::layer::WHITEOUT;
 use super::names::{clean, may_leave, split};
+use super::sparse::copy_content;
 use super::{
     LeftOutReason, Links, Owners, PrivilegedBits, Special, UnpackError, UnpackErrorKind,
     UnpackPolicy, UnpackReport, beneath, printable,
@@ -356,32 +357,6 @@ fn set_attributes(file: BorrowedFd<'_>, attributes: Attributes, owners: Owners) 
         .map_err(|error| UnpackErrorKind::system("set the mode", error))?;
     let time = TimeSpec::new(attributes.mtime, 0);
     futimens(file, &time, &time).map_err(|error| UnpackErrorKind::system("set the time", error))
-}
-
-fn copy_content<R: Read>(member: &Member, reader: &mut Reader<R>, file: &mut File) -> Outcome<()> {
-    let failed = |error: std::io::Error| UnpackErrorKind::System {
-        operation: "write the file".to_owned(),
-        error: error.to_string(),
-    };
-    let mut buffer = vec![0; 128 * 1024];
-    for segment in &member.segments {
-        file.seek(SeekFrom::Start(segment.offset)).map_err(failed)?;
-        let mut left = segment.length;
-        while left > 0 {
-            let wanted = usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
-            let window = buffer.get_mut(..wanted).unwrap_or_default();
-            let count = reader.read(window).map_err(|error| error.kind)?;
-            if count == 0 {
-                return Err(UnpackErrorKind::Truncated);
-            }
-            file.write_all(window.get(..count).unwrap_or_default())
-                .map_err(failed)?;
-            left -= count as u64;
-        }
-    }
-    file.set_len(member.size).map_err(failed)
 }
 
 pub(super) fn existing(directory: &OwnedFd, name: &[u8]) -> Outcome<Option<FileStat>> {
