@@ -215,6 +215,7 @@ pub async fn build(
     let manifest = Manifest {
         format: MANIFEST_FORMAT,
         digest,
+        tree_digest: None,
         name: recipe.name.clone(),
         created: rfc3339(SystemTime::now()),
         size_bytes: report.bytes,

@@ -113,7 +113,7 @@ fn write_layout(
         config,
         layers,
         index,
-    } = documents(&image.manifest, layer)?;
+    } = documents(&travelling(&image.manifest, layer), layer)?;
     let mut archive = tar::Builder::new(file);
     let mut add = |name: &str, content: &mut dyn std::io::Read, size: u64| {
         let mut header = tar::Header::new_gnu();
@@ -149,6 +149,15 @@ fn write_layout(
     file.as_file().sync_all().map_err(failed)?;
     file.persist(to).map_err(|error| failed(error.error))?;
     Ok(())
+}
+
+/// The manifest of what is in the file, which is the tree as it is stored here.
+fn travelling(manifest: &Manifest, layer: &Layer) -> Manifest {
+    Manifest {
+        digest: layer.plain.clone(),
+        tree_digest: None,
+        ..manifest.clone()
+    }
 }
 
 /// The three documents of a layout.
@@ -207,7 +216,8 @@ fn documents(manifest: &Manifest, layer: &Layer) -> Result<Documents, ImageError
 }
 
 fn expect_digest(image: &Image, actual: &str) -> Result<(), ImageError> {
-    let expected = &image.manifest.digest;
+    let manifest = &image.manifest;
+    let expected = manifest.tree_digest.as_ref().unwrap_or(&manifest.digest);
     if expected == actual {
         return Ok(());
     }

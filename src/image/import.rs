@@ -92,7 +92,11 @@ pub async fn import(
     tell: Tell<'_>,
 ) -> Result<Image, ImageError> {
     let draft = store.draft()?;
-    let (own, env) = unpack_file(launcher, &draft, file, tell).await?;
+    let Unpacked {
+        own,
+        env,
+        owners_lost,
+    } = unpack_file(launcher, &draft, file, tell).await?;
     tell("computing the digest");
     let sandbox = workshop::open(launcher, &draft.rootfs(), Network::None, Vec::new()).await?;
     let packages = match &own {
@@ -103,7 +107,13 @@ pub async fn import(
     let (digest, report) = workshop::digest(&sandbox).await?;
     sandbox.close().await?;
     let manifest = match own {
-        Some(own) if own.digest != digest => {
+        Some(own) if own.digest == digest => own,
+        // Its layer has the digest already; only the owners can differ, and only for this reason.
+        Some(own) if owners_lost > 0 => Manifest {
+            tree_digest: Some(digest),
+            ..own
+        },
+        Some(own) => {
             let what = format!("the tree in {}", file.display());
             return Err(ImageError::Digest {
                 what,
@@ -111,10 +121,10 @@ pub async fn import(
                 actual: digest,
             });
         }
-        Some(own) => own,
         None => Manifest {
             format: MANIFEST_FORMAT,
             digest,
+            tree_digest: None,
             name: name.unwrap_or("imported").to_owned(),
             created: rfc3339(SystemTime::now()),
             size_bytes: report.bytes,
@@ -137,6 +147,16 @@ pub async fn import(
     Ok(image)
 }
 
+/// What came out of a file, beside the tree.
+pub(super) struct Unpacked {
+    /// Our own manifest, where the file has one that its only layer bears out.
+    own: Option<Manifest>,
+    /// Environment that the image asks for.
+    env: BTreeMap<String, String>,
+    /// Entries whose owner this host cannot keep.
+    owners_lost: u64,
+}
+
 /// Unpacks any supported file into the tree of a draft; returns our own manifest where the file
 /// has one, and the environment that the image asks for.
 pub(super) async fn unpack_file(
@@ -144,7 +164,7 @@ pub(super) async fn unpack_file(
     draft: &Draft,
     file: &Path,
     tell: Tell<'_>,
-) -> Result<(Option<Manifest>, BTreeMap<String, String>), ImageError> {
+) -> Result<Unpacked, ImageError> {
     let whole = Section::whole(file)?;
     let scratch = draft.scratch("plain.tar");
     let plain = if whole.compression()? == Compression::None {
@@ -164,8 +184,13 @@ pub(super) async fn unpack_file(
     let result = match contents {
         Contents::Tree => {
             tell("unpacking the root file system");
-            workshop::unpack(&sandbox, Section::whole(&plain)?, UnpackPolicy::image()).await?;
-            (None, BTreeMap::new())
+            let whole = Section::whole(&plain)?;
+            let (_, report) = workshop::unpack(&sandbox, whole, UnpackPolicy::image()).await?;
+            Unpacked {
+                own: None,
+                env: BTreeMap::new(),
+                owners_lost: report.owners_lost,
+            }
         }
         Contents::Layers(image, files) => {
             if !image.architecture.is_empty() && image.architecture != architecture() {
@@ -176,6 +201,7 @@ pub(super) async fn unpack_file(
                 });
             }
             let count = image.layers.len();
+            let mut owners_lost = 0;
             for (number, layer) in image.layers.iter().enumerate() {
                 tell(&format!("unpacking layer {} of {count}", number + 1));
                 let (offset, length) = *files
@@ -186,12 +212,17 @@ pub(super) async fn unpack_file(
                     offset,
                     length,
                 };
-                let (pumped, _) =
+                let (pumped, report) =
                     workshop::unpack(&sandbox, section, UnpackPolicy::layer()).await?;
+                owners_lost += report.owners_lost;
                 expect(&layer.file, Some(&layer.plain), &pumped.plain)?;
                 expect(&layer.file, layer.stored.as_ref(), &pumped.stored)?;
             }
-            (own_manifest(&image)?, image.env)
+            Unpacked {
+                own: own_manifest(&image)?,
+                env: image.env,
+                owners_lost,
+            }
         }
     };
     sandbox.close().await?;
@@ -207,6 +238,21 @@ fn own_manifest(image: &OciImage) -> Result<Option<Manifest>, ImageError> {
         file: oci::OWN_MANIFEST.to_owned(),
         problem: error.to_string(),
     })?;
+    // The plain layer of an export is the canonical archive itself.
+    let layers: Vec<_> = image
+        .layers
+        .iter()
+        .map(|layer| layer.plain.as_str())
+        .collect();
+    if layers != [manifest.digest.as_str()] {
+        let what = "the only layer of an export".to_owned();
+        let actual = layers.join(",");
+        return Err(ImageError::Digest {
+            what,
+            expected: manifest.digest,
+            actual,
+        });
+    }
     if manifest.format > MANIFEST_FORMAT {
         let problem = format!(
             "its format {} is newer than {MANIFEST_FORMAT}",

@@ -294,7 +294,7 @@ impl<W: Write> Packer<'_, W> {
         let old = header.as_old_mut();
         copy_head(&mut old.name, &name);
         copy_head(&mut old.linkname, link);
-        let keep = self.options.owners == Owners::Keep;
+        let keep = self.options.owners != Owners::Caller;
         header.set_entry_type(entry_type);
         header.set_mode(self.mode(facts, entry_type));
         header.set_uid(if keep { u64::from(facts.uid) } else { 0 });

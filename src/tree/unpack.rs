@@ -243,7 +243,7 @@ impl Unpacker<'_> {
         let mut file = File::from(file);
         copy_content(member, reader, &mut file)?;
         let attributes = self.attributes(member);
-        set_attributes(file.as_fd(), attributes, self.policy.owners)
+        self.set_attributes(file.as_fd(), attributes)
     }
 
     fn symlink(&mut self, parent: &OwnedFd, place: &Place<'_>, member: &Member) -> Outcome<()> {
@@ -255,16 +255,13 @@ impl Unpacker<'_> {
         symlinkat(member.link.as_slice(), parent, place.name)
             .map_err(|error| failed("make the symbolic link", error))?;
         let attributes = self.attributes(member);
-        if self.policy.owners == Owners::Keep {
+        if self.policy.owners != Owners::Caller {
             let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-            fchownat(
-                parent,
-                place.name,
-                Some(uid),
-                Some(gid),
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            )
-            .map_err(|error| failed("set the owner", error))?;
+            let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+            let result = fchownat(parent, place.name, Some(uid), Some(gid), flags);
+            if !owner_set(self.policy.owners, result)? {
+                self.report.owners_lost += 1;
+            }
         }
         let time = TimeSpec::new(attributes.mtime, 0);
         utimensat(
@@ -329,34 +326,40 @@ impl Unpacker<'_> {
         }
     }
 
+    /// Owner before mode: chown(2) clears the set-id bits that the mode may carry.
+    fn set_attributes(&mut self, file: BorrowedFd<'_>, attributes: Attributes) -> Outcome<()> {
+        if self.policy.owners != Owners::Caller {
+            let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+            if !owner_set(self.policy.owners, fchown(file, Some(uid), Some(gid)))? {
+                self.report.owners_lost += 1;
+            }
+        }
+        fchmod(file, Mode::from_bits_truncate(attributes.mode))
+            .map_err(|error| UnpackErrorKind::system("set the mode", error))?;
+        let time = TimeSpec::new(attributes.mtime, 0);
+        futimens(file, &time, &time).map_err(|error| UnpackErrorKind::system("set the time", error))
+    }
+
     /// Deepest first: a directory that forbids its owner to enter it must come after what is in it.
     fn finish_directories(&mut self) -> Result<(), UnpackError> {
         for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
             let result = beneath::open_directory(self.root, &path)
                 .map_err(|error| UnpackErrorKind::system("open the directory", error))
-                .and_then(|directory| {
-                    set_attributes(directory.as_fd(), attributes, self.policy.owners)
-                });
+                .and_then(|directory| self.set_attributes(directory.as_fd(), attributes));
             result.map_err(|kind| kind.at(&path))?;
         }
         Ok(())
     }
 }
 
-/// Owner before mode: chown(2) clears the set-id bits that the mode may carry.
-fn set_attributes(file: BorrowedFd<'_>, attributes: Attributes, owners: Owners) -> Outcome<()> {
-    if owners == Owners::Keep {
-        fchown(
-            file,
-            Some(Uid::from_raw(attributes.uid)),
-            Some(Gid::from_raw(attributes.gid)),
-        )
-        .map_err(|error| UnpackErrorKind::system("set the owner", error))?;
+/// Whether the owner could be set.
+fn owner_set(owners: Owners, result: Result<(), Errno>) -> Outcome<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        // EINVAL: the id has no mapping in this user namespace (user_namespaces(7)).
+        Err(Errno::EPERM | Errno::EINVAL) if owners == Owners::KeepWherePossible => Ok(false),
+        Err(error) => Err(UnpackErrorKind::system("set the owner", error)),
     }
-    fchmod(file, Mode::from_bits_truncate(attributes.mode))
-        .map_err(|error| UnpackErrorKind::system("set the mode", error))?;
-    let time = TimeSpec::new(attributes.mtime, 0);
-    futimens(file, &time, &time).map_err(|error| UnpackErrorKind::system("set the time", error))
 }
 
 pub(super) fn existing(directory: &OwnedFd, name: &[u8]) -> Outcome<Option<FileStat>> {

@@ -18,6 +18,7 @@ fn manifest() -> Manifest {
     Manifest {
         format: MANIFEST_FORMAT,
         digest: DIGEST.to_owned(),
+        tree_digest: None,
         name: "small".to_owned(),
         created: "2026-01-01T00:00:00Z".to_owned(),
         size_bytes: 1,
