@@ -52,6 +52,12 @@ pub async fn ensure(
         return Ok(image);
     }
     let choice = choice(wanted).await?;
+    // Somebody may be building by name what the default turned out to be. The default's lock is
+    // always taken first, so nobody waits in a circle.
+    let _built_lock = match choice.recipe.name.as_str() {
+        name if name == wanted => None,
+        name => Some(lock(store, name).await?),
+    };
     if let Some(image) = store.find(&choice.recipe.name)? {
         store.set_name(wanted, &image.manifest.digest)?;
         return Ok(image);
