@@ -144,6 +144,12 @@ fn prepare(recipe: &Recipe) -> Vec<Step> {
             600,
         ));
     }
+    // Whoever extracted the base without privileges could not make them writable for everybody.
+    steps.push(shell(
+        "make the temporary directories",
+        "mkdir -p /tmp /var/tmp && chmod 1777 /tmp /var/tmp",
+        10,
+    ));
     steps
 }
 

@@ -1,17 +1,17 @@
 //! What a recipe builds on: a downloaded archive, what mmdebstrap extracts, or another image.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rootfs_builder::{BOOTSTRAP_TIMEOUT, Base, bootstrap_command, choose};
 
 use super::Tell;
 use super::decompress::{Section, io, pump};
+use super::draft::Draft;
 use super::error::ImageError;
 use super::fetch::{FetchLimits, fetch, fetch_text};
 use super::host_network::{CaBundle, host_network_settings};
 use super::import::unpack_file;
-use super::store::Draft;
 use super::workshop;
 use crate::host::Launcher;
 use crate::spec::Network;
@@ -40,58 +40,76 @@ pub(super) async fn unpack_base(
             draft.discard("base.tar");
             Ok(format!("mmdebstrap {suite}"))
         }
-        Base::Tar {
-            location,
-            sha256,
-            checksums,
-        } => {
-            let (location, expected) = match checksums {
-                Some(list) => {
-                    let (directory, pattern) = location.rsplit_once('/').unwrap_or((".", location));
-                    let listed = choose(&list_text(list).await?, pattern)?;
-                    (format!("{directory}/{}", listed.file), Some(listed.sha256))
-                }
-                None => (
-                    location.clone(),
-                    sha256.as_ref().map(|digits| digits.to_ascii_lowercase()),
-                ),
-            };
+        Base::Tar { .. } => {
             let archive = draft.scratch("base.tar");
-            let (path, actual) = if is_url(&location) {
-                tell(&format!("downloading {location}"));
-                let mut told = 0;
-                let digest = fetch(&location, &archive, FetchLimits::ARCHIVE, |done, length| {
-                    let percent = length
-                        .filter(|length| *length > 0)
-                        .map_or(0, |length| done * 100 / length);
-                    if percent >= told + 10 {
-                        told = percent - percent % 10;
-                        tell(&format!("downloaded {told} %"));
-                    }
-                })
-                .await?;
-                (archive, digest)
-            } else {
-                let section = Section::whole(Path::new(&location))?;
-                let hashed =
-                    tokio::task::spawn_blocking(move || pump(&section, std::io::sink(), u64::MAX));
-                (
-                    location.clone().into(),
-                    hashed.await.map_err(|_| ImageError::Worker)??.stored,
-                )
-            };
-            if let Some(expected) = expected.filter(|expected| *expected != actual) {
-                return Err(ImageError::Digest {
-                    what: location,
-                    expected,
-                    actual,
-                });
-            }
+            let (path, source) = fetch_base(base, &archive, tell).await?;
             tell("unpacking the base system");
             unpack_tree(launcher, draft, &path).await?;
             draft.discard("base.tar");
-            Ok(format!("{location} sha256:{actual}"))
+            Ok(source)
         }
+    }
+}
+
+/// Gets the archive of a base and checks it: a local one where it is, a remote one in the file `to`.
+/// Returns its path and, for the manifest, where it came from with its SHA-256.
+///
+/// # Errors
+///
+/// When it cannot be had within the bounds of a download, or its checksum is wrong.
+pub async fn fetch_base(
+    base: &Base,
+    to: &Path,
+    tell: Tell<'_>,
+) -> Result<(PathBuf, String), ImageError> {
+    let Base::Tar {
+        location,
+        sha256,
+        checksums,
+    } = base
+    else {
+        return Err(ImageError::NoArchive);
+    };
+    let (location, expected) = match checksums {
+        Some(list) => {
+            let (directory, pattern) = location.rsplit_once('/').unwrap_or((".", location));
+            let listed = choose(&list_text(list).await?, pattern)?;
+            (format!("{directory}/{}", listed.file), Some(listed.sha256))
+        }
+        None => (
+            location.clone(),
+            sha256.as_ref().map(|digits| digits.to_ascii_lowercase()),
+        ),
+    };
+    let (path, actual) = if is_url(&location) {
+        tell(&format!("downloading {location}"));
+        let mut told = 0;
+        let progress = |done: u64, length: Option<u64>| {
+            let percent = length
+                .filter(|length| *length > 0)
+                .map_or(0, |length| done.saturating_mul(100) / length);
+            if percent >= told + 10 {
+                told = percent - percent % 10;
+                tell(&format!("downloaded {told} %"));
+            }
+        };
+        (
+            to.to_path_buf(),
+            fetch(&location, to, FetchLimits::ARCHIVE, progress).await?,
+        )
+    } else {
+        let path = PathBuf::from(&location);
+        let section = Section::whole(&path)?;
+        let hashed = tokio::task::spawn_blocking(move || pump(&section, std::io::sink(), u64::MAX));
+        (path, hashed.await.map_err(|_| ImageError::Worker)??.stored)
+    };
+    match expected {
+        Some(expected) if expected != actual => Err(ImageError::Digest {
+            what: location,
+            expected,
+            actual,
+        }),
+        _ => Ok((path, format!("{location} sha256:{actual}"))),
     }
 }
 

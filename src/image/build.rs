@@ -51,7 +51,18 @@ pub async fn ensure(
     if let Some(image) = store.find(wanted)? {
         return Ok(image);
     }
-    make(store, launcher, wanted, tell).await
+    let choice = choice(wanted).await?;
+    // Somebody may be building by name what the default turned out to be. The default's lock is
+    // always taken first, so nobody waits in a circle.
+    let _built_lock = match choice.recipe.name.as_str() {
+        name if name == wanted => None,
+        name => Some(lock(store, name).await?),
+    };
+    if let Some(image) = store.find(&choice.recipe.name)? {
+        store.set_name(wanted, &image.manifest.digest)?;
+        return Ok(image);
+    }
+    make(store, launcher, wanted, &choice, tell).await
 }
 
 /// Builds the image of a name again, whatever is there; `None` is the default.
@@ -68,28 +79,44 @@ pub async fn rebuild(
     let wanted = name.unwrap_or(DEFAULT_NAME);
     named_recipe(wanted)?;
     let _lock = lock(store, wanted).await?;
-    make(store, launcher, wanted, tell).await
+    let old = store.find(wanted)?;
+    let choice = choice(wanted).await?;
+    let image = make(store, launcher, wanted, &choice, tell).await?;
+    if let Some(old) = old
+        && !store
+            .names()?
+            .iter()
+            .any(|(_, digest)| *digest == old.manifest.digest)
+    {
+        // A sandbox may use it still; then it stays until somebody removes it.
+        let _ = store.remove(&old);
+    }
+    Ok(image)
 }
 
 async fn make(
     store: &Store,
     launcher: &Launcher,
     name: &str,
+    choice: &Choice,
     tell: Tell<'_>,
 ) -> Result<Image, ImageError> {
-    let choice = match named_recipe(name)? {
-        Some(recipe) => Choice {
-            recipe,
-            reason: None,
-        },
-        None => choose_default(recipe("ubuntu")?, recipe("debian")?).await,
-    };
     if let Some(reason) = &choice.reason {
         tell(reason);
     }
-    let image = build(store, launcher, &choice, tell).await?;
+    let image = build(store, launcher, choice, tell).await?;
     store.set_name(name, &image.manifest.digest)?;
     Ok(image)
+}
+
+async fn choice(name: &str) -> Result<Choice, ImageError> {
+    match named_recipe(name)? {
+        Some(recipe) => Ok(Choice {
+            recipe,
+            reason: None,
+        }),
+        None => Ok(choose_default(recipe("ubuntu")?, recipe("debian")?).await),
+    }
 }
 
 /// `None` for the default, which is a choice.
@@ -194,6 +221,7 @@ pub async fn build(
     let manifest = Manifest {
         format: MANIFEST_FORMAT,
         digest,
+        tree_digest: None,
         name: recipe.name.clone(),
         created: rfc3339(SystemTime::now()),
         size_bytes: report.bytes,
@@ -207,7 +235,16 @@ pub async fn build(
     };
     let image = store.commit(draft, &manifest)?;
     store.set_name(&recipe.name, &image.manifest.digest)?;
+    make_default_if_first(store, &image)?;
     Ok(image)
+}
+
+/// Who has built `debian` by name is not made to wait for `ubuntu` by the next command.
+pub(super) fn make_default_if_first(store: &Store, image: &Image) -> Result<(), ImageError> {
+    if built_in(&image.manifest.name).is_some() && store.find(DEFAULT_NAME)?.is_none() {
+        store.set_name(DEFAULT_NAME, &image.manifest.digest)?;
+    }
+    Ok(())
 }
 
 /// Files that the plan itself puts into every tree.

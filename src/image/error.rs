@@ -78,6 +78,9 @@ pub enum ImageError {
         /// As it is.
         actual: String,
     },
+    /// A base that is no archive.
+    #[error("the base of the recipe is no archive")]
+    NoArchive,
     /// The name is none of a recipe, and no image has it.
     #[error("no image and no built-in recipe `{0}`")]
     NoRecipe(String),
@@ -127,6 +130,7 @@ impl ImageError {
             | Self::Program { .. }
             | Self::Io { .. }
             | Self::Digest { .. }
+            | Self::NoArchive
             | Self::Architecture { .. }
             | Self::Incomplete { .. }
             | Self::Worker => None,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -11,6 +12,7 @@ use super::Tell;
 use super::decompress::{HashSink, io};
 use super::error::ImageError;
 use super::fetch::hex;
+use super::manifest::Manifest;
 use super::oci::{
     Config, ConfigDetails, ConfigRootfs, Descriptor, Index, LayerList, OWN_MANIFEST, Platform,
 };
@@ -20,7 +22,7 @@ use crate::host::Launcher;
 use crate::spec::Network;
 
 /// Level of compression: beyond it a build of a gigabyte waits longer than it saves in transfer.
-const LEVEL: i32 = 6;
+const LEVEL: i32 = 3;
 
 /// Writes an image as an OCI layout in one tar, its layer compressed by zstd, to `to`, which is replaced.
 ///
@@ -102,53 +104,22 @@ fn write_layout(
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-    let manifest = &image.manifest;
-    let config = json(&Config {
-        created: manifest.created.clone(),
-        architecture: manifest.architecture.clone(),
-        os: "linux".to_owned(),
-        config: ConfigDetails {
-            env: Some(
-                manifest
-                    .env
-                    .iter()
-                    .map(|(name, value)| format!("{name}={value}"))
-                    .collect(),
-            ),
-        },
-        rootfs: ConfigRootfs {
-            kind: "layers".to_owned(),
-            diff_ids: vec![format!("sha256:{}", layer.plain)],
-        },
-    })?;
-    let own = serde_json::to_string(manifest).map_err(|error| failed(error.into()))?;
-    let layers = json(&LayerList {
-        schema_version: 2,
-        media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
-        config: descriptor("application/vnd.oci.image.config.v1+json", &config),
-        layers: vec![Descriptor {
-            media_type: "application/vnd.oci.image.layer.v1.tar+zstd".to_owned(),
-            digest: format!("sha256:{}", layer.stored),
-            size: layer.size,
-            platform: None,
-        }],
-        annotations: BTreeMap::from([(OWN_MANIFEST.to_owned(), own)]),
-    })?;
-    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &layers);
-    entry.platform = Some(Platform {
-        architecture: manifest.architecture.clone(),
-        os: "linux".to_owned(),
-    });
-    let index = json(&Index {
-        schema_version: 2,
-        manifests: vec![entry],
-    })?;
-
+    let file = tempfile::Builder::new()
+        // As any file that a user makes: his umask applies.
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(directory)
+        .map_err(failed)?;
+    let Documents {
+        config,
+        layers,
+        index,
+    } = documents(&travelling(&image.manifest, layer), layer)?;
     let mut archive = tar::Builder::new(file);
     let mut add = |name: &str, content: &mut dyn std::io::Read, size: u64| {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
         header.set_mtime(0);
         header.set_size(size);
         archive
@@ -180,8 +151,73 @@ fn write_layout(
     Ok(())
 }
 
+/// The manifest of what is in the file, which is the tree as it is stored here.
+fn travelling(manifest: &Manifest, layer: &Layer) -> Manifest {
+    Manifest {
+        digest: layer.plain.clone(),
+        tree_digest: None,
+        ..manifest.clone()
+    }
+}
+
+/// The three documents of a layout.
+struct Documents {
+    config: Vec<u8>,
+    layers: Vec<u8>,
+    index: Vec<u8>,
+}
+
+fn documents(manifest: &Manifest, layer: &Layer) -> Result<Documents, ImageError> {
+    let config = json(&Config {
+        created: manifest.created.clone(),
+        architecture: manifest.architecture.clone(),
+        os: "linux".to_owned(),
+        config: ConfigDetails {
+            env: Some(
+                manifest
+                    .env
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect(),
+            ),
+        },
+        rootfs: ConfigRootfs {
+            kind: "layers".to_owned(),
+            diff_ids: vec![format!("sha256:{}", layer.plain)],
+        },
+    })?;
+    let own = serde_json::to_string(manifest).map_err(document_error)?;
+    let layers = json(&LayerList {
+        schema_version: 2,
+        media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
+        config: descriptor("application/vnd.oci.image.config.v1+json", &config),
+        layers: vec![Descriptor {
+            media_type: "application/vnd.oci.image.layer.v1.tar+zstd".to_owned(),
+            digest: format!("sha256:{}", layer.stored),
+            size: layer.size,
+            platform: None,
+        }],
+        annotations: BTreeMap::from([(OWN_MANIFEST.to_owned(), own)]),
+    })?;
+    let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &layers);
+    entry.platform = Some(Platform {
+        architecture: manifest.architecture.clone(),
+        os: "linux".to_owned(),
+    });
+    let index = json(&Index {
+        schema_version: 2,
+        manifests: vec![entry],
+    })?;
+    Ok(Documents {
+        config,
+        layers,
+        index,
+    })
+}
+
 fn expect_digest(image: &Image, actual: &str) -> Result<(), ImageError> {
-    let expected = &image.manifest.digest;
+    let manifest = &image.manifest;
+    let expected = manifest.tree_digest.as_ref().unwrap_or(&manifest.digest);
     if expected == actual {
         return Ok(());
     }
@@ -194,8 +230,11 @@ fn expect_digest(image: &Image, actual: &str) -> Result<(), ImageError> {
 }
 
 fn json<T: serde::Serialize>(document: &T) -> Result<Vec<u8>, ImageError> {
-    serde_json::to_vec(document)
-        .map_err(|error| io("make a document of", Path::new("the image"), error.into()))
+    serde_json::to_vec(document).map_err(document_error)
+}
+
+fn document_error(error: serde_json::Error) -> ImageError {
+    io("make a document of", Path::new("the image"), error.into())
 }
 
 fn descriptor(media_type: &str, content: &[u8]) -> Descriptor {

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::Tell;
-use super::build::{architecture, inventory};
+use super::build::{architecture, inventory, make_default_if_first};
 use super::decompress::{Compression, Section, io, pump};
+use super::draft::Draft;
 use super::error::ImageError;
 use super::manifest::{MANIFEST_FORMAT, Manifest, rfc3339};
 use super::oci::{self, MAX_JSON, OciError, OciImage};
-use super::store::{Draft, Image, Store};
+use super::store::{Image, Store};
 use super::workshop;
 use crate::host::Launcher;
 use crate::spec::Network;
@@ -91,14 +92,28 @@ pub async fn import(
     tell: Tell<'_>,
 ) -> Result<Image, ImageError> {
     let draft = store.draft()?;
-    let (own, env) = unpack_file(launcher, &draft, file, tell).await?;
+    let Unpacked {
+        own,
+        env,
+        owners_lost,
+    } = unpack_file(launcher, &draft, file, tell).await?;
     tell("computing the digest");
     let sandbox = workshop::open(launcher, &draft.rootfs(), Network::None, Vec::new()).await?;
-    let packages = inventory(&sandbox).await?;
+    let packages = match &own {
+        // Nothing of the image runs before its digest is compared.
+        Some(own) => own.packages.clone(),
+        None => inventory(&sandbox).await?,
+    };
     let (digest, report) = workshop::digest(&sandbox).await?;
     sandbox.close().await?;
     let manifest = match own {
-        Some(own) if own.digest != digest => {
+        Some(own) if own.digest == digest => own,
+        // Its layer has the digest already; only the owners can differ, and only for this reason.
+        Some(own) if owners_lost > 0 => Manifest {
+            tree_digest: Some(digest),
+            ..own
+        },
+        Some(own) => {
             let what = format!("the tree in {}", file.display());
             return Err(ImageError::Digest {
                 what,
@@ -106,10 +121,10 @@ pub async fn import(
                 actual: digest,
             });
         }
-        Some(own) => own,
         None => Manifest {
             format: MANIFEST_FORMAT,
             digest,
+            tree_digest: None,
             name: name.unwrap_or("imported").to_owned(),
             created: rfc3339(SystemTime::now()),
             size_bytes: report.bytes,
@@ -128,7 +143,18 @@ pub async fn import(
     };
     let image = store.commit(draft, &manifest)?;
     store.set_name(name.unwrap_or(&manifest.name), &manifest.digest)?;
+    make_default_if_first(store, &image)?;
     Ok(image)
+}
+
+/// What came out of a file, beside the tree.
+pub(super) struct Unpacked {
+    /// Our own manifest, where the file has one that its only layer bears out.
+    own: Option<Manifest>,
+    /// Environment that the image asks for.
+    env: BTreeMap<String, String>,
+    /// Entries whose owner this host cannot keep.
+    owners_lost: u64,
 }
 
 /// Unpacks any supported file into the tree of a draft; returns our own manifest where the file
@@ -138,7 +164,7 @@ pub(super) async fn unpack_file(
     draft: &Draft,
     file: &Path,
     tell: Tell<'_>,
-) -> Result<(Option<Manifest>, BTreeMap<String, String>), ImageError> {
+) -> Result<Unpacked, ImageError> {
     let whole = Section::whole(file)?;
     let scratch = draft.scratch("plain.tar");
     let plain = if whole.compression()? == Compression::None {
@@ -158,8 +184,13 @@ pub(super) async fn unpack_file(
     let result = match contents {
         Contents::Tree => {
             tell("unpacking the root file system");
-            workshop::unpack(&sandbox, Section::whole(&plain)?, UnpackPolicy::image()).await?;
-            (None, BTreeMap::new())
+            let whole = Section::whole(&plain)?;
+            let (_, report) = workshop::unpack(&sandbox, whole, UnpackPolicy::image()).await?;
+            Unpacked {
+                own: None,
+                env: BTreeMap::new(),
+                owners_lost: report.owners_lost,
+            }
         }
         Contents::Layers(image, files) => {
             if !image.architecture.is_empty() && image.architecture != architecture() {
@@ -170,6 +201,7 @@ pub(super) async fn unpack_file(
                 });
             }
             let count = image.layers.len();
+            let mut owners_lost = 0;
             for (number, layer) in image.layers.iter().enumerate() {
                 tell(&format!("unpacking layer {} of {count}", number + 1));
                 let (offset, length) = *files
@@ -180,12 +212,17 @@ pub(super) async fn unpack_file(
                     offset,
                     length,
                 };
-                let (pumped, _) =
+                let (pumped, report) =
                     workshop::unpack(&sandbox, section, UnpackPolicy::layer()).await?;
+                owners_lost += report.owners_lost;
                 expect(&layer.file, Some(&layer.plain), &pumped.plain)?;
                 expect(&layer.file, layer.stored.as_ref(), &pumped.stored)?;
             }
-            (own_manifest(&image)?, image.env)
+            Unpacked {
+                own: own_manifest(&image)?,
+                env: image.env,
+                owners_lost,
+            }
         }
     };
     sandbox.close().await?;
@@ -201,6 +238,21 @@ fn own_manifest(image: &OciImage) -> Result<Option<Manifest>, ImageError> {
         file: oci::OWN_MANIFEST.to_owned(),
         problem: error.to_string(),
     })?;
+    // The plain layer of an export is the canonical archive itself.
+    let layers: Vec<_> = image
+        .layers
+        .iter()
+        .map(|layer| layer.plain.as_str())
+        .collect();
+    if layers != [manifest.digest.as_str()] {
+        let what = "the only layer of an export".to_owned();
+        let actual = layers.join(",");
+        return Err(ImageError::Digest {
+            what,
+            expected: manifest.digest,
+            actual,
+        });
+    }
     if manifest.format > MANIFEST_FORMAT {
         let problem = format!(
             "its format {} is newer than {MANIFEST_FORMAT}",

@@ -16,6 +16,9 @@ pub struct Manifest {
     pub format: u32,
     /// SHA-256 of the canonical archive of the tree, 64 hexadecimal digits.
     pub digest: String,
+    /// The same of the tree as it is stored here, where this host could not keep the owners of its files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree_digest: Option<String>,
     /// Name under which it was built or imported.
     pub name: String,
     /// Time of building, RFC 3339 in UTC.

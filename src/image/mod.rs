@@ -8,6 +8,7 @@
 mod base;
 mod build;
 mod decompress;
+mod draft;
 mod error;
 mod export;
 mod fetch;
@@ -19,7 +20,9 @@ mod state;
 mod store;
 mod workshop;
 
+pub use base::fetch_base;
 pub use build::{Choice, DEFAULT_NAME, build, choose_default, ensure, rebuild};
+pub use draft::Draft;
 pub use error::ImageError;
 pub use export::{export, verify};
 pub use fetch::{FetchError, FetchLimits, fetch, fetch_text};
@@ -28,7 +31,7 @@ pub use import::{Contents, import, read_archive};
 pub use manifest::{MANIFEST_FORMAT, Manifest, Package, Packages, rfc3339};
 pub use oci::{LayerSource, OciError, OciImage};
 pub use state::{StoreError, state_dir};
-pub use store::{Draft, Image, ImageHold, NameLock, Store};
+pub use store::{Image, ImageHold, NameLock, Store};
 
 /// Tells people how far something is, one short line at a time.
 pub type Tell<'a> = &'a (dyn Fn(&str) + Send + Sync);

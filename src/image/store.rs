@@ -7,17 +7,21 @@
 //! tmp/<id>/, tmp/<id>.lock                      unfinished; garbage as soon as nobody holds the lock
 //! ```
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use super::draft::Draft;
 use super::manifest::{MANIFEST_FORMAT, Manifest};
-use super::state::{StoreError, io, remove_directory, sync_directory, write_synced};
+use super::state::{
+    StoreError, io, is_digest, is_name, open_lock, read_bounded, remove_directory, sync_directory,
+    write_synced,
+};
 
 /// A manifest is no larger than this.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -26,6 +30,7 @@ const MAX_MANIFEST: u64 = 4 << 20;
 #[derive(Debug, Clone)]
 pub struct Store {
     state: PathBuf,
+    reclaimed: usize,
 }
 
 /// A finished image.
@@ -35,14 +40,6 @@ pub struct Image {
     pub manifest: Manifest,
     /// Its tree.
     pub rootfs: PathBuf,
-}
-
-/// An image being made; gone when dropped.
-#[derive(Debug)]
-pub struct Draft {
-    directory: PathBuf,
-    lock_path: PathBuf,
-    _lock: Flock<File>,
 }
 
 /// Held by the process that makes an image of this name.
@@ -73,11 +70,18 @@ impl Store {
                 .create(&path)
                 .map_err(|source| io("make directory", &path, source))?;
         }
-        let store = Self {
+        let mut store = Self {
             state: state.to_path_buf(),
+            reclaimed: 0,
         };
-        store.reclaim()?;
+        store.reclaimed = store.reclaim()?;
         Ok(store)
+    }
+
+    /// How many unfinished images of dead processes [`Store::open`] has deleted.
+    #[must_use]
+    pub fn reclaimed(&self) -> usize {
+        self.reclaimed
     }
 
     /// The image of a name, a digest or the first 12 or more digits of one.
@@ -157,9 +161,11 @@ impl Store {
         };
         let rootfs = draft.rootfs();
         DirBuilder::new()
-            .recursive(true)
             .mode(0o700)
-            .create(&rootfs)
+            .create(&draft.directory)
+            .and_then(|()| fs::create_dir(&rootfs))
+            // Whatever the umask: this is `/` for every user inside.
+            .and_then(|()| fs::set_permissions(&rootfs, Permissions::from_mode(0o755)))
             .map_err(|source| io("make directory", &rootfs, source))?;
         Ok(draft)
     }
@@ -342,9 +348,7 @@ impl Store {
     }
 
     fn name_path(&self, part: &str, name: &str) -> Result<PathBuf, StoreError> {
-        let plain =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
-        if name.is_empty() || name.len() > 64 || name.starts_with('.') || !name.bytes().all(plain) {
+        if !is_name(name) {
             return Err(StoreError::BadName(name.to_owned()));
         }
         Ok(self.state.join(part).join(name))
@@ -359,61 +363,4 @@ impl Store {
         names.sort();
         Ok(names)
     }
-}
-
-impl Draft {
-    /// The tree under construction.
-    #[must_use]
-    pub fn rootfs(&self) -> PathBuf {
-        self.directory.join("rootfs")
-    }
-
-    /// A file for what is needed only while the image is made.
-    #[must_use]
-    pub fn scratch(&self, name: &str) -> PathBuf {
-        self.directory
-            .join("rootfs")
-            .with_file_name(format!("scratch-{name}"))
-    }
-
-    /// Deletes a scratch file, which must not become part of the image's directory.
-    pub fn discard(&self, name: &str) {
-        let _ = fs::remove_file(self.scratch(name));
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // What cannot be deleted now stays for the next start, which finds it by the lock file.
-        if remove_directory(&self.directory).is_ok() {
-            let _ = fs::remove_file(&self.lock_path);
-        }
-    }
-}
-
-fn is_digest(text: &str) -> bool {
-    text.len() == 64
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-}
-
-fn open_lock(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|source| io("open", path, source))
-}
-
-fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    std::io::Read::read_to_end(
-        &mut std::io::Read::take(File::open(path)?, limit),
-        &mut text,
-    )?;
-    Ok(text)
 }

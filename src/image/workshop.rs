@@ -132,6 +132,8 @@ pub(super) async fn capture(
             ),
             ("LANG".to_owned(), "C.UTF-8".to_owned()),
             ("PIP_DISABLE_PIP_VERSION_CHECK".to_owned(), "1".to_owned()),
+            // To look must not change the tree.
+            ("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()),
         ],
         cwd: None,
         stdin: null()?,

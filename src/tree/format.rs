@@ -173,6 +173,11 @@ impl<R: Read> Reader<R> {
         } else {
             kind
         };
+        let old = header.as_old();
+        let mode = self.field(&old.mode, header.mode(), "mode")?;
+        let uid = self.field(&old.uid, header.uid(), "uid")?;
+        let gid = self.field(&old.gid, header.gid(), "gid")?;
+        let mtime = self.field(&old.mtime, header.mtime(), "mtime")?;
         let mut member = Member {
             link: extensions.link.unwrap_or_else(|| {
                 header
@@ -181,20 +186,12 @@ impl<R: Read> Reader<R> {
                     .unwrap_or_default()
             }),
             kind,
-            mode: self.number(header.mode(), "mode")? & 0o7777,
-            uid: extensions
-                .uid
-                .map_or_else(|| self.number(header.uid(), "uid"), Ok)?,
-            gid: extensions
-                .gid
-                .map_or_else(|| self.number(header.gid(), "gid"), Ok)?,
-            mtime: extensions.mtime.map_or_else(
-                || {
-                    self.number(header.mtime(), "mtime")
-                        .map(|time| i64::try_from(time).unwrap_or(0))
-                },
-                Ok,
-            )?,
+            mode: mode & 0o7777,
+            uid: extensions.uid.unwrap_or(uid),
+            gid: extensions.gid.unwrap_or(gid),
+            mtime: extensions
+                .mtime
+                .unwrap_or(i64::try_from(mtime).unwrap_or(0)),
             size: stored,
             segments: vec![Segment {
                 offset: 0,
@@ -306,6 +303,19 @@ impl<R: Read> Reader<R> {
                 UnpackErrorKind::read(&error).alone()
             }
         })
+    }
+
+    /// A field that a writer left blank is zero.
+    fn field<T: Default>(
+        &self,
+        raw: &[u8],
+        parsed: std::io::Result<T>,
+        field: &str,
+    ) -> Result<T, UnpackError> {
+        if raw.iter().all(|byte| matches!(byte, 0 | b' ')) {
+            return Ok(T::default());
+        }
+        self.number(parsed, field)
     }
 
     pub(super) fn number<T>(

@@ -59,7 +59,7 @@ impl UnpackPolicy {
     #[must_use]
     pub fn image() -> Self {
         Self {
-            owners: Owners::Keep,
+            owners: Owners::KeepWherePossible,
             special: Special::Drop,
             privileged_bits: PrivilegedBits::Drop,
             links: Links::Keep,
@@ -105,6 +105,9 @@ impl UnpackPolicy {
 pub enum Owners {
     /// The numbers of the archive or tree; they must exist in the user namespace.
     Keep,
+    /// Unpacked: the numbers of the archive where they exist in the user namespace, else whoever
+    /// unpacks; counted. Packed: as `Keep`.
+    KeepWherePossible,
     /// Unpacked: whoever unpacks. Packed: 0 and 0.
     Caller,
 }
@@ -150,6 +153,8 @@ pub struct UnpackReport {
     pub whiteouts: u64,
     /// Set-id bits cleared.
     pub cleared_bits: u64,
+    /// Entries whose owner could not be kept.
+    pub owners_lost: u64,
     /// What was left out.
     pub left_out: LeftOut,
 }

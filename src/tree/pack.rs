@@ -40,7 +40,12 @@ pub fn pack(
         first_names: HashMap::new(),
     };
     let stat = fstat(root).map_err(tree_error("stat", b""))?;
-    packer.header(b"", &[], Facts::from(&stat), EntryType::Directory, 0)?;
+    // Making mount points in the root changes its time, which says nothing about the tree.
+    let facts = Facts {
+        mtime: 0,
+        ..Facts::from(&stat)
+    };
+    packer.header(b"", &[], facts, EntryType::Directory, 0)?;
     let directory =
         beneath::open_directory(root, b"").map_err(tree_error("open directory", b""))?;
     packer.directory(&directory, b"", 0)?;
@@ -289,7 +294,7 @@ impl<W: Write> Packer<'_, W> {
         let old = header.as_old_mut();
         copy_head(&mut old.name, &name);
         copy_head(&mut old.linkname, link);
-        let keep = self.options.owners == Owners::Keep;
+        let keep = self.options.owners != Owners::Caller;
         header.set_entry_type(entry_type);
         header.set_mode(self.mode(facts, entry_type));
         header.set_uid(if keep { u64::from(facts.uid) } else { 0 });

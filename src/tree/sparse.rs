@@ -1,6 +1,7 @@
 //! Files with holes: three formats of the same idea.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
 
 use tar::{GnuExtSparseHeader, GnuSparseHeader, Header};
 
@@ -114,6 +115,37 @@ impl<R: Read> Reader<R> {
         }
         Ok(numbers)
     }
+}
+
+/// Writes the data of a member where it belongs; the rest of the file is a hole.
+pub(super) fn copy_content<R: Read>(
+    member: &Member,
+    reader: &mut Reader<R>,
+    file: &mut File,
+) -> Result<(), UnpackErrorKind> {
+    let failed = |error: std::io::Error| UnpackErrorKind::System {
+        operation: "write the file".to_owned(),
+        error: error.to_string(),
+    };
+    let mut buffer = vec![0; 128 * 1024];
+    for segment in &member.segments {
+        file.seek(SeekFrom::Start(segment.offset)).map_err(failed)?;
+        let mut left = segment.length;
+        while left > 0 {
+            let wanted = usize::try_from(left)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
+            let window = buffer.get_mut(..wanted).unwrap_or_default();
+            let count = reader.read(window).map_err(|error| error.kind)?;
+            if count == 0 {
+                return Err(UnpackErrorKind::Truncated);
+            }
+            file.write_all(window.get(..count).unwrap_or_default())
+                .map_err(failed)?;
+            left -= count as u64;
+        }
+    }
+    file.set_len(member.size).map_err(failed)
 }
 
 fn sparse_blocks(

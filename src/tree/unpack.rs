@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -21,6 +21,7 @@ use nix::unistd::{Gid, LinkatFlags, Uid, fchown, fchownat, linkat, symlinkat};
 use super::format::{Kind, Member, Reader};
 use super::layer::WHITEOUT;
 use super::names::{clean, may_leave, split};
+use super::sparse::copy_content;
 use super::{
     LeftOutReason, Links, Owners, PrivilegedBits, Special, UnpackError, UnpackErrorKind,
     UnpackPolicy, UnpackReport, beneath, printable,
@@ -242,7 +243,7 @@ impl Unpacker<'_> {
         let mut file = File::from(file);
         copy_content(member, reader, &mut file)?;
         let attributes = self.attributes(member);
-        set_attributes(file.as_fd(), attributes, self.policy.owners)
+        self.set_attributes(file.as_fd(), attributes)
     }
 
     fn symlink(&mut self, parent: &OwnedFd, place: &Place<'_>, member: &Member) -> Outcome<()> {
@@ -254,16 +255,13 @@ impl Unpacker<'_> {
         symlinkat(member.link.as_slice(), parent, place.name)
             .map_err(|error| failed("make the symbolic link", error))?;
         let attributes = self.attributes(member);
-        if self.policy.owners == Owners::Keep {
+        if self.policy.owners != Owners::Caller {
             let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
-            fchownat(
-                parent,
-                place.name,
-                Some(uid),
-                Some(gid),
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            )
-            .map_err(|error| failed("set the owner", error))?;
+            let flags = AtFlags::AT_SYMLINK_NOFOLLOW;
+            let result = fchownat(parent, place.name, Some(uid), Some(gid), flags);
+            if !owner_set(self.policy.owners, result)? {
+                self.report.owners_lost += 1;
+            }
         }
         let time = TimeSpec::new(attributes.mtime, 0);
         utimensat(
@@ -328,60 +326,40 @@ impl Unpacker<'_> {
         }
     }
 
+    /// Owner before mode: chown(2) clears the set-id bits that the mode may carry.
+    fn set_attributes(&mut self, file: BorrowedFd<'_>, attributes: Attributes) -> Outcome<()> {
+        if self.policy.owners != Owners::Caller {
+            let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
+            if !owner_set(self.policy.owners, fchown(file, Some(uid), Some(gid)))? {
+                self.report.owners_lost += 1;
+            }
+        }
+        fchmod(file, Mode::from_bits_truncate(attributes.mode))
+            .map_err(|error| UnpackErrorKind::system("set the mode", error))?;
+        let time = TimeSpec::new(attributes.mtime, 0);
+        futimens(file, &time, &time).map_err(|error| UnpackErrorKind::system("set the time", error))
+    }
+
     /// Deepest first: a directory that forbids its owner to enter it must come after what is in it.
     fn finish_directories(&mut self) -> Result<(), UnpackError> {
         for (path, attributes) in std::mem::take(&mut self.directories).into_iter().rev() {
             let result = beneath::open_directory(self.root, &path)
                 .map_err(|error| UnpackErrorKind::system("open the directory", error))
-                .and_then(|directory| {
-                    set_attributes(directory.as_fd(), attributes, self.policy.owners)
-                });
+                .and_then(|directory| self.set_attributes(directory.as_fd(), attributes));
             result.map_err(|kind| kind.at(&path))?;
         }
         Ok(())
     }
 }
 
-/// Owner before mode: chown(2) clears the set-id bits that the mode may carry.
-fn set_attributes(file: BorrowedFd<'_>, attributes: Attributes, owners: Owners) -> Outcome<()> {
-    if owners == Owners::Keep {
-        fchown(
-            file,
-            Some(Uid::from_raw(attributes.uid)),
-            Some(Gid::from_raw(attributes.gid)),
-        )
-        .map_err(|error| UnpackErrorKind::system("set the owner", error))?;
+/// Whether the owner could be set.
+fn owner_set(owners: Owners, result: Result<(), Errno>) -> Outcome<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        // EINVAL: the id has no mapping in this user namespace (user_namespaces(7)).
+        Err(Errno::EPERM | Errno::EINVAL) if owners == Owners::KeepWherePossible => Ok(false),
+        Err(error) => Err(UnpackErrorKind::system("set the owner", error)),
     }
-    fchmod(file, Mode::from_bits_truncate(attributes.mode))
-        .map_err(|error| UnpackErrorKind::system("set the mode", error))?;
-    let time = TimeSpec::new(attributes.mtime, 0);
-    futimens(file, &time, &time).map_err(|error| UnpackErrorKind::system("set the time", error))
-}
-
-fn copy_content<R: Read>(member: &Member, reader: &mut Reader<R>, file: &mut File) -> Outcome<()> {
-    let failed = |error: std::io::Error| UnpackErrorKind::System {
-        operation: "write the file".to_owned(),
-        error: error.to_string(),
-    };
-    let mut buffer = vec![0; 128 * 1024];
-    for segment in &member.segments {
-        file.seek(SeekFrom::Start(segment.offset)).map_err(failed)?;
-        let mut left = segment.length;
-        while left > 0 {
-            let wanted = usize::try_from(left)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
-            let window = buffer.get_mut(..wanted).unwrap_or_default();
-            let count = reader.read(window).map_err(|error| error.kind)?;
-            if count == 0 {
-                return Err(UnpackErrorKind::Truncated);
-            }
-            file.write_all(window.get(..count).unwrap_or_default())
-                .map_err(failed)?;
-            left -= count as u64;
-        }
-    }
-    file.set_len(member.size).map_err(failed)
 }
 
 pub(super) fn existing(directory: &OwnedFd, name: &[u8]) -> Outcome<Option<FileStat>> {

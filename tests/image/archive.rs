@@ -21,6 +21,11 @@ impl Archive {
         self.raw(name.as_bytes(), EntryType::Regular, b"", mode, b"x")
     }
 
+    #[allow(dead_code, reason = "for the tests that need the runtime")]
+    pub(crate) fn program(self, name: &str, content: &[u8]) -> Self {
+        self.raw(name.as_bytes(), EntryType::Regular, b"", 0o755, content)
+    }
+
     pub(crate) fn directory(self, name: &str) -> Self {
         self.raw(name.as_bytes(), EntryType::Directory, b"", 0o755, b"")
     }

@@ -549,3 +549,29 @@ fn an_upper_layer_replaces_kinds_and_never_follows_what_it_deletes() {
     arena.unpack(&upper, &UnpackPolicy::layer()).unwrap();
     assert_eq!(names(&arena.tree()), ["d", "f", "f/x", "l", "l/y"]);
 }
+
+#[test]
+fn owners_that_do_not_exist_are_lost_and_counted_or_refused_as_the_policy_says() {
+    if nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let mut foreign = header(b"f", EntryType::Regular, b"", 0o644, 0);
+    foreign.set_uid(0);
+    foreign.set_cksum();
+    let mut archive = Archive::default();
+    archive.push(&foreign, b"");
+    let archive = archive.bytes();
+    let report = Arena::new()
+        .unpack(&archive, &UnpackPolicy::image())
+        .unwrap();
+    assert_eq!(report.owners_lost, 1);
+    let strict = UnpackPolicy {
+        owners: llm_in_sandbox::tree::Owners::Keep,
+        ..UnpackPolicy::image()
+    };
+    let error = Arena::new().unpack(&archive, &strict).unwrap_err();
+    assert!(
+        matches!(error.kind, UnpackErrorKind::System { .. }),
+        "{error}"
+    );
+}

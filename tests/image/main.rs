@@ -10,4 +10,7 @@
 
 mod archive;
 mod hostile;
+mod pipeline;
 mod round_trip;
+mod sources;
+mod store;

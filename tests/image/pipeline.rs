@@ -1,0 +1,257 @@
+//! From a recipe or a file to an image and back, in the real runtime.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use llm_in_sandbox::host::{Launcher, LauncherConfig};
+use llm_in_sandbox::image::{Choice, ImageError, Store, build, export, import, verify};
+use sha2::{Digest, Sha256};
+use wiremock::matchers::path;
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use super::archive::Archive;
+
+/// Programs of the host that the steps of a recipe use; with their libraries they are a small base system.
+const PROGRAMS: [&str; 9] = [
+    "sh", "rm", "mkdir", "chmod", "find", "cat", "touch", "true", "env",
+];
+
+/// A root file system that has a shell, and stand-ins for the package managers that note what they are asked.
+fn small_system() -> Archive {
+    let mut files = Vec::new();
+    for program in PROGRAMS {
+        let found = ["/bin", "/usr/bin"]
+            .iter()
+            .map(|directory| format!("{directory}/{program}"));
+        files.push((
+            format!("bin/{program}"),
+            found.clone().find(|path| Path::new(path).exists()).unwrap(),
+        ));
+        let output = Command::new("ldd")
+            .arg(&files.last().unwrap().1)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
+        files.extend(libraries.map(|library| {
+            (
+                library.trim_start_matches('/').to_owned(),
+                library.to_owned(),
+            )
+        }));
+    }
+    files.sort();
+    files.dedup();
+    let mut archive = Archive::default();
+    for (name, source) in files {
+        archive = archive.program(&name, &fs::read(source).unwrap());
+    }
+    let note = b"#!/bin/sh\necho \"$0 $*\" >> /packages\nenv > /environment-of-the-last\n";
+    archive
+        .program("usr/bin/apt-get", note)
+        .program("usr/bin/python3", note)
+        .program(
+            "usr/bin/dpkg-query",
+            b"#!/bin/sh\necho base-files=1\necho apt=2\n",
+        )
+        .file("usr/lib/python3.12/EXTERNALLY-MANAGED", b"")
+        .symlink("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
+        .directory("tmp")
+        .directory("var/log")
+        .directory("var/tmp")
+        .directory("run")
+}
+
+async fn launcher() -> Launcher {
+    Launcher::start(LauncherConfig::default()).await.unwrap()
+}
+
+fn silent(_: &str) {}
+
+#[tokio::test]
+async fn the_ubuntu_recipe_is_built_from_a_server_of_the_same_shape() {
+    let content = small_system().bytes();
+    let sha256: String = Sha256::digest(&content)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let server = MockServer::start().await;
+    let architecture = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    let file = format!("ubuntu-base-24.04.3-base-{architecture}.tar.gz");
+    for (name, body) in [
+        ("SHA256SUMS", format!("{sha256} *{file}\n").into_bytes()),
+        (file.as_str(), content),
+    ] {
+        Mock::given(path(format!("/ubuntu-base/releases/noble/release/{name}")))
+            .respond_with(ResponseTemplate::new(200).set_body_bytes(body))
+            .mount(&server)
+            .await;
+    }
+    let text = rootfs_builder::built_in("ubuntu")
+        .unwrap()
+        .replace("https://cdimage.ubuntu.com", &server.uri());
+    let recipe = rootfs_builder::parse(&text).unwrap();
+
+    let state = tempfile::tempdir().unwrap();
+    let store = Store::open(state.path()).unwrap();
+    let launcher = launcher().await;
+    let choice = Choice {
+        recipe: recipe.clone(),
+        reason: None,
+    };
+    let image = build(&store, &launcher, &choice, &silent).await.unwrap();
+
+    assert_eq!(store.find("default").unwrap().unwrap(), image);
+    assert_eq!(image.manifest.recipe.as_ref(), Some(&recipe));
+    assert!(image.manifest.source.ends_with(&sha256));
+    assert_eq!(image.manifest.packages.apt.len(), 2);
+    let packages = fs::read_to_string(image.rootfs.join("packages")).unwrap();
+    assert!(
+        packages.contains("apt-get -q")
+            && packages.contains(" install -y --no-install-recommends build-essential"),
+        "{packages}"
+    );
+    assert!(
+        packages.contains("python3 -m pip install") && packages.contains("numpy=="),
+        "{packages}"
+    );
+    assert!(image.rootfs.join("testbed").is_dir());
+    assert!(
+        !image
+            .rootfs
+            .join("usr/lib/python3.12/EXTERNALLY-MANAGED")
+            .exists()
+    );
+    assert_eq!(
+        fs::read_to_string(image.rootfs.join("etc/resolv.conf")).unwrap(),
+        ""
+    );
+    assert!(
+        !image.rootfs.join("run/host").exists(),
+        "what is bound was sealed"
+    );
+    assert_eq!(fs::read_dir(state.path().join("tmp")).unwrap().count(), 0);
+    verify(&store, &launcher, &image).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_exported_image_is_the_same_where_it_is_imported() {
+    let place = tempfile::tempdir().unwrap();
+    let base = place.path().join("base.tar");
+    fs::write(&base, small_system().bytes()).unwrap();
+    let launcher = launcher().await;
+    let first = Store::open(&place.path().join("first")).unwrap();
+    let image = import(&first, &launcher, &base, Some("small"), &silent)
+        .await
+        .unwrap();
+    let again = import(&first, &launcher, &base, Some("again"), &silent)
+        .await
+        .unwrap();
+    assert_eq!(
+        again.manifest.digest, image.manifest.digest,
+        "the same archive gives the same image"
+    );
+
+    let file = place.path().join("image.oci.tar");
+    export(&first, &launcher, &image, &file, &silent)
+        .await
+        .unwrap();
+    let second = Store::open(&place.path().join("second")).unwrap();
+    let copy = import(&second, &launcher, &file, None, &silent)
+        .await
+        .unwrap();
+    assert_eq!(copy.manifest, image.manifest);
+    assert_eq!(second.find("small").unwrap().unwrap(), copy);
+}
+
+#[tokio::test]
+async fn a_step_that_fails_leaves_no_image_and_shows_its_output() {
+    let place = tempfile::tempdir().unwrap();
+    let base = place.path().join("base.tar");
+    let broken = b"#!/bin/sh\necho E: no such package >&2\nexit 100\n";
+    fs::write(
+        &base,
+        small_system().program("usr/bin/apt-get", broken).bytes(),
+    )
+    .unwrap();
+    let text = format!(
+        "name = \"broken\"\napt = [\"x\"]\n[base]\nkind = \"tar\"\nlocation = \"{}\"\n",
+        base.display()
+    );
+    let choice = Choice {
+        recipe: rootfs_builder::parse(&text).unwrap(),
+        reason: None,
+    };
+    let store = Store::open(&place.path().join("state")).unwrap();
+    let error = build(&store, &launcher().await, &choice, &silent)
+        .await
+        .unwrap_err();
+    let ImageError::Step {
+        outcome, output, ..
+    } = error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!(
+        (outcome.as_str(), output.as_str()),
+        ("exit status 100", "E: no such package\n")
+    );
+    assert!(store.list().unwrap().is_empty());
+    assert_eq!(
+        fs::read_dir(place.path().join("state/tmp"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
+
+#[tokio::test]
+async fn a_tree_that_was_changed_is_not_verified_and_not_exported() {
+    let place = tempfile::tempdir().unwrap();
+    let base = place.path().join("base.tar");
+    fs::write(&base, small_system().bytes()).unwrap();
+    let store = Store::open(&place.path().join("state")).unwrap();
+    let launcher = launcher().await;
+    let image = import(&store, &launcher, &base, Some("small"), &silent)
+        .await
+        .unwrap();
+    fs::write(image.rootfs.join("bin/true"), "changed").unwrap();
+    assert!(matches!(
+        verify(&store, &launcher, &image).await,
+        Err(ImageError::Digest { .. })
+    ));
+    let file = place.path().join("out.tar");
+    assert!(matches!(
+        export(&store, &launcher, &image, &file, &silent).await,
+        Err(ImageError::Digest { .. })
+    ));
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_hostile_archive_leaves_nothing_in_the_store() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("evil.tar");
+    let archive = Archive::default()
+        .symlink("out", &place.path().to_string_lossy())
+        .file("out/evil", b"evil");
+    fs::write(&file, archive.bytes()).unwrap();
+    let store = Store::open(&place.path().join("state")).unwrap();
+    let error = import(&store, &launcher().await, &file, Some("evil"), &silent)
+        .await
+        .unwrap_err();
+    assert!(matches!(error, ImageError::Env(_)), "{error:?}");
+    assert!(!place.path().join("evil").exists());
+    assert!(store.list().unwrap().is_empty());
+    assert_eq!(
+        fs::read_dir(place.path().join("state/tmp"))
+            .unwrap()
+            .count(),
+        0
+    );
+}
