@@ -6,6 +6,7 @@ mod doctor;
 mod error;
 mod exec;
 mod image;
+mod image_report;
 pub mod output;
 mod progress;
 pub mod run;

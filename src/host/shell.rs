@@ -33,7 +33,6 @@ use super::link::{Answer, Answers, Link};
 use super::output::HeadTail;
 use super::process::{close_on_exec_pipe, gone, host_failed, lost, unexpected};
 use crate::env::{Captured, EnvError, FullCopy, GuestPath, ShellResult};
-use crate::sys::process::unread_bytes;
 use crate::sys::pty::make_silent;
 use crate::wire::{FromInit, SHELL_DIRECTORY, ToInit};
 
@@ -230,7 +229,7 @@ impl Shell {
     async fn wait(&mut self, streams: &mut Streams, deadline: Instant) -> Result<End, EnvError> {
         let mut status_line = StatusLine::default();
         let mut escalation = Escalation::new(deadline);
-        let mut tick = interval(Duration::from_millis(200));
+        let mut tick = interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut idle_ticks = 0;
         loop {
@@ -269,13 +268,10 @@ impl Shell {
                     }
                 }
                 _ = tick.tick() => {
-                    // Both lines are read, nothing is running that could delay the status, and yet
-                    // none comes: a DEBUG trap that skips everything, a read-only POSIXLY_CORRECT.
-                    idle_ticks = match unread_bytes(self.lines.as_fd()) {
-                        Ok(0) => idle_ticks + 1,
-                        _ => 0,
-                    };
-                    if idle_ticks > 5 {
+                    // It waits for a line and yet has sent no status: a DEBUG trap that skips all
+                    // commands, say, or a read-only POSIXLY_CORRECT.
+                    idle_ticks = if is_idle(&self.link).await? { idle_ticks + 1 } else { 0 };
+                    if idle_ticks > 2 {
                         kill_command(&self.link, libc::SIGKILL, /*shell*/ true).await?;
                         return Ok(End::Broken);
                     }
@@ -336,6 +332,16 @@ async fn kill_command(link: &Link<FromInit>, signal: i32, shell: bool) -> Result
     link.send(&ToInit::KillCommand { id: answers.id, signal, shell }, &[]).await.map_err(lost)?;
     let answer = timeout(INIT_DEADLINE, answers.next()).await.map_err(|_| silent())?;
     answer.map(|_| ()).ok_or_else(gone)
+}
+
+async fn is_idle(link: &Link<FromInit>) -> Result<bool, EnvError> {
+    let mut answers = link.open();
+    link.send(&ToInit::IsShellIdle { id: answers.id }, &[]).await.map_err(lost)?;
+    let answer = timeout(INIT_DEADLINE, answers.next()).await.map_err(|_| silent())?;
+    match answer.ok_or_else(gone)?.message {
+        FromInit::ShellIdle { idle, .. } => Ok(idle),
+        other => Err(unexpected(&other)),
+    }
 }
 
 async fn prepare(link: &Link<FromInit>, number: u64) -> Result<Answers<FromInit>, EnvError> {

@@ -179,8 +179,14 @@ impl Init<'_> {
             }
             ToInit::PrepareCommand { id, number } => self.prepare_command(id, number),
             ToInit::KillCommand { id, signal, shell } => {
-                let count = self.shell.as_ref().map_or(0, |s| s.kill_command(signal, shell));
-                self.say(&FromInit::Killed { id, count }, &[])
+                if let Some(running) = &self.shell {
+                    running.kill_command(signal, shell);
+                }
+                self.say(&FromInit::Killed { id }, &[])
+            }
+            ToInit::IsShellIdle { id } => {
+                let idle = self.shell.as_ref().is_some_and(Shell::is_idle);
+                self.say(&FromInit::ShellIdle { id, idle }, &[])
             }
             ToInit::Usage { id } => {
                 let written_bytes = written_bytes().unwrap_or(0);

@@ -25,6 +25,8 @@ use crate::wire::{ByteString, Exec, SHELL_DIRECTORY};
 #[derive(Debug)]
 pub(super) struct Shell {
     pub(super) pid: i32,
+    /// The pipe of its lines, as `/proc/PID/fd/0` names it.
+    lines: String,
     /// Held open: a terminal that nobody has open loses its session.
     _terminal: OwnedFd,
     /// Writers of the current command's pipes: without them a reader would see the end before the beginning.
@@ -42,6 +44,7 @@ impl Shell {
         fds: Vec<OwnedFd>,
     ) -> io::Result<(Self, OwnedFd, OwnedFd)> {
         let lines = fds.into_iter().next().ok_or_else(|| io::Error::other("no pipe came"))?;
+        let inode = nix::sys::stat::fstat(&lines)?.st_ino;
         clear()?;
         mkfifo(path('s', None).as_str(), Mode::from_bits_truncate(0o600))?;
         let status = open_pipe(&path('s', None), /*writable*/ true)?;
@@ -67,7 +70,13 @@ impl Shell {
             }
         };
         let shell =
-            Self { pid, _terminal: pty.slave, writers: Vec::new(), before: BTreeMap::new() };
+            Self {
+                pid,
+                lines: format!("pipe:[{inode}]"),
+                _terminal: pty.slave,
+                writers: Vec::new(),
+                before: BTreeMap::new(),
+            };
         Ok((shell, pty.master, status.into()))
     }
 
@@ -111,16 +120,19 @@ impl Shell {
         Ok([text.into(), pipe('o')?, pipe('e')?])
     }
 
-    /// Signals what began since [`Self::prepare`]; the shell itself only when asked. Gives the count.
-    pub(super) fn kill_command(&self, signal: i32, shell: bool) -> u32 {
-        let mut victims = processes::began_since(&self.before, &processes::all(), self.pid);
+    /// Signals what began since [`Self::prepare`]; the shell itself only when asked.
+    pub(super) fn kill_command(&self, signal: i32, shell: bool) {
+        for pid in processes::began_since(&self.before, &processes::all(), self.pid) {
+            processes::signal(pid, signal);
+        }
         if shell {
-            victims.push(self.pid);
+            processes::signal(self.pid, signal);
         }
-        for pid in &victims {
-            processes::signal(*pid, signal);
-        }
-        u32::try_from(victims.len()).unwrap_or(u32::MAX)
+    }
+
+    /// It reads lines: a command has another standard input.
+    pub(super) fn is_idle(&self) -> bool {
+        fs::read_link(format!("/proc/{}/fd/0", self.pid)).is_ok_and(|link| link.as_os_str() == self.lines.as_str())
     }
 }
 

@@ -103,14 +103,6 @@ pub fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes waiting to be read in a pipe, asked on either end.
-pub fn unread_bytes(pipe: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut count: libc::c_int = 0;
-    // SAFETY: FIONREAD stores one int.
-    super::check(unsafe { libc::ioctl(pipe.as_raw_fd(), libc::FIONREAD, &raw mut count) }.into())?;
-    Ok(usize::try_from(count).unwrap_or(0))
-}
-
 /// An anonymous file that holds `content` and can no longer be changed.
 pub fn sealed_memfd(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};

@@ -113,6 +113,11 @@ pub enum ToInit {
         /// The shell itself, too.
         shell: bool,
     },
+    /// Tell whether the shell waits for a line.
+    IsShellIdle {
+        /// Names the request.
+        id: RequestId,
+    },
     /// Tell what the sandbox holds.
     Usage {
         /// Names the request.
@@ -178,8 +183,13 @@ pub enum FromInit {
     Killed {
         /// Of the request.
         id: RequestId,
-        /// Processes signalled.
-        count: u32,
+    },
+    /// Answer to [`ToInit::IsShellIdle`].
+    ShellIdle {
+        /// Of the request.
+        id: RequestId,
+        /// The shell is between two lines, not in a command.
+        idle: bool,
     },
     /// Answer to [`ToInit::Usage`].
     Usage {
@@ -201,7 +211,8 @@ impl FromInit {
             | Self::Terminal { id }
             | Self::ShellStarted { id }
             | Self::CommandPrepared { id }
-            | Self::Killed { id, .. }
+            | Self::Killed { id }
+            | Self::ShellIdle { id, .. }
             | Self::Usage { id, .. } => *id,
         }
     }

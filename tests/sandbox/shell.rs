@@ -39,7 +39,7 @@ fn the_text_of_a_command_is_data() {
         for (command, status) in [
             ("echo 'unbalanced", 2),
             ("if then", 2),
-            ("echo $(", 2),
+            ("echo $(", 1),
             ("", 0),
             ("  # only a comment", 0),
             ("false", 1),
