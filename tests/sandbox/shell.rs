@@ -113,9 +113,9 @@ fn a_lost_shell_is_replaced_and_the_model_told() {
         assert_eq!(text(&result.stdout), "once\n");
         assert!(result.restarted.is_some());
         // One that never reports: seen without waiting for the timeout.
-        sh(sandbox, "shopt -s extdebug; trap false DEBUG").await;
         let began = Instant::now();
-        let result = sandbox.shell("echo lost", Duration::from_secs(50)).await.unwrap();
+        let mute = "shopt -s extdebug; trap false DEBUG";
+        let result = sandbox.shell(mute, Duration::from_secs(50)).await.unwrap();
         assert!(result.restarted.is_some(), "{result:?}");
         assert!(began.elapsed() < Duration::from_secs(10));
         assert_eq!(out(sandbox, "echo fine").await, "fine\n");
