@@ -233,9 +233,14 @@ fn prepare(plan: &SetupPlan, child: &Cloned, channel: &Channel) -> Result<(), Se
 }
 
 fn write_maps(pid: i32, ids: IdMap) -> io::Result<()> {
-    let line = format!("0 {} {}\n", ids.base, ids.count);
-    fs::write(format!("/proc/{pid}/uid_map"), &line)?;
-    fs::write(format!("/proc/{pid}/gid_map"), &line)
+    let lines = match (ids.base, ids.count) {
+        // A line must lie within one of the parent's: an ordinary user's own id is one of them, his
+        // subordinate ids are the other (user_namespaces(7)).
+        (0, 2..) => format!("0 0 1\n1 1 {}\n", ids.count - 1),
+        (base, count) => format!("0 {base} {count}\n"),
+    };
+    fs::write(format!("/proc/{pid}/uid_map"), &lines)?;
+    fs::write(format!("/proc/{pid}/gid_map"), &lines)
 }
 
 /// Ends this process without destructors or exit handlers.
