@@ -8,7 +8,7 @@ use super::error::CliError;
 use super::image::local_name;
 use super::progress::Progress;
 use crate::host::{Launcher, LauncherConfig, Sandbox};
-use crate::image::{self, CaBundle, DEFAULT_NAME, Image, Store};
+use crate::image::{self, CaBundle, DEFAULT_NAME, Image, ImageHold, Store};
 use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Upper};
 
 /// What a sandbox is like.
@@ -49,6 +49,14 @@ pub(super) struct SandboxArgs {
     pub(super) require_limits: bool,
 }
 
+/// A started sandbox; its image cannot be removed meanwhile.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) sandbox: Sandbox,
+    pub(super) image: Image,
+    pub(super) _hold: ImageHold,
+}
+
 /// See [`Network`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Net {
@@ -82,16 +90,16 @@ impl SandboxArgs {
         self,
         state: Option<&Path>,
         purpose: &str,
-    ) -> Result<(Sandbox, Image), CliError> {
+    ) -> Result<Running, CliError> {
         let config = LauncherConfig { require_limits: self.require_limits, ..launcher_config() };
         let launcher = Launcher::start(config).await?;
-        let image = find_or_build(&launcher, &self.image, state).await?;
+        let (image, hold) = find_or_build(&launcher, &self.image, state).await?;
         let sandbox = launcher.sandbox(self.spec(&image, purpose)).await?;
         let missing = &sandbox.in_force().unenforced;
         if !missing.is_empty() {
             super::output::note(&format!("warning: this host does not enforce: {}", missing.join(", ")));
         }
-        Ok((sandbox, image))
+        Ok(Running { sandbox, image, _hold: hold })
     }
 
     fn spec(self, image: &Image, purpose: &str) -> SandboxSpec {
@@ -137,13 +145,15 @@ async fn find_or_build(
     launcher: &Launcher,
     name: &str,
     state: Option<&Path>,
-) -> Result<Image, CliError> {
+) -> Result<(Image, ImageHold), CliError> {
     let store = Store::open(&image::state_dir(state)?)?;
     let name = Some(local_name(name)).filter(|name| *name != DEFAULT_NAME);
     let progress = Progress::new();
     let found = image::ensure(&store, launcher, name, &|line| progress.tell(line)).await;
     progress.done();
-    Ok(found?)
+    let image = found?;
+    let hold = store.hold(&image)?;
+    Ok((image, hold))
 }
 
 /// `512k`, `2g`: powers of 1024, either case.

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::error::CliError;
-use super::sandbox::SandboxArgs;
+use super::sandbox::{Running, SandboxArgs};
 use super::terminal;
 use crate::host::{Registry, SHELL, enter};
 
@@ -29,7 +29,7 @@ pub(super) async fn shell(args: ShellArgs, state: Option<&Path>) -> Result<u8, C
         let ended = async { waiting.await.map_err(std::io::Error::other)? };
         return terminal::connect(master, ended).await.map_err(failed).map(code);
     }
-    let (sandbox, _) = args.sandbox.start(state, "shell").await?;
+    let Running { sandbox, _hold, .. } = args.sandbox.start(state, "shell").await?;
     let _door = sandbox.open_door()?;
     let argv = SHELL.map(str::to_owned);
     let mut started = sandbox.spawn_on_terminal(&argv, &[("TERM".into(), "xterm".into())]).await?;

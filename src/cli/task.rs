@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::run::{self, RunArgs, RunError, SandboxFacts, Session};
-use super::sandbox::SandboxArgs;
+use super::sandbox::{Running, SandboxArgs};
 use crate::agent::Cancel;
 use crate::exit;
 use crate::host::{Sandbox, ShellMode};
@@ -31,7 +31,7 @@ async fn in_sandbox(
         crate::agent::Shell::Fresh => ShellMode::Fresh,
     };
     let keep = settings.keep;
-    let (sandbox, image) =
+    let Running { sandbox, image, _hold } =
         arguments.start(state, "run").await.map_err(failed("start the sandbox"))?;
     let sandbox = sandbox.with_shell(mode);
     let facts = SandboxFacts {
