@@ -9,7 +9,9 @@ fn main() -> ExitCode {
         return ExitCode::from(llm_in_sandbox::jail::zygote_main(&stage.to_string_lossy()));
     }
     let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(llm_in_sandbox::cli::main(argv));

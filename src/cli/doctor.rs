@@ -33,6 +33,8 @@ pub(super) async fn doctor(args: &DoctorArgs) -> Result<u8, CliError> {
             }
         }
     }
-    let broken = findings.iter().any(|finding| finding.state == State::Missing);
+    let broken = findings
+        .iter()
+        .any(|finding| finding.state == State::Missing);
     Ok(if broken { exit::HOST } else { 0 })
 }

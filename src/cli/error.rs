@@ -20,9 +20,6 @@ pub(super) enum CliError {
     /// The sandbox.
     #[error(transparent)]
     Env(#[from] EnvError),
-    /// An argument.
-    #[error("{0}")]
-    Usage(String),
     /// Something of ours.
     #[error("{0}")]
     Io(&'static str, #[source] std::io::Error),
@@ -34,13 +31,13 @@ impl CliError {
             Self::Host(error) => error.hint(),
             Self::Image(error) => error.hint(),
             Self::Store(error) => error.hint(),
-            Self::Env(_) | Self::Usage(_) | Self::Io(..) => None,
+            Self::Env(_) | Self::Io(..) => None,
         }
     }
 
     pub(super) fn exit(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Host(HostError::Plan(_)) => exit::USAGE,
+            Self::Host(HostError::Plan(_)) => exit::USAGE,
             Self::Host(_) | Self::Image(_) | Self::Store(_) | Self::Env(_) | Self::Io(..) => {
                 exit::FAILED
             }

@@ -49,15 +49,30 @@ struct Report<'a> {
 pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, CliError> {
     let Running { sandbox, _hold, .. } = args.sandbox.start(state, &args.command.join(" ")).await?;
     let in_force = sandbox.in_force().clone();
-    let result = run(&sandbox, args.command, args.interactive, args.json, args.timeout).await;
+    let result = run(
+        &sandbox,
+        args.command,
+        args.interactive,
+        args.json,
+        args.timeout,
+    )
+    .await;
     let usage = sandbox.close().await?;
     let (status, timed_out) = result?;
     if args.json {
-        let report =
-            Report { status: status.code(), timed_out, usage: &usage, limits: &in_force };
+        let report = Report {
+            status: status.code(),
+            timed_out,
+            usage: &usage,
+            limits: &in_force,
+        };
         super::output::json(&report)?;
     }
-    let code = if timed_out { i32::from(exit::TIMED_OUT) } else { status.code() };
+    let code = if timed_out {
+        i32::from(exit::TIMED_OUT)
+    } else {
+        status.code()
+    };
     Ok(u8::try_from(code & 0xff).unwrap_or(exit::FAILED))
 }
 
@@ -103,13 +118,15 @@ async fn run(
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text} is not a number of seconds"))?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("{text} is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -137,4 +154,3 @@ fn pump(mut from: impl Read + Send + 'static, to: Target) -> oneshot::Receiver<(
     });
     finished
 }
-

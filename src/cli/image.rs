@@ -14,7 +14,7 @@ use crate::image::{
 
 /// What to do with images.
 #[derive(Debug, Subcommand)]
-pub enum ImageCommand {
+pub(super) enum ImageCommand {
     /// Build an image from a recipe
     Build(BuildArgs),
     /// Take an image from a file: an export, an OCI archive, a `docker save` archive or a root file system
@@ -35,7 +35,7 @@ pub enum ImageCommand {
 
 /// `image build`.
 #[derive(Debug, Args)]
-pub struct BuildArgs {
+pub(super) struct BuildArgs {
     /// Built-in recipe: `ubuntu` or `debian`; the default is chosen by what can be reached
     #[arg(conflicts_with = "recipe")]
     pub name: Option<String>,
@@ -49,7 +49,7 @@ pub struct BuildArgs {
 
 /// The original's `build`.
 #[derive(Debug, Args)]
-pub struct BuildAliasArgs {
+pub(super) struct BuildAliasArgs {
     /// Name of the image; the original's default name means our default
     #[arg(long = "image_name", alias = "image-name", default_value = ORIGINAL_NAME)]
     pub image_name: String,
@@ -60,7 +60,7 @@ pub struct BuildAliasArgs {
 
 /// `image import`.
 #[derive(Debug, Args)]
-pub struct ImportArgs {
+pub(super) struct ImportArgs {
     /// The file; plain or compressed by gzip or zstd
     pub file: PathBuf,
     /// Name for the image; the one it was exported by when absent
@@ -70,7 +70,7 @@ pub struct ImportArgs {
 
 /// `image export`.
 #[derive(Debug, Args)]
-pub struct ExportArgs {
+pub(super) struct ExportArgs {
     /// Name or digest of the image
     #[arg(default_value = DEFAULT_NAME)]
     pub name: String,
@@ -81,7 +81,7 @@ pub struct ExportArgs {
 
 /// `image ls`.
 #[derive(Debug, Args)]
-pub struct ListArgs {
+pub(super) struct ListArgs {
     /// As JSON
     #[arg(long)]
     pub json: bool,
@@ -89,7 +89,7 @@ pub struct ListArgs {
 
 /// `image inspect`.
 #[derive(Debug, Args)]
-pub struct InspectArgs {
+pub(super) struct InspectArgs {
     /// Name or digest of the image; built first where it is a built-in one that is missing
     #[arg(default_value = DEFAULT_NAME)]
     pub name: String,
@@ -100,7 +100,7 @@ pub struct InspectArgs {
 
 /// A command on one image.
 #[derive(Debug, Args)]
-pub struct NameArgs {
+pub(super) struct NameArgs {
     /// Name or digest of the image
     #[arg(default_value = DEFAULT_NAME)]
     pub name: String,
@@ -108,18 +108,18 @@ pub struct NameArgs {
 
 /// `image rm`.
 #[derive(Debug, Args)]
-pub struct RemoveArgs {
+pub(super) struct RemoveArgs {
     /// Names or digests of the images
     #[arg(required = true)]
     pub names: Vec<String>,
 }
 
 /// Name that the original gives its image when it is told none.
-pub const ORIGINAL_NAME: &str = "cdx123/llm-in-sandbox:v0.1";
+pub(super) const ORIGINAL_NAME: &str = "cdx123/llm-in-sandbox:v0.1";
 
 /// The name of our store for a name as the original's flags take it.
 #[must_use]
-pub fn local_name(name: &str) -> &str {
+pub(super) fn local_name(name: &str) -> &str {
     if name == ORIGINAL_NAME {
         DEFAULT_NAME
     } else {
@@ -132,7 +132,7 @@ pub fn local_name(name: &str) -> &str {
 /// # Errors
 ///
 /// Whatever the store, the network or the sandbox refuse.
-pub async fn run(
+pub(super) async fn run(
     command: ImageCommand,
     state: &Path,
     launcher: LauncherConfig,
@@ -208,7 +208,7 @@ pub async fn run(
 /// # Errors
 ///
 /// As [`run`].
-pub async fn run_build_alias(
+pub(super) async fn run_build_alias(
     args: &BuildAliasArgs,
     state: &Path,
     launcher: LauncherConfig,

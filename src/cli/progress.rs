@@ -4,14 +4,14 @@ use std::io::{IsTerminal, Write};
 
 /// What people see while they wait: one line that changes on a terminal, lines elsewhere.
 #[derive(Debug)]
-pub struct Progress {
+pub(super) struct Progress {
     bar: Option<indicatif::ProgressBar>,
 }
 
 impl Progress {
     /// Shows nothing yet.
     #[must_use]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = indicatif::ProgressBar::new_spinner();
             bar.enable_steady_tick(std::time::Duration::from_millis(120));
@@ -21,7 +21,7 @@ impl Progress {
     }
 
     /// Shows what is being done.
-    pub fn tell(&self, line: &str) {
+    pub(super) fn tell(&self, line: &str) {
         match &self.bar {
             // A choice made for the user must not be overwritten by the next line.
             Some(bar) if line.starts_with("taking ") => bar.println(line),
@@ -35,7 +35,7 @@ impl Progress {
     }
 
     /// Takes the line away.
-    pub fn done(&self) {
+    pub(super) fn done(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

@@ -219,7 +219,9 @@ where
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     match finished.and_then(|usage| session.finish(usage)) {
-        Ok(code) => caught.unwrap_or(code),
+        // What had ended by itself before the signal keeps its own code.
+        Ok(EXIT_INTERRUPTED) => caught.unwrap_or(EXIT_INTERRUPTED),
+        Ok(code) => code,
         Err(error) => {
             fail(&error);
             caught.unwrap_or(error.exit())

@@ -91,25 +91,41 @@ impl SandboxArgs {
         state: Option<&Path>,
         purpose: &str,
     ) -> Result<Running, CliError> {
-        let config = LauncherConfig { require_limits: self.require_limits, ..launcher_config() };
+        let config = LauncherConfig {
+            require_limits: self.require_limits,
+            ..launcher_config()
+        };
         let launcher = Launcher::start(config).await?;
         let (image, hold) = find_or_build(&launcher, &self.image, state).await?;
         let sandbox = launcher.sandbox(self.spec(&image, purpose)).await?;
         let missing = &sandbox.in_force().unenforced;
         if !missing.is_empty() {
-            super::output::note(&format!("warning: this host does not enforce: {}", missing.join(", ")));
+            super::output::note(&format!(
+                "warning: this host does not enforce: {}",
+                missing.join(", ")
+            ));
         }
-        Ok(Running { sandbox, image, _hold: hold })
+        Ok(Running {
+            sandbox,
+            image,
+            _hold: hold,
+        })
     }
 
     fn spec(self, image: &Image, purpose: &str) -> SandboxSpec {
         let mut binds = self.ro_bind;
-        let mut env: Vec<(String, String)> =
-            image.manifest.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut env: Vec<(String, String)> = image
+            .manifest
+            .env
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         let network = match self.net {
             Net::None => Network::None,
             Net::Host => {
-                super::output::note("warning: the sandbox shares the host's network, its local services included");
+                super::output::note(
+                    "warning: the sandbox shares the host's network, its local services included",
+                );
                 let (more_binds, more_env) = image::host_network_settings(CaBundle::InPlace);
                 binds.extend(more_binds);
                 env.extend(more_env);
@@ -118,7 +134,10 @@ impl SandboxArgs {
         };
         env.extend(self.env);
         SandboxSpec {
-            root: Root::Overlay { lower: image.rootfs.clone(), upper: Upper::Tmpfs },
+            root: Root::Overlay {
+                lower: image.rootfs.clone(),
+                upper: Upper::Tmpfs,
+            },
             network,
             limits: Limits {
                 memory_bytes: Some(self.memory),
@@ -170,7 +189,10 @@ fn size(text: &str) -> Result<u64, String> {
         _ => return Err(malformed()),
     };
     let number: u64 = digits.parse().map_err(|_| malformed())?;
-    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(malformed)
+    number
+        .checked_mul(1 << shift)
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(malformed)
 }
 
 fn cpus(text: &str) -> Result<f64, String> {
@@ -182,9 +204,10 @@ fn cpus(text: &str) -> Result<f64, String> {
 
 fn bind(text: &str) -> Result<BindMount, String> {
     match text.rsplit_once(':') {
-        Some((source, target)) if !source.is_empty() && target.starts_with('/') => {
-            Ok(BindMount { source: source.into(), target: target.into() })
-        }
+        Some((source, target)) if !source.is_empty() && target.starts_with('/') => Ok(BindMount {
+            source: source.into(),
+            target: target.into(),
+        }),
         _ => Err(format!("{text} is not SRC:DST with an absolute DST")),
     }
 }

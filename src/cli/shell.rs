@@ -27,16 +27,30 @@ pub(super) async fn shell(args: ShellArgs, state: Option<&Path>) -> Result<u8, C
         let master = visit.master.try_clone().map_err(failed)?;
         let waiting = tokio::task::spawn_blocking(move || visit.wait());
         let ended = async { waiting.await.map_err(std::io::Error::other)? };
-        return terminal::connect(master, ended).await.map_err(failed).map(code);
+        return terminal::connect(master, ended)
+            .await
+            .map_err(failed)
+            .map(code);
     }
     let Running { sandbox, _hold, .. } = args.sandbox.start(state, "shell").await?;
     let _door = sandbox.open_door()?;
     let argv = SHELL.map(str::to_owned);
-    let mut started = sandbox.spawn_on_terminal(&argv, &[("TERM".into(), "xterm".into())]).await?;
-    let ended = async { started.process.wait().await.map(|s| s.code()).map_err(std::io::Error::other) };
+    let mut started = sandbox
+        .spawn_on_terminal(&argv, &[("TERM".into(), "xterm".into())])
+        .await?;
+    let ended = async {
+        started
+            .process
+            .wait()
+            .await
+            .map(|s| s.code())
+            .map_err(std::io::Error::other)
+    };
     let connected = terminal::connect(started.master, ended).await;
     sandbox.close().await?;
-    connected.map_err(|e| CliError::Io("use the terminal", e)).map(code)
+    connected
+        .map_err(|e| CliError::Io("use the terminal", e))
+        .map(code)
 }
 
 fn code(status: i32) -> u8 {

@@ -24,11 +24,19 @@ pub(super) fn ps(args: &PsArgs) -> Result<u8, CliError> {
         output::json(&running)?;
         return Ok(0);
     }
-    output::result(&format!("{:12} {:>8} {:>8}  {}", "ID", "HOST", "PID 1", "COMMAND"));
+    output::result(&format!(
+        "{:12} {:>8} {:>8}  {}",
+        "ID", "HOST", "PID 1", "COMMAND"
+    ));
     for info in running {
-        let init = info.init_pid.map_or_else(String::new, |pid| pid.to_string());
+        let init = info
+            .init_pid
+            .map_or_else(String::new, |pid| pid.to_string());
         let purpose: String = output::sanitize(&info.purpose).chars().take(60).collect();
-        output::result(&format!("{:12} {:>8} {init:>8}  {purpose}", info.id, info.host_pid));
+        output::result(&format!(
+            "{:12} {:>8} {init:>8}  {purpose}",
+            info.id, info.host_pid
+        ));
     }
     Ok(0)
 }
@@ -40,7 +48,11 @@ pub(super) fn gc(state: Option<&Path>) -> Result<u8, CliError> {
         output::note(&format!("not removed: {failed}"));
     }
     let state = state_dir(state)?;
-    let drafts = if state.exists() { Store::open(&state)?.reclaim()? } else { 0 };
+    let drafts = if state.exists() {
+        Store::open(&state)?.reclaim()?
+    } else {
+        0
+    };
     output::result(&format!(
         "{} dead sandboxes and {drafts} unfinished images removed",
         reclaimed.sandboxes.len()

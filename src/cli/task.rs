@@ -1,5 +1,6 @@
 //! The sandbox around one `run`.
 
+use std::future::Future;
 use std::path::Path;
 
 use serde_json::json;
@@ -14,16 +15,22 @@ use crate::spec::Usage;
 
 /// Runs one task; gives the exit code.
 pub(super) async fn run(args: RunArgs, state: Option<&Path>) -> u8 {
-    run::run(args, async |session, cancel| in_sandbox(session, cancel, state).await).await
+    let with_sandbox = async |session: &mut Session, cancel: Cancel| {
+        Box::pin(in_sandbox(session, cancel, state)).await
+    };
+    Box::pin(run::run(args, with_sandbox)).await
 }
 
 async fn in_sandbox(
     session: &mut Session,
-    cancel: Cancel,
+    mut cancel: Cancel,
     state: Option<&Path>,
 ) -> Result<Option<Usage>, RunError> {
     let settings = session.settings();
-    let image = settings.image.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned());
+    let image = settings
+        .image
+        .clone()
+        .unwrap_or_else(|| DEFAULT_NAME.to_owned());
     let mut arguments = SandboxArgs::defaults(image);
     arguments.workdir.clone_from(&settings.prompt.working_dir);
     let mode = match settings.shell {
@@ -31,16 +38,24 @@ async fn in_sandbox(
         crate::agent::Shell::Fresh => ShellMode::Fresh,
     };
     let keep = settings.keep;
-    let Running { sandbox, image, _hold } =
-        arguments.start(state, "run").await.map_err(failed("start the sandbox"))?;
+    // A start may build an image first: an interrupt does not wait for that.
+    let start = Box::pin(arguments.start(state, "run"));
+    let Some(started) = unless(&mut cancel, start).await else {
+        return Ok(None);
+    };
+    let Running {
+        sandbox,
+        image,
+        _hold,
+    } = started.map_err(failed("start the sandbox"))?;
     let sandbox = sandbox.with_shell(mode);
     let facts = SandboxFacts {
         image_digest: Some(image.manifest.digest.clone()),
         spec: json!({ "network": "none", "limits": sandbox.in_force() }),
     };
-    let worked = work(session, &sandbox, facts, cancel).await;
-    if keep {
-        hold(&sandbox).await?;
+    let mut worked = Box::pin(work(session, &sandbox, facts, cancel.clone())).await;
+    if keep && worked.is_ok() && !*cancel.borrow() {
+        worked = hold(session, &sandbox, &mut cancel).await;
     }
     let closed = sandbox.close().await;
     // The first failure is the one to tell.
@@ -49,29 +64,30 @@ async fn in_sandbox(
 }
 
 /// Keeps a sandbox until an interrupt, and lets others in.
-async fn hold(sandbox: &Sandbox) -> Result<(), RunError> {
+async fn hold(session: &Session, sandbox: &Sandbox, cancel: &mut Cancel) -> Result<(), RunError> {
     let _door = sandbox.open_door().map_err(failed("keep the sandbox"))?;
     let id = sandbox.id();
     super::output::note(&format!(
-        "sandbox {id} is kept: enter it with `llm-in-sandbox shell --in {id}`; an interrupt here ends it"
+        "the run is over, its files are in {}\n\
+         sandbox {id} is kept: enter it with `llm-in-sandbox shell --in {id}`; an interrupt here ends it",
+        session.files_dir().display()
     ));
-    tokio::signal::ctrl_c().await.map_err(failed("wait for an interrupt"))
+    stopped(cancel).await;
+    Ok(())
 }
 
+/// Makes the sandbox ready, lets the agent work, and takes the results out.
+///
+/// An interrupt cuts the preparation short; the agent then ends at once, so that its record is kept.
 async fn work(
     session: &mut Session,
     sandbox: &Sandbox,
     facts: SandboxFacts,
-    cancel: Cancel,
+    mut cancel: Cancel,
 ) -> Result<(), RunError> {
-    session.prepare(sandbox).await?;
-    if let Some(input) = &session.settings().input_dir {
-        sandbox
-            .copy_in(input, &session.input_dir())
-            .await
-            .map_err(failed("copy the input directory in"))?;
-    }
-    session.work(sandbox, facts, cancel).await?;
+    let prepare = Box::pin(prepare(session, sandbox));
+    unless(&mut cancel, prepare).await.transpose()?;
+    Box::pin(session.work(sandbox, facts, cancel)).await?;
     let files = session.files_dir();
     std::fs::create_dir_all(&files).map_err(failed("make the directory of results"))?;
     match sandbox.copy_out(&session.output_dir(), &files).await {
@@ -86,8 +102,40 @@ async fn work(
     Ok(())
 }
 
+async fn prepare(session: &Session, sandbox: &Sandbox) -> Result<(), RunError> {
+    session.prepare(sandbox).await?;
+    if let Some(input) = &session.settings().input_dir {
+        sandbox
+            .copy_in(input, &session.input_dir())
+            .await
+            .map_err(failed("copy the input directory in"))?;
+    }
+    Ok(())
+}
+
+/// What `work` gives, or nothing as soon as the run is to end.
+async fn unless<T>(cancel: &mut Cancel, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        () = stopped(cancel) => None,
+        done = work => Some(done),
+    }
+}
+
+/// Waits until the run is to end.
+async fn stopped(cancel: &mut Cancel) {
+    if cancel.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could end it.
+        std::future::pending::<()>().await;
+    }
+}
+
 fn failed<E: std::error::Error + Send + Sync + 'static>(
     doing: &'static str,
 ) -> impl FnOnce(E) -> RunError {
-    move |source| RunError::Sandbox { doing: doing.into(), source: Box::new(source), exit: exit::FAILED }
+    move |source| RunError::Sandbox {
+        doing: doing.into(),
+        source: Box::new(source),
+        exit: exit::FAILED,
+    }
 }

@@ -44,7 +44,10 @@ pub(super) async fn connect(
     let mut resized = signal(SignalKind::window_change())?;
     copy_size(&master);
     // Threads, never joined: a read of a terminal cannot be broken off.
-    let (from, to) = (File::from(master.try_clone()?), File::from(master.try_clone()?));
+    let (from, to) = (
+        File::from(master.try_clone()?),
+        File::from(master.try_clone()?),
+    );
     let output = tokio::task::spawn_blocking(move || copy(from, io::stdout()));
     std::thread::spawn(move || copy(io::stdin(), to));
     tokio::pin!(ended);

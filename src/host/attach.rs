@@ -47,7 +47,10 @@ impl Visit {
     /// # Errors
     /// The sandbox ended first.
     pub fn wait(&self) -> io::Result<i32> {
-        let message = self.end.receive()?.ok_or_else(|| io::Error::other("the sandbox ended"))?;
+        let message = self
+            .end
+            .receive()?
+            .ok_or_else(|| io::Error::other("the sandbox ended"))?;
         let text = String::from_utf8_lossy(&message.bytes).into_owned();
         text.parse().map_err(io::Error::other)
     }
@@ -61,7 +64,10 @@ impl Sandbox {
     pub fn open_door(&self) -> Result<Door, HostError> {
         let path = self.directory().join(SOCKET);
         let listener = listener(&path).map_err(HostError::file("listen on", &path))?;
-        #[expect(deprecated, reason = "its successor is unsafe; an OwnedFd keeps its number all its life")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; an OwnedFd keeps its number all its life"
+        )]
         let listener = AsyncFd::new(listener).map_err(HostError::file("watch", &path))?;
         Ok(Door(tokio::spawn(serve(listener, Arc::clone(&self.link)))))
     }
@@ -77,7 +83,9 @@ pub fn enter(registry: &Registry, id: &str) -> Result<Visit, HostError> {
         let socket = seqpacket(SockFlag::SOCK_CLOEXEC)?;
         connect(socket.as_raw_fd(), &UnixAddr::new(&path)?)?;
         let end = Channel::from_fd(socket);
-        let greeting = end.receive()?.ok_or_else(|| io::Error::other("it lets nobody in"))?;
+        let greeting = end
+            .receive()?
+            .ok_or_else(|| io::Error::other("it lets nobody in"))?;
         let master = greeting.fds.into_iter().next();
         let master = master.ok_or_else(|| io::Error::other("it has no terminal left"))?;
         Ok(Visit { master, end })
@@ -86,7 +94,12 @@ pub fn enter(registry: &Registry, id: &str) -> Result<Visit, HostError> {
 }
 
 fn seqpacket(flags: SockFlag) -> io::Result<OwnedFd> {
-    Ok(socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?)
+    Ok(socket(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        flags,
+        None,
+    )?)
 }
 
 fn listener(path: &Path) -> io::Result<OwnedFd> {
@@ -112,7 +125,11 @@ fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<Channel> {
 }
 
 async fn welcome(guest: Channel, link: Arc<Link<FromInit>>) {
-    let mut exec = process::exec(&SHELL.map(str::to_owned), &[("TERM".into(), "xterm".into())], None);
+    let mut exec = process::exec(
+        &SHELL.map(str::to_owned),
+        &[("TERM".into(), "xterm".into())],
+        None,
+    );
     exec.terminal = true;
     let Ok(started) = Process::start(&link, exec, None).await else {
         return;

@@ -20,8 +20,15 @@ pub struct Cgroups {
 enum Hierarchy {
     None,
     /// One directory for each controller.
-    V1 { memory: Option<PathBuf>, pids: Option<PathBuf>, cpu: Option<PathBuf> },
-    V2 { parent: PathBuf, controllers: Controllers },
+    V1 {
+        memory: Option<PathBuf>,
+        pids: Option<PathBuf>,
+        cpu: Option<PathBuf>,
+    },
+    V2 {
+        parent: PathBuf,
+        controllers: Controllers,
+    },
 }
 
 /// Which limits can be set.
@@ -49,7 +56,9 @@ impl Cgroups {
     /// A host without.
     #[must_use]
     pub fn none() -> Self {
-        Self { hierarchy: Hierarchy::None }
+        Self {
+            hierarchy: Hierarchy::None,
+        }
     }
 
     /// Finds out what this process may use, by making its parent directories.
@@ -57,7 +66,9 @@ impl Cgroups {
     pub fn detect() -> Self {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let hierarchy = v2(&mounts, &own).or_else(|| v1(&mounts, &own)).unwrap_or(Hierarchy::None);
+        let hierarchy = v2(&mounts, &own)
+            .or_else(|| v1(&mounts, &own))
+            .unwrap_or(Hierarchy::None);
         Self { hierarchy }
     }
 
@@ -65,7 +76,12 @@ impl Cgroups {
     #[must_use]
     pub fn controllers(&self) -> Controllers {
         match &self.hierarchy {
-            Hierarchy::None => Controllers { memory: false, pids: false, cpu: false, version: 0 },
+            Hierarchy::None => Controllers {
+                memory: false,
+                pids: false,
+                cpu: false,
+                version: 0,
+            },
             Hierarchy::V1 { memory, pids, cpu } => Controllers {
                 memory: memory.is_some(),
                 pids: pids.is_some(),
@@ -87,7 +103,11 @@ impl Cgroups {
         let pids = limits.pids.map(|pids| (pids + 1).to_string());
         match &self.hierarchy {
             Hierarchy::None => {}
-            Hierarchy::V1 { memory, pids: pids_parent, cpu } => {
+            Hierarchy::V1 {
+                memory,
+                pids: pids_parent,
+                cpu,
+            } => {
                 if let (Some(parent), Some(pids)) = (pids_parent, pids) {
                     let directory = cgroup.make(parent, id)?;
                     write(&directory, "pids.max", &pids)?;
@@ -97,7 +117,11 @@ impl Cgroups {
                     write(&directory, "memory.limit_in_bytes", &bytes.to_string())?;
                     // Exists only where the kernel accounts swap; then memory alone is no limit.
                     if directory.join("memory.memsw.limit_in_bytes").exists() {
-                        write(&directory, "memory.memsw.limit_in_bytes", &bytes.to_string())?;
+                        write(
+                            &directory,
+                            "memory.memsw.limit_in_bytes",
+                            &bytes.to_string(),
+                        )?;
                     }
                     cgroup.memory = Some(directory);
                 }
@@ -107,7 +131,10 @@ impl Cgroups {
                     write(&directory, "cpu.cfs_quota_us", &quota_us(cpus).to_string())?;
                 }
             }
-            Hierarchy::V2 { parent, controllers } => {
+            Hierarchy::V2 {
+                parent,
+                controllers,
+            } => {
                 let directory = cgroup.make(parent, id)?;
                 if let (true, Some(bytes)) = (controllers.memory, limits.memory_bytes) {
                     write(&directory, "memory.max", &bytes.to_string())?;
@@ -120,7 +147,11 @@ impl Cgroups {
                     write(&directory, "pids.max", &pids)?;
                 }
                 if let (true, Some(cpus)) = (controllers.cpu, limits.cpus) {
-                    write(&directory, "cpu.max", &format!("{} {PERIOD_US}", quota_us(cpus)))?;
+                    write(
+                        &directory,
+                        "cpu.max",
+                        &format!("{} {PERIOD_US}", quota_us(cpus)),
+                    )?;
                 }
             }
         }
@@ -173,7 +204,13 @@ impl Cgroup {
         let directory = self.memory.as_ref()?;
         ["memory.peak", "memory.max_usage_in_bytes"]
             .iter()
-            .find_map(|name| fs::read_to_string(directory.join(name)).ok()?.trim().parse().ok())
+            .find_map(|name| {
+                fs::read_to_string(directory.join(name))
+                    .ok()?
+                    .trim()
+                    .parse()
+                    .ok()
+            })
     }
 
     /// Its directories, for whoever has to clean up after us.
@@ -207,8 +244,12 @@ pub(super) fn remove(directory: &Path) -> io::Result<()> {
 
 fn write(directory: &Path, name: &str, value: &str) -> io::Result<()> {
     let path = directory.join(name);
-    fs::write(&path, value)
-        .map_err(|e| io::Error::new(e.kind(), format!("write {value} to {}: {e}", path.display())))
+    fs::write(&path, value).map_err(|e| {
+        io::Error::new(
+            e.kind(),
+            format!("write {value} to {}: {e}", path.display()),
+        )
+    })
 }
 
 /// Mount point and root of the mounts of a type: of a hierarchy with `controller` among its options (version 1).
@@ -270,10 +311,16 @@ fn v2(mounts: &str, own: &str) -> Option<Hierarchy> {
     enable(&parent);
     let offered = fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
     let has = |name: &str| offered.split_whitespace().any(|offer| offer == name);
-    let controllers =
-        Controllers { memory: has("memory"), pids: has("pids"), cpu: has("cpu"), version: 2 };
-    (controllers.memory || controllers.pids)
-        .then_some(Hierarchy::V2 { parent, controllers })
+    let controllers = Controllers {
+        memory: has("memory"),
+        pids: has("pids"),
+        cpu: has("cpu"),
+        version: 2,
+    };
+    (controllers.memory || controllers.pids).then_some(Hierarchy::V2 {
+        parent,
+        controllers,
+    })
 }
 
 /// Moves this process into a leaf of its own delegated cgroup.
@@ -318,7 +365,10 @@ mod tests {
     fn hierarchies_are_found_by_type_and_controller() {
         let at = |fstype, controller| mount_point(MOUNTS, fstype, controller);
         assert_eq!(at("cgroup", Some("cpu")), Some("/sys/fs/cgroup/cpu".into()));
-        assert_eq!(at("cgroup", Some("memory")), Some("/sys/fs/cgroup/memory".into()));
+        assert_eq!(
+            at("cgroup", Some("memory")),
+            Some("/sys/fs/cgroup/memory".into())
+        );
         assert_eq!(at("cgroup2", None), Some("/sys/fs/cgroup/unified".into()));
         assert_eq!(at("cgroup", Some("pids")), None);
         assert_eq!(own_path(OWN, Some("cpu")), Some(""));
@@ -330,9 +380,22 @@ mod tests {
     fn limits_are_written_as_the_kernel_reads_them() {
         let temporary = tempfile::tempdir().unwrap();
         let parent = temporary.path().to_path_buf();
-        let controllers = Controllers { memory: true, pids: true, cpu: true, version: 2 };
-        let cgroups = Cgroups { hierarchy: Hierarchy::V2 { parent: parent.clone(), controllers } };
-        let limits = Limits { cpus: Some(1.5), ..Limits::default() };
+        let controllers = Controllers {
+            memory: true,
+            pids: true,
+            cpu: true,
+            version: 2,
+        };
+        let cgroups = Cgroups {
+            hierarchy: Hierarchy::V2 {
+                parent: parent.clone(),
+                controllers,
+            },
+        };
+        let limits = Limits {
+            cpus: Some(1.5),
+            ..Limits::default()
+        };
         let cgroup = cgroups.create("a", &limits).unwrap();
         let read = |name: &str| fs::read_to_string(parent.join("a").join(name)).unwrap();
         assert_eq!(read("memory.max"), "2147483648");

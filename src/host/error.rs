@@ -49,22 +49,33 @@ pub enum HostError {
 }
 
 impl HostError {
-    pub(super) fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::File { action, path, source }
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
     }
 
     /// What the user can do about it.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Setup(failure) if failure.step.0.contains("namespaces") || failure.step.0.contains("clone") => {
+            Self::Setup(failure)
+                if failure.step.0.contains("namespaces") || failure.step.0.contains("clone") =>
+            {
                 Some("user namespaces seem to be switched off; run `llm-in-sandbox doctor`")
             }
             Self::Setup(_) | Self::ZygoteGone(_) | Self::Zygote(..) | Self::IdMap(_) => {
                 Some("run `llm-in-sandbox doctor`")
             }
-            Self::Unenforceable(_) => Some("drop --require-limits, or give this user a delegated cgroup"),
+            Self::Unenforceable(_) => {
+                Some("drop --require-limits, or give this user a delegated cgroup")
+            }
             Self::File { .. }
             | Self::TimedOut(..)
             | Self::Plan(_)

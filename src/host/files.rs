@@ -39,9 +39,18 @@ impl Operation {
     ) -> Result<Self, EnvError> {
         let (reply, writer) = process::reading_pipe()?;
         let answers = link.open();
-        let fds: Vec<_> = [Some(&writer), data.as_ref()].into_iter().flatten().map(AsFd::as_fd).collect();
-        link.send(&ToInit::File { id: answers.id, op }, &fds).await.map_err(lost)?;
-        Ok(Self { reply, _answers: answers })
+        let fds: Vec<_> = [Some(&writer), data.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(AsFd::as_fd)
+            .collect();
+        link.send(&ToInit::File { id: answers.id, op }, &fds)
+            .await
+            .map_err(lost)?;
+        Ok(Self {
+            reply,
+            _answers: answers,
+        })
     }
 
     async fn finish<T: DeserializeOwned>(
@@ -62,7 +71,12 @@ impl Operation {
         // What comes from inside is checked like any hostile input.
         let reply: FileReply<T> = serde_json::from_slice(&bytes)
             .map_err(|e| EnvError::Infrastructure(format!("reply of a file operation: {e}")))?;
-        let refused = |error| Err(EnvError::File { path: path.clone(), error });
+        let refused = |error| {
+            Err(EnvError::File {
+                path: path.clone(),
+                error,
+            })
+        };
         match reply {
             FileReply::Done(value) => Ok(value),
             FileReply::Errno(errno) => refused(file_error(errno)),
@@ -79,7 +93,10 @@ pub(super) async fn read(
     max_bytes: u64,
 ) -> Result<Vec<u8>, EnvError> {
     let (data, writer) = process::reading_pipe()?;
-    let op = FileOp::Read { path: path.as_bytes().into(), max_bytes };
+    let op = FileOp::Read {
+        path: path.as_bytes().into(),
+        max_bytes,
+    };
     let operation = Operation::start(link, op, Some(writer)).await?;
     let mut content = Vec::new();
     timeout(DEADLINE, data.take(max_bytes).read_to_end(&mut content))
@@ -98,14 +115,21 @@ pub(super) async fn write(
 ) -> Result<(), EnvError> {
     let (reader, mut data) = process::writing_pipe()?;
     let max_bytes = content.len() as u64;
-    let op = FileOp::Write { path: path.as_bytes().into(), exclusive, max_bytes };
+    let op = FileOp::Write {
+        path: path.as_bytes().into(),
+        exclusive,
+        max_bytes,
+    };
     let operation = Operation::start(link, op, Some(reader)).await?;
     // When the operation fails, its end of the pipe is closed; its reply tells why.
     let _ = timeout(DEADLINE, data.write_all(content)).await;
     drop(data);
     let written: u64 = operation.finish(path, max_bytes, DEADLINE).await?;
     if written != max_bytes {
-        return Err(EnvError::File { path: path.clone(), error: FileError::NoSpace });
+        return Err(EnvError::File {
+            path: path.clone(),
+            error: FileError::NoSpace,
+        });
     }
     Ok(())
 }
@@ -125,9 +149,18 @@ impl Sink {
         max_bytes: u64,
     ) -> Result<Self, EnvError> {
         let (reader, data) = process::writing_pipe()?;
-        let op = FileOp::Write { path: path.as_bytes().into(), exclusive: false, max_bytes };
+        let op = FileOp::Write {
+            path: path.as_bytes().into(),
+            exclusive: false,
+            max_bytes,
+        };
         let operation = Operation::start(link, op, Some(reader)).await?;
-        Ok(Self { data: Some(data), operation, path, max_bytes })
+        Ok(Self {
+            data: Some(data),
+            operation,
+            path,
+            max_bytes,
+        })
     }
 
     /// Sends; after a failure nothing more is sent.
@@ -144,15 +177,22 @@ impl Sink {
     pub(super) async fn finish(self) -> (GuestPath, bool) {
         let sent = self.data.is_some();
         drop(self.data);
-        let reply: Result<u64, _> =
-            self.operation.finish(&self.path, self.max_bytes, DEADLINE).await;
+        let reply: Result<u64, _> = self
+            .operation
+            .finish(&self.path, self.max_bytes, DEADLINE)
+            .await;
         (self.path, sent && reply.is_ok())
     }
 }
 
 pub(super) async fn stat(link: &Link<FromInit>, path: &GuestPath) -> Result<FileStat, EnvError> {
-    let op = FileOp::Stat { path: path.as_bytes().into() };
-    let entry: Entry = Operation::start(link, op, None).await?.finish(path, 0, DEADLINE).await?;
+    let op = FileOp::Stat {
+        path: path.as_bytes().into(),
+    };
+    let entry: Entry = Operation::start(link, op, None)
+        .await?
+        .finish(path, 0, DEADLINE)
+        .await?;
     Ok(file_stat(&entry))
 }
 
@@ -162,12 +202,19 @@ pub(super) async fn list(
     depth: u32,
     max_entries: usize,
 ) -> Result<(Vec<DirEntry>, bool), EnvError> {
-    let op = FileOp::List { path: path.as_bytes().into(), depth, max_entries };
+    let op = FileOp::List {
+        path: path.as_bytes().into(),
+        depth,
+        max_entries,
+    };
     let operation = Operation::start(link, op, None).await?;
     let (entries, truncated): (Vec<Entry>, bool) = operation.finish(path, 0, DEADLINE).await?;
     let entries = entries.into_iter().take(max_entries);
     let entries = entries
-        .map(|entry| DirEntry { stat: file_stat(&entry), path: GuestPath::new(entry.path.0) })
+        .map(|entry| DirEntry {
+            stat: file_stat(&entry),
+            path: GuestPath::new(entry.path.0),
+        })
         .collect();
     Ok((entries, truncated))
 }
@@ -200,7 +247,10 @@ impl Sandbox {
         archive: OwnedFd,
         policy: UnpackPolicy,
     ) -> Result<UnpackReport, EnvError> {
-        let op = FileOp::Unpack { path: target.as_bytes().into(), policy };
+        let op = FileOp::Unpack {
+            path: target.as_bytes().into(),
+            policy,
+        };
         let operation = Operation::start(&self.link, op, Some(archive)).await?;
         operation.finish(target, 0, TREE_DEADLINE).await
     }
@@ -215,7 +265,10 @@ impl Sandbox {
         archive: OwnedFd,
         options: PackOptions,
     ) -> Result<PackReport, EnvError> {
-        let op = FileOp::Pack { path: source.as_bytes().into(), options };
+        let op = FileOp::Pack {
+            path: source.as_bytes().into(),
+            options,
+        };
         let operation = Operation::start(&self.link, op, Some(archive)).await?;
         operation.finish(source, 0, TREE_DEADLINE).await
     }
@@ -231,7 +284,10 @@ impl Sandbox {
             let out = BufWriter::with_capacity(1 << 20, File::from(writer));
             tree::pack(root.as_fd(), out, &PackOptions::copy_out()).map_err(|e| e.to_string())
         });
-        let policy = UnpackPolicy { replace: true, ..UnpackPolicy::copy_out() };
+        let policy = UnpackPolicy {
+            replace: true,
+            ..UnpackPolicy::copy_out()
+        };
         let unpacked = self.unpack(to, reader, policy).await;
         join(packing).await?;
         unpacked
@@ -247,7 +303,8 @@ impl Sandbox {
         let root = File::open(to).map_err(host_failed)?;
         let unpacking = tokio::task::spawn_blocking(move || {
             let archive = BufReader::with_capacity(1 << 20, File::from(reader));
-            tree::unpack(archive, root.as_fd(), &UnpackPolicy::copy_out()).map_err(|e| e.to_string())
+            tree::unpack(archive, root.as_fd(), &UnpackPolicy::copy_out())
+                .map_err(|e| e.to_string())
         });
         let packed = self.pack(from, writer, PackOptions::copy_out()).await;
         let unpacked = join(unpacking).await;

@@ -41,7 +41,11 @@ pub(super) fn allot(runtime: &Path) -> Result<Range, HostError> {
     for offset in 0..RANGES {
         let index = (start + offset) % RANGES;
         if try_lock_byte(file.as_fd(), index).map_err(HostError::file("lock", &path))? {
-            let map = IdMap { base: FIRST + index * RANGE, count: RANGE, shift_files: true };
+            let map = IdMap {
+                base: FIRST + index * RANGE,
+                count: RANGE,
+                shift_files: true,
+            };
             return Ok(Range { map, _lock: file });
         }
     }
@@ -77,7 +81,11 @@ mod tests {
         bases.sort_unstable();
         bases.dedup();
         assert_eq!(bases.len(), 50);
-        assert!(bases.iter().all(|base| *base >= FIRST && *base < 0x7ffe_0000));
+        assert!(
+            bases
+                .iter()
+                .all(|base| *base >= FIRST && *base < 0x7ffe_0000)
+        );
     }
 
     #[test]

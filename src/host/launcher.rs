@@ -84,17 +84,31 @@ impl Launcher {
         for failed in registry.reclaim()?.failed {
             tracing::warn!("could not take away what a dead host left: {failed}");
         }
-        let (ours, theirs) = Channel::pair().map_err(|e| HostError::Zygote("make a socket pair", e))?;
-        let link = Link::new(ours, zygote_id).map_err(|e| HostError::Zygote("watch the zygote", e))?;
+        let (ours, theirs) =
+            Channel::pair().map_err(|e| HostError::Zygote("make a socket pair", e))?;
+        let link =
+            Link::new(ours, zygote_id).map_err(|e| HostError::Zygote("watch the zygote", e))?;
         let mut greetings = link.open_as(0);
         let privileged = nix::unistd::geteuid().is_root();
         let child = spawn(&config, theirs, privileged)?;
         let pid = child.id();
-        let zygote = Arc::new(Zygote { link, child: std::sync::Mutex::new(child) });
-        let ids = timeout(START_DEADLINE, zygote.greet(&mut greetings, pid, privileged))
-            .await
-            .map_err(|_| HostError::TimedOut("starting the zygote", START_DEADLINE.as_secs()))??;
-        Ok(Self { zygote, ids, cgroups, registry, config })
+        let zygote = Arc::new(Zygote {
+            link,
+            child: std::sync::Mutex::new(child),
+        });
+        let ids = timeout(
+            START_DEADLINE,
+            zygote.greet(&mut greetings, pid, privileged),
+        )
+        .await
+        .map_err(|_| HostError::TimedOut("starting the zygote", START_DEADLINE.as_secs()))??;
+        Ok(Self {
+            zygote,
+            ids,
+            cgroups,
+            registry,
+            config,
+        })
     }
 
     /// Starts a sandbox and waits until its PID 1 serves.
@@ -132,7 +146,15 @@ impl Launcher {
         let (link, exit, held) = timeout(START_DEADLINE, starting)
             .await
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
-        Ok(Sandbox::new(link, Arc::clone(&self.zygote), exit, held, in_force, spec.workdir, started))
+        Ok(Sandbox::new(
+            link,
+            Arc::clone(&self.zygote),
+            exit,
+            held,
+            in_force,
+            spec.workdir,
+            started,
+        ))
     }
 
     /// Directory of running sandboxes.
@@ -148,18 +170,31 @@ impl Launcher {
         range: Option<&Range>,
     ) -> Result<SetupPlan, HostError> {
         let mut spec = spec.clone();
-        let mut env: Vec<(String, String)> =
-            DEFAULT_ENV.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mut env: Vec<(String, String)> = DEFAULT_ENV
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         env.append(&mut spec.env);
         spec.env = env;
         let (ids, setgroups) = match (self.ids, range) {
-            (Ids::Fixed { count, setgroups }, _) => {
-                (IdMap { base: 0, count, shift_files: false }, setgroups)
-            }
+            (Ids::Fixed { count, setgroups }, _) => (
+                IdMap {
+                    base: 0,
+                    count,
+                    shift_files: false,
+                },
+                setgroups,
+            ),
             (Ids::Ranges, Some(range)) => (range.map, true),
             (Ids::Ranges, None) => return Err(HostError::NoIds(0)),
         };
-        let disk = matches!(&spec.root, Root::Overlay { upper: Upper::Disk, .. });
+        let disk = matches!(
+            &spec.root,
+            Root::Overlay {
+                upper: Upper::Disk,
+                ..
+            }
+        );
         let upper_directory = match &self.config.upper_directory {
             Some(parent) if disk => {
                 let directory = parent.join(&entry.id);
@@ -191,17 +226,28 @@ impl Launcher {
         let init = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
         let mut readiness = init.open_as(0);
         let into = cgroup.descriptor().map_err(failed("open the cgroup"))?;
-        let (mut exit, pid, pidfd) = self.zygote.clone_sandbox(plan, &theirs, into.as_ref()).await?;
+        let (mut exit, pid, pidfd) = self
+            .zygote
+            .clone_sandbox(plan, &theirs, into.as_ref())
+            .await?;
         // From here on PID 1 holds the other end alone: its death is the end of our answers.
         drop(theirs);
-        let held = Held { pidfd, cgroup, _range: range, entry };
+        let held = Held {
+            pidfd,
+            cgroup,
+            _range: range,
+            entry,
+        };
         let attached = held.cgroup.attach(pid);
         if let Err(error) = wait_ready(&mut readiness).await {
             held.kill();
             let _ = timeout(START_DEADLINE, exit.next()).await;
             return Err(error);
         }
-        attached.map_err(HostError::file("attach to the cgroup of", held.entry.directory()))?;
+        attached.map_err(HostError::file(
+            "attach to the cgroup of",
+            held.entry.directory(),
+        ))?;
         description.init_pid = Some(pid);
         held.entry.describe(&description)?;
         Ok((init, exit, held))
@@ -236,9 +282,19 @@ fn root_path(root: &Root) -> String {
 }
 
 fn spawn(config: &LauncherConfig, stdin: Channel, privileged: bool) -> Result<Child, HostError> {
-    let program = config.program.clone().unwrap_or_else(|| "/proc/self/exe".into());
+    let program = config
+        .program
+        .clone()
+        .unwrap_or_else(|| "/proc/self/exe".into());
     Command::new(program)
-        .args(["__zygote", if privileged { "enter-host" } else { "enter-user" }])
+        .args([
+            "__zygote",
+            if privileged {
+                "enter-host"
+            } else {
+                "enter-user"
+            },
+        ])
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(stdin)))
         .stdout(Stdio::null())
@@ -266,7 +322,9 @@ impl Zygote {
                         .await
                         .map_err(|e| HostError::Zygote("talk to the zygote", e))?;
                 }
-                Some(FromZygote::SpawnFailed { failure, .. }) => return Err(HostError::Setup(failure)),
+                Some(FromZygote::SpawnFailed { failure, .. }) => {
+                    return Err(HostError::Setup(failure));
+                }
                 Some(FromZygote::Spawned { .. } | FromZygote::Exited { .. }) => {}
                 None => return Err(HostError::ZygoteGone("ended at its start".into())),
             }
@@ -285,20 +343,26 @@ impl Zygote {
             plan: Box::new(plan),
             into_cgroup: cgroup.is_some(),
         };
-        let fds: Vec<BorrowedFd<'_>> =
-            [Some(control.as_fd()), cgroup.map(AsFd::as_fd)].into_iter().flatten().collect();
+        let fds: Vec<BorrowedFd<'_>> = [Some(control.as_fd()), cgroup.map(AsFd::as_fd)]
+            .into_iter()
+            .flatten()
+            .collect();
         self.link
             .send(&request, &fds)
             .await
             .map_err(|e| HostError::Zygote("talk to the zygote", e))?;
         match answers.next().await {
-            Some(Answer { message: FromZygote::Spawned { pid, .. }, mut fds }) => match fds.pop() {
+            Some(Answer {
+                message: FromZygote::Spawned { pid, .. },
+                mut fds,
+            }) => match fds.pop() {
                 Some(pidfd) => Ok((answers, pid, pidfd)),
                 None => Err(HostError::ZygoteGone("sent no pidfd".into())),
             },
-            Some(Answer { message: FromZygote::SpawnFailed { failure, .. }, .. }) => {
-                Err(HostError::Setup(failure))
-            }
+            Some(Answer {
+                message: FromZygote::SpawnFailed { failure, .. },
+                ..
+            }) => Err(HostError::Setup(failure)),
             Some(other) => Err(HostError::ZygoteGone(format!("said {:?}", other.message))),
             None => Err(HostError::ZygoteGone("is gone".into())),
         }
@@ -309,7 +373,10 @@ impl Zygote {
 /// `newuidmap`, or his own alone.
 async fn write_user_maps(pid: u32) -> Result<Ids, HostError> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
-    let name = nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let name = nix::unistd::User::from_uid(uid)
+        .ok()
+        .flatten()
+        .map(|user| user.name);
     let name = name.unwrap_or_default();
     let users = ids::subordinate("/etc/subuid", &name, uid.as_raw());
     let groups = ids::subordinate("/etc/subgid", &name, uid.as_raw());
@@ -318,7 +385,10 @@ async fn write_user_maps(pid: u32) -> Result<Ids, HostError> {
         let mapped = map_with("newuidmap", pid, uid.as_raw(), first_uid, count).await;
         if let Ok(()) = mapped {
             map_with("newgidmap", pid, gid.as_raw(), first_gid, count).await?;
-            return Ok(Ids::Fixed { count: count + 1, setgroups: true });
+            return Ok(Ids::Fixed {
+                count: count + 1,
+                setgroups: true,
+            });
         }
         tracing::warn!("newuidmap does not work; only one id inside");
     }
@@ -329,12 +399,18 @@ async fn write_user_maps(pid: u32) -> Result<Ids, HostError> {
     write("uid_map", format!("0 {uid} 1\n"))?;
     write("setgroups", "deny".into())?;
     write("gid_map", format!("0 {gid} 1\n"))?;
-    Ok(Ids::Fixed { count: 1, setgroups: false })
+    Ok(Ids::Fixed {
+        count: 1,
+        setgroups: false,
+    })
 }
 
 async fn map_with(tool: &str, pid: u32, own: u32, first: u32, count: u32) -> Result<(), HostError> {
     let arguments = [pid, 0, own, 1, 1, first, count].map(|number| number.to_string());
-    let run = tokio::process::Command::new(tool).args(arguments).kill_on_drop(true).output();
+    let run = tokio::process::Command::new(tool)
+        .args(arguments)
+        .kill_on_drop(true)
+        .output();
     let output = timeout(START_DEADLINE, run)
         .await
         .map_err(|_| HostError::TimedOut("writing id maps", START_DEADLINE.as_secs()))?
@@ -342,5 +418,8 @@ async fn map_with(tool: &str, pid: u32, own: u32, first: u32, count: u32) -> Res
     if output.status.success() {
         return Ok(());
     }
-    Err(HostError::IdMap(format!("{tool}: {}", String::from_utf8_lossy(&output.stderr).trim())))
+    Err(HostError::IdMap(format!(
+        "{tool}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    )))
 }

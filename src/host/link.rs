@@ -52,11 +52,22 @@ impl<M: DeserializeOwned + Send + 'static> Link<M> {
     /// Takes the channel; `id_of` tells to which request a message belongs.
     pub(super) fn new(channel: Channel, id_of: fn(&M) -> RequestId) -> io::Result<Self> {
         channel.set_nonblocking(true)?;
-        #[expect(deprecated, reason = "its successor is unsafe; a Channel keeps its descriptor all its life")]
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; a Channel keeps its descriptor all its life"
+        )]
         let channel = Arc::new(AsyncFd::new(channel)?);
-        let waiting = Arc::new(Mutex::new(Waiting { requests: HashMap::new(), closed: false }));
+        let waiting = Arc::new(Mutex::new(Waiting {
+            requests: HashMap::new(),
+            closed: false,
+        }));
         let reader = tokio::spawn(read_all(Arc::clone(&channel), Arc::clone(&waiting), id_of));
-        Ok(Self { channel, waiting, next_id: AtomicU64::new(1), reader })
+        Ok(Self {
+            channel,
+            waiting,
+            next_id: AtomicU64::new(1),
+            reader,
+        })
     }
 
     /// A request of its own name, whose answers will be kept for the caller.
@@ -71,7 +82,11 @@ impl<M: DeserializeOwned + Send + 'static> Link<M> {
         if !waiting.closed {
             waiting.requests.insert(id, sender);
         }
-        Answers { id, receiver, waiting: Arc::clone(&self.waiting) }
+        Answers {
+            id,
+            receiver,
+            waiting: Arc::clone(&self.waiting),
+        }
     }
 
     /// Sends one message.
@@ -145,7 +160,10 @@ async fn read_one<M: DeserializeOwned>(
         return match received {
             Some(received) => {
                 let message = wire::decode(&received.bytes)?;
-                Ok(Some(Answer { message, fds: received.fds }))
+                Ok(Some(Answer {
+                    message,
+                    fds: received.fds,
+                }))
             }
             None => Ok(None),
         };

@@ -19,7 +19,7 @@ pub use cgroup::{Cgroups, Controllers};
 pub use error::HostError;
 pub use launcher::{Launcher, LauncherConfig};
 pub use process::{Process, Spawn, Terminal};
-pub use registry::{EntryInfo, Registry, Reclaimed};
+pub use registry::{EntryInfo, Reclaimed, Registry};
 pub use sandbox::{InForce, Sandbox};
 pub use shell::ShellMode;
 

@@ -15,7 +15,12 @@ pub(super) struct HeadTail {
 
 impl HeadTail {
     pub(super) fn new(limit: usize) -> Self {
-        Self { head: Vec::new(), tail: VecDeque::new(), half: limit / 2, total: 0 }
+        Self {
+            head: Vec::new(),
+            tail: VecDeque::new(),
+            half: limit / 2,
+            total: 0,
+        }
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
@@ -23,7 +28,9 @@ impl HeadTail {
         let room = self.half.saturating_sub(self.head.len()).min(bytes.len());
         let (head, rest) = bytes.split_at(room);
         self.head.extend_from_slice(head);
-        let rest = rest.get(rest.len().saturating_sub(self.half)..).unwrap_or_default();
+        let rest = rest
+            .get(rest.len().saturating_sub(self.half)..)
+            .unwrap_or_default();
         let surplus = (self.tail.len() + rest.len()).saturating_sub(self.half);
         self.tail.drain(..surplus.min(self.tail.len()));
         self.tail.extend(rest);
@@ -47,7 +54,12 @@ impl HeadTail {
         if omitted == 0 {
             head.append(&mut tail);
         }
-        Captured { head, omitted, tail, full_copy: None }
+        Captured {
+            head,
+            omitted,
+            tail,
+            full_copy: None,
+        }
     }
 }
 
@@ -66,7 +78,10 @@ mod tests {
     #[test]
     fn short_streams_are_whole() {
         assert_eq!(capture(8, &[]), (String::new(), 0, String::new()));
-        assert_eq!(capture(8, &[b"abc", b"defgh"]), ("abcdefgh".into(), 0, String::new()));
+        assert_eq!(
+            capture(8, &[b"abc", b"defgh"]),
+            ("abcdefgh".into(), 0, String::new())
+        );
     }
 
     #[test]

@@ -36,11 +36,19 @@ pub struct Finding {
 
 impl Finding {
     fn new(name: &'static str, state: State, detail: impl Into<String>) -> Self {
-        Self { name, state, detail: detail.into(), mend: None }
+        Self {
+            name,
+            state,
+            detail: detail.into(),
+            mend: None,
+        }
     }
 
     fn mend(self, mend: &str) -> Self {
-        Self { mend: Some(mend.to_owned()), ..self }
+        Self {
+            mend: Some(mend.to_owned()),
+            ..self
+        }
     }
 }
 
@@ -59,7 +67,9 @@ pub async fn all() -> Vec<Finding> {
 fn kernel() -> Finding {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = release.trim();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let root = nix::unistd::geteuid().is_root();
     // Root shows images through idmapped mounts below an overlay (5.19); others keep the overlay's
@@ -73,7 +83,11 @@ fn kernel() -> Finding {
 }
 
 fn user_namespaces() -> Finding {
-    let read = |path: &str| fs::read_to_string(path).ok().map(|text| text.trim().to_owned());
+    let read = |path: &str| {
+        fs::read_to_string(path)
+            .ok()
+            .map(|text| text.trim().to_owned())
+    };
     let name = "user namespaces";
     if read("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
         return Finding::new(name, State::Missing, "user.max_user_namespaces is 0")
@@ -81,8 +95,12 @@ fn user_namespaces() -> Finding {
     }
     let root = nix::unistd::geteuid().is_root();
     if !root && read("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-        return Finding::new(name, State::Missing, "kernel.unprivileged_userns_clone is 0")
-            .mend("sysctl -w kernel.unprivileged_userns_clone=1");
+        return Finding::new(
+            name,
+            State::Missing,
+            "kernel.unprivileged_userns_clone is 0",
+        )
+        .mend("sysctl -w kernel.unprivileged_userns_clone=1");
     }
     let restricted = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
     if !root && read(restricted).as_deref() == Some("1") {
@@ -102,19 +120,35 @@ fn ids_of_user() -> Finding {
     if uid.is_root() {
         return Finding::new(name, State::Ok, "65,536 of its own for each sandbox");
     }
-    let user = nix::unistd::User::from_uid(uid).ok().flatten().map(|u| u.name).unwrap_or_default();
+    let user = nix::unistd::User::from_uid(uid)
+        .ok()
+        .flatten()
+        .map(|u| u.name)
+        .unwrap_or_default();
     let granted = ids::subordinate("/etc/subuid", &user, uid.as_raw())
         .filter(|_| ids::subordinate("/etc/subgid", &user, uid.as_raw()).is_some());
     let tool = std::env::var_os("PATH")
         .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join("newuidmap").exists()));
     match granted {
-        Some((first, count)) if tool => {
-            Finding::new(name, State::Ok, format!("{count} from {first}, by newuidmap"))
-        }
-        Some(_) => Finding::new(name, State::Degraded, "one only: newuidmap is not installed; apt and su fail inside")
-            .mend("apt-get install uidmap"),
-        None => Finding::new(name, State::Degraded, "one only: no range in /etc/subuid and /etc/subgid; apt and su fail inside")
-            .mend(&format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")),
+        Some((first, count)) if tool => Finding::new(
+            name,
+            State::Ok,
+            format!("{count} from {first}, by newuidmap"),
+        ),
+        Some(_) => Finding::new(
+            name,
+            State::Degraded,
+            "one only: newuidmap is not installed; apt and su fail inside",
+        )
+        .mend("apt-get install uidmap"),
+        None => Finding::new(
+            name,
+            State::Degraded,
+            "one only: no range in /etc/subuid and /etc/subgid; apt and su fail inside",
+        )
+        .mend(&format!(
+            "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+        )),
     }
 }
 
@@ -126,7 +160,11 @@ fn cgroups() -> Finding {
         (controllers.pids, "pids"),
         (controllers.cpu, "cpu"),
     ];
-    let missing: Vec<&str> = parts.iter().filter(|(has, _)| !has).map(|(_, name)| *name).collect();
+    let missing: Vec<&str> = parts
+        .iter()
+        .filter(|(has, _)| !has)
+        .map(|(_, name)| *name)
+        .collect();
     if missing.is_empty() {
         let detail = format!("memory, pids and cpu by cgroup v{}", controllers.version);
         return Finding::new(name, State::Ok, detail);
@@ -141,9 +179,11 @@ fn cgroups() -> Finding {
 
 fn runtime_directory() -> Finding {
     match Registry::open() {
-        Ok(registry) => {
-            Finding::new("runtime directory", State::Ok, registry.directory().display().to_string())
-        }
+        Ok(registry) => Finding::new(
+            "runtime directory",
+            State::Ok,
+            registry.directory().display().to_string(),
+        ),
         Err(error) => Finding::new("runtime directory", State::Missing, error.to_string())
             .mend("set XDG_RUNTIME_DIR to a directory of your own"),
     }
@@ -167,9 +207,14 @@ async fn sandbox() -> Finding {
 async fn try_sandbox(tree: &Path) -> Result<(), String> {
     // The sandbox's root has another id than we: it must be able to look.
     let _ = fs::set_permissions(tree, std::os::unix::fs::PermissionsExt::from_mode(0o755));
-    let launcher = Launcher::start(LauncherConfig::default()).await.map_err(|e| e.to_string())?;
+    let launcher = Launcher::start(LauncherConfig::default())
+        .await
+        .map_err(|e| e.to_string())?;
     let spec = SandboxSpec {
-        root: Root::Overlay { lower: tree.to_owned(), upper: Upper::Tmpfs },
+        root: Root::Overlay {
+            lower: tree.to_owned(),
+            upper: Upper::Tmpfs,
+        },
         network: Network::None,
         limits: Limits::default(),
         binds: Vec::new(),

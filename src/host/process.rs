@@ -55,15 +55,23 @@ impl Process {
         let answers = link.open();
         request.id = answers.id;
         let fds: Vec<_> = stdio.iter().flatten().map(AsFd::as_fd).collect();
-        link.send(&ToInit::Exec(request), &fds).await.map_err(lost)?;
-        Ok(Self { link: Arc::clone(link), answers })
+        link.send(&ToInit::Exec(request), &fds)
+            .await
+            .map_err(lost)?;
+        Ok(Self {
+            link: Arc::clone(link),
+            answers,
+        })
     }
 
     /// The master of its terminal, for a program started on one.
     pub(super) async fn terminal(mut self) -> Result<Terminal, EnvError> {
         match self.answers.next().await {
             Some(mut answer) => match (answer.message, answer.fds.pop()) {
-                (FromInit::Terminal { .. }, Some(master)) => Ok(Terminal { process: self, master }),
+                (FromInit::Terminal { .. }, Some(master)) => Ok(Terminal {
+                    process: self,
+                    master,
+                }),
                 (FromInit::Refused { reason, .. }, _) => Err(EnvError::Infrastructure(reason)),
                 (other, _) => Err(unexpected(&other)),
             },
@@ -77,8 +85,13 @@ impl Process {
     /// The sandbox died, or could not start the program.
     pub async fn wait(&mut self) -> Result<ExitStatus, EnvError> {
         match self.answers.next().await.map(|answer| answer.message) {
-            Some(FromInit::Exited { status: Ok(code), .. }) => Ok(ExitStatus::Code(code)),
-            Some(FromInit::Exited { status: Err(signal), .. }) => Ok(ExitStatus::Signal(signal)),
+            Some(FromInit::Exited {
+                status: Ok(code), ..
+            }) => Ok(ExitStatus::Code(code)),
+            Some(FromInit::Exited {
+                status: Err(signal),
+                ..
+            }) => Ok(ExitStatus::Signal(signal)),
             Some(FromInit::Refused { reason, .. }) => Err(EnvError::Infrastructure(reason)),
             Some(other) => Err(unexpected(&other)),
             None => Err(gone()),
@@ -90,7 +103,16 @@ impl Process {
     /// # Errors
     /// The sandbox died.
     pub async fn kill(&self, signal: i32) -> Result<(), EnvError> {
-        self.link.send(&ToInit::Kill { id: self.answers.id, signal }, &[]).await.map_err(lost)
+        self.link
+            .send(
+                &ToInit::Kill {
+                    id: self.answers.id,
+                    signal,
+                },
+                &[],
+            )
+            .await
+            .map_err(lost)
     }
 
     /// Waits for its end, but at most so long: then everything of it is killed, and `true` comes along.
@@ -117,8 +139,14 @@ impl Process {
 pub(super) fn exec(argv: &[String], env: &[(String, String)], cwd: Option<&GuestPath>) -> Exec {
     Exec {
         id: 0,
-        argv: argv.iter().map(|arg| ByteString::from(arg.as_str())).collect(),
-        env: env.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
+        argv: argv
+            .iter()
+            .map(|arg| ByteString::from(arg.as_str()))
+            .collect(),
+        env: env
+            .iter()
+            .map(|(k, v)| (k.as_str().into(), v.as_str().into()))
+            .collect(),
         cwd: cwd.map(|path| path.as_bytes().into()),
         terminal: false,
     }
@@ -127,13 +155,19 @@ pub(super) fn exec(argv: &[String], env: &[(String, String)], cwd: Option<&Guest
 /// A pipe whose reading end is ours, and one whose writing end is.
 pub(super) fn reading_pipe() -> Result<(pipe::Receiver, OwnedFd), EnvError> {
     let (reader, writer) = close_on_exec_pipe()?;
-    Ok((pipe::Receiver::from_owned_fd(reader).map_err(host_failed)?, writer))
+    Ok((
+        pipe::Receiver::from_owned_fd(reader).map_err(host_failed)?,
+        writer,
+    ))
 }
 
 /// See [`reading_pipe`].
 pub(super) fn writing_pipe() -> Result<(OwnedFd, pipe::Sender), EnvError> {
     let (reader, writer) = close_on_exec_pipe()?;
-    Ok((reader, pipe::Sender::from_owned_fd(writer).map_err(host_failed)?))
+    Ok((
+        reader,
+        pipe::Sender::from_owned_fd(writer).map_err(host_failed)?,
+    ))
 }
 
 /// Two ends of a pipe that no other program of ours inherits.
@@ -179,12 +213,17 @@ pub(super) fn gone() -> EnvError {
 }
 
 pub(super) fn lost(error: io::Error) -> EnvError {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => gone(),
-        _ => host_failed(error),
-    }
+    let ended = matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    );
+    if ended { gone() } else { host_failed(error) }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the form that map_err asks for"
+)]
 pub(super) fn host_failed(error: io::Error) -> EnvError {
     EnvError::Infrastructure(error.to_string())
 }

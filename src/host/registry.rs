@@ -100,7 +100,8 @@ impl Registry {
     /// Makes a place for a new sandbox.
     pub(super) fn register(&self) -> Result<Entry, HostError> {
         let gate = self.gate()?;
-        gate.lock_shared().map_err(HostError::file("lock", self.directory.join(LOCK)))?;
+        gate.lock_shared()
+            .map_err(HostError::file("lock", self.directory.join(LOCK)))?;
         let directory = tempfile::Builder::new()
             .prefix("")
             .rand_bytes(10)
@@ -110,8 +111,16 @@ impl Registry {
         let path = directory.join(LOCK);
         let lock = File::create(&path).map_err(HostError::file("create", &path))?;
         lock.lock().map_err(HostError::file("lock", &path))?;
-        let id = directory.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Entry { id, directory, abandoned: false, _lock: lock })
+        let id = directory
+            .file_name()
+            .map(|n| n.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        Ok(Entry {
+            id,
+            directory,
+            abandoned: false,
+            _lock: lock,
+        })
     }
 
     /// The living.
@@ -148,7 +157,10 @@ impl Registry {
             return Ok(result);
         }
         for directory in self.entries()? {
-            let id = directory.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+            let id = directory
+                .file_name()
+                .map(|n| n.to_string_lossy().into_owned())
+                .unwrap_or_default();
             let Some(Abandoned::Yes(_lock)) = abandoned(&directory) else {
                 continue;
             };
@@ -191,7 +203,10 @@ impl Entry {
     /// Notes which cgroups go with it. Before any process is in them.
     pub(super) fn note_cgroups(&self, directories: &[PathBuf]) -> Result<(), HostError> {
         let path = self.directory.join(CGROUPS);
-        let lines: Vec<String> = directories.iter().map(|d| d.display().to_string()).collect();
+        let lines: Vec<String> = directories
+            .iter()
+            .map(|d| d.display().to_string())
+            .collect();
         fs::write(&path, lines.join("\n")).map_err(HostError::file("write", path))
     }
 
@@ -299,9 +314,18 @@ mod tests {
 
         assert_eq!(registry.list().unwrap(), [info(&living.id)]);
         let reclaimed = registry.reclaim().unwrap();
-        assert_eq!(reclaimed, Reclaimed { sandboxes: vec![dead_id], failed: vec![] });
+        assert_eq!(
+            reclaimed,
+            Reclaimed {
+                sandboxes: vec![dead_id],
+                failed: vec![]
+            }
+        );
         assert!(!cgroup.exists());
-        assert_eq!(registry.entries().unwrap(), [living.directory.clone()]);
+        assert_eq!(
+            registry.entries().unwrap(),
+            std::slice::from_ref(&living.directory)
+        );
     }
 
     #[test]

@@ -44,13 +44,21 @@ pub struct InForce {
 impl InForce {
     pub(super) fn new(limits: &Limits, controllers: Controllers) -> Self {
         let missing = [
-            (limits.memory_bytes.is_some() && !controllers.memory, "memory"),
+            (
+                limits.memory_bytes.is_some() && !controllers.memory,
+                "memory",
+            ),
             (limits.cpus.is_some() && !controllers.cpu, "cpus"),
             // RLIMIT_NPROC counts by user, not by sandbox.
-            (limits.pids.is_some() && !controllers.pids, "pids (by user only)"),
+            (
+                limits.pids.is_some() && !controllers.pids,
+                "pids (by user only)",
+            ),
         ];
-        let unenforced =
-            missing.iter().filter(|(missing, _)| *missing).map(|(_, name)| (*name).to_owned());
+        let unenforced = missing
+            .iter()
+            .filter(|(missing, _)| *missing)
+            .map(|(_, name)| (*name).to_owned());
         Self {
             limits: limits.clone(),
             cgroup: controllers.version,
@@ -128,7 +136,9 @@ impl Sandbox {
 
     /// Its place in the registry.
     pub(super) fn directory(&self) -> &Path {
-        self.held.as_ref().map_or(Path::new("/nonexistent"), |held| held.entry.directory())
+        self.held
+            .as_ref()
+            .map_or(Path::new("/nonexistent"), |held| held.entry.directory())
     }
 
     /// Its limits, and which of them hold.
@@ -158,7 +168,10 @@ impl Sandbox {
     ) -> Result<Terminal, EnvError> {
         let mut exec = process::exec(argv, env, None);
         exec.terminal = true;
-        Process::start(&self.link, exec, None).await?.terminal().await
+        Process::start(&self.link, exec, None)
+            .await?
+            .terminal()
+            .await
     }
 
     /// Ends it: kills all, waits for the last process, and proves that nothing is left.
@@ -180,17 +193,30 @@ impl Sandbox {
         };
         let peak_memory_bytes = held.cgroup.peak_memory();
         // A cgroup can be removed only when no process is in it: this is the proof.
-        held.cgroup.remove().map_err(|e| HostError::LeftOver(e.to_string()))?;
-        Ok(Usage { cpu, peak_memory_bytes, written_bytes, wall: self.started.elapsed() })
+        held.cgroup
+            .remove()
+            .map_err(|e| HostError::LeftOver(e.to_string()))?;
+        Ok(Usage {
+            cpu,
+            peak_memory_bytes,
+            written_bytes,
+            wall: self.started.elapsed(),
+        })
     }
 
     async fn written_bytes(&self) -> Option<u64> {
         let mut answers = self.link.open();
-        self.link.send(&ToInit::Usage { id: answers.id }, &[]).await.ok()?;
-        match timeout(Duration::from_secs(2), answers.next()).await.ok()??.message {
-            FromInit::Usage { written_bytes, .. } => Some(written_bytes),
-            _ => None,
+        self.link
+            .send(&ToInit::Usage { id: answers.id }, &[])
+            .await
+            .ok()?;
+        let answer = timeout(Duration::from_secs(2), answers.next())
+            .await
+            .ok()??;
+        if let FromInit::Usage { written_bytes, .. } = answer.message {
+            return Some(written_bytes);
         }
+        None
     }
 
     async fn persistent(&self, command: &str, limit: Duration) -> Result<ShellResult, EnvError> {

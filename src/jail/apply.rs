@@ -9,9 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, umount2};
-use nix::sys::stat::{Mode, SFlag, fstat, major, minor, mkdirat};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::unistd::{Gid, Uid, chdir, fchdir, pivot_root, setgroups, sethostname, setresgid, setresuid, symlinkat};
+use nix::sys::stat::{Mode, SFlag, fstat, major, minor, mkdirat};
+use nix::unistd::{
+    Gid, Uid, chdir, fchdir, pivot_root, setgroups, sethostname, setresgid, setresuid, symlinkat,
+};
 
 use super::seccomp;
 use crate::sys::mount::{
@@ -39,7 +41,12 @@ impl Stage {
                 let proc = new_fs(c"proc", &[], NODEV | NOSUID | NOEXEC)?;
                 attach(proc.as_fd(), self.directory("/proc")?.as_fd())
             }
-            SetupOp::Tmpfs { target, bytes, inodes, mode } => {
+            SetupOp::Tmpfs {
+                target,
+                bytes,
+                inodes,
+                mode,
+            } => {
                 let mount = tmpfs(*bytes, *inodes, *mode, NODEV | NOSUID)?;
                 attach(mount.as_fd(), self.directory(target)?.as_fd())
             }
@@ -72,7 +79,9 @@ impl Stage {
             SetupOp::Capabilities(names) => reduce_capabilities(names),
             SetupOp::Guard => {
                 nix::sys::prctl::set_dumpable(false)?;
-                Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?)
+                Ok(nix::sys::prctl::set_pdeathsig(
+                    nix::sys::signal::Signal::SIGKILL,
+                )?)
             }
             SetupOp::Seccomp(set) => seccomp::install_last(*set),
         }
@@ -80,7 +89,11 @@ impl Stage {
 
     fn device(&self, name: &str, number: (u32, u32)) -> io::Result<()> {
         let path = format!("/dev/{name}");
-        let node = open(path.as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        let node = open(
+            path.as_str(),
+            OFlag::O_PATH | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?;
         let stat = fstat(&node)?;
         let found = (major(stat.st_rdev), minor(stat.st_rdev));
         let is_device = SFlag::from_bits_truncate(stat.st_mode).contains(SFlag::S_IFCHR);
@@ -108,10 +121,16 @@ impl Stage {
     }
 
     fn bind(&mut self, target: &str) -> io::Result<()> {
-        let mount = self.binds.next().ok_or_else(|| io::Error::other("no mount came for it"))?;
+        let mount = self
+            .binds
+            .next()
+            .ok_or_else(|| io::Error::other("no mount came for it"))?;
         let directory = SFlag::from_bits_truncate(fstat(&mount)?.st_mode) & SFlag::S_IFMT;
-        let target =
-            if directory == SFlag::S_IFDIR { self.directory(target)? } else { self.file(target)? };
+        let target = if directory == SFlag::S_IFDIR {
+            self.directory(target)?
+        } else {
+            self.file(target)?
+        };
         attach(mount.as_fd(), target.as_fd())
     }
 
@@ -147,7 +166,11 @@ impl Stage {
     fn resolve(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC)
-            .mode(if flags.contains(OFlag::O_CREAT) { Mode::from_bits_truncate(0o644) } else { Mode::empty() })
+            .mode(if flags.contains(OFlag::O_CREAT) {
+                Mode::from_bits_truncate(0o644)
+            } else {
+                Mode::empty()
+            })
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         openat2(&self.root, path, how)
     }
@@ -158,7 +181,11 @@ impl Stage {
             found => return Ok(found?),
         }
         let (parent, name) = split(path)?;
-        mkdirat(self.directory(parent)?, name, Mode::from_bits_truncate(0o755))?;
+        mkdirat(
+            self.directory(parent)?,
+            name,
+            Mode::from_bits_truncate(0o755),
+        )?;
         Ok(self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)
     }
 
@@ -183,7 +210,11 @@ fn split(path: &str) -> io::Result<(&str, &str)> {
 }
 
 fn open_directory(path: &str) -> io::Result<OwnedFd> {
-    Ok(open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+    Ok(open(
+        path,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 fn read_only_clone(target: BorrowedFd<'_>) -> io::Result<OwnedFd> {

@@ -24,13 +24,10 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 /// Starts a program on three descriptors of the host: pipes, or its own null device.
-pub(super) fn start(
-    context: &Context<'_>,
-    request: &Exec,
-    fds: Vec<OwnedFd>,
-) -> io::Result<i32> {
-    let stdio: [OwnedFd; 3] =
-        fds.try_into().map_err(|_| io::Error::other("three descriptors are needed"))?;
+pub(super) fn start(context: &Context<'_>, request: &Exec, fds: Vec<OwnedFd>) -> io::Result<i32> {
+    let stdio: [OwnedFd; 3] = fds
+        .try_into()
+        .map_err(|_| io::Error::other("three descriptors are needed"))?;
     match fork(context.thread)? {
         Forked::Parent(pid) => Ok(pid),
         Forked::Child => {
@@ -50,10 +47,11 @@ pub(super) fn start_on_terminal(
         Forked::Parent(pid) => Ok((pid, pty.master)),
         Forked::Child => {
             let _ = nix::unistd::setsid();
-            let code = match pty::make_controlling(pty.slave.as_fd()).and_then(|()| copies(&pty.slave)) {
-                Ok(stdio) => become_program(context, request, &stdio),
-                Err(_) => NOT_EXECUTABLE,
-            };
+            let code =
+                match pty::make_controlling(pty.slave.as_fd()).and_then(|()| copies(&pty.slave)) {
+                    Ok(stdio) => become_program(context, request, &stdio),
+                    Err(_) => NOT_EXECUTABLE,
+                };
             exit_now(code)
         }
     }
@@ -64,11 +62,7 @@ fn copies(fd: &OwnedFd) -> io::Result<[OwnedFd; 3]> {
 }
 
 /// Runs in the child. Returns the exit code when the program could not be run, having said so on its stderr.
-pub(super) fn become_program(
-    context: &Context<'_>,
-    request: &Exec,
-    stdio: &[OwnedFd; 3],
-) -> u8 {
+pub(super) fn become_program(context: &Context<'_>, request: &Exec, stdio: &[OwnedFd; 3]) -> u8 {
     if take_stdio(stdio).is_err() {
         return NOT_EXECUTABLE;
     }
@@ -86,18 +80,32 @@ fn take_stdio(stdio: &[OwnedFd; 3]) -> io::Result<()> {
 }
 
 fn run(context: &Context<'_>, request: &Exec) -> u8 {
-    let cwd = request.cwd.as_ref().map_or(context.workdir.as_bytes(), |cwd| cwd.0.as_slice());
+    let cwd = request
+        .cwd
+        .as_ref()
+        .map_or(context.workdir.as_bytes(), |cwd| cwd.0.as_slice());
     if let Err(error) = nix::unistd::chdir(std::ffi::OsStr::from_bytes(cwd)) {
         return complain(cwd, &error.into(), NOT_EXECUTABLE);
     }
     let env = environment(context.env, &request.env);
-    let argv: Result<Vec<CString>, _> =
-        request.argv.iter().map(|arg| CString::new(arg.0.clone())).collect();
+    let argv: Result<Vec<CString>, _> = request
+        .argv
+        .iter()
+        .map(|arg| CString::new(arg.0.clone()))
+        .collect();
     let Ok(argv) = argv else {
-        return complain(b"arguments", &io::Error::other("they hold a NUL"), NOT_EXECUTABLE);
+        return complain(
+            b"arguments",
+            &io::Error::other("they hold a NUL"),
+            NOT_EXECUTABLE,
+        );
     };
     let Some(name) = argv.first() else {
-        return complain(b"arguments", &io::Error::other("there are none"), NOT_EXECUTABLE);
+        return complain(
+            b"arguments",
+            &io::Error::other("there are none"),
+            NOT_EXECUTABLE,
+        );
     };
     let mut error = io::Error::from_raw_os_error(libc::ENOENT);
     for path in candidates(name, &env) {
@@ -115,7 +123,11 @@ fn run(context: &Context<'_>, request: &Exec) -> u8 {
         }
     }
     let missing = error.raw_os_error() == Some(libc::ENOENT);
-    complain(name.as_bytes(), &error, if missing { NOT_FOUND } else { NOT_EXECUTABLE })
+    complain(
+        name.as_bytes(),
+        &error,
+        if missing { NOT_FOUND } else { NOT_EXECUTABLE },
+    )
 }
 
 fn complain(what: &[u8], error: &io::Error, code: u8) -> u8 {
@@ -172,7 +184,10 @@ mod tests {
     #[test]
     fn a_name_with_a_slash_is_not_searched() {
         let env = [c"PATH=/a:/b".to_owned()];
-        assert_eq!(candidates(&c"x".to_owned(), &env), [c"/a/x".to_owned(), c"/b/x".to_owned()]);
+        assert_eq!(
+            candidates(&c"x".to_owned(), &env),
+            [c"/a/x".to_owned(), c"/b/x".to_owned()]
+        );
         assert_eq!(candidates(&c"./x".to_owned(), &env), [c"./x".to_owned()]);
     }
 }

@@ -24,7 +24,9 @@ type Reply<T> = Result<T, FileReply<T>>;
 /// Starts the operation; its reply goes to the first descriptor, contents through the second.
 pub(super) fn start(context: &Context<'_>, op: &FileOp, fds: Vec<OwnedFd>) -> io::Result<i32> {
     let mut fds = fds.into_iter();
-    let reply = fds.next().ok_or_else(|| io::Error::other("no descriptor for the reply"))?;
+    let reply = fds
+        .next()
+        .ok_or_else(|| io::Error::other("no descriptor for the reply"))?;
     let data = fds.next();
     match fork(context.thread)? {
         Forked::Parent(pid) => Ok(pid),
@@ -54,23 +56,35 @@ fn perform(op: &FileOp, data: Option<OwnedFd>) -> Vec<u8> {
     let data = || data.ok_or_else(|| io::Error::other("no descriptor for the contents"));
     match op {
         FileOp::Read { path, max_bytes } => answer(read(&to_path(path), *max_bytes, data())),
-        FileOp::Write { path, exclusive, max_bytes } => {
-            answer(write(&to_path(path), *exclusive, *max_bytes, data()))
-        }
+        FileOp::Write {
+            path,
+            exclusive,
+            max_bytes,
+        } => answer(write(&to_path(path), *exclusive, *max_bytes, data())),
         FileOp::Stat { path } => answer(stat(path)),
-        FileOp::List { path, depth, max_entries } => {
-            answer(list(&to_path(path), *depth, *max_entries))
-        }
-        FileOp::Unpack { path, policy } => answer(data().map_err(|e| errno(&e)).and_then(|archive| {
-            let root = directory(&to_path(path), /*make*/ true).map_err(|e| errno(&e))?;
-            tree::unpack(io::BufReader::with_capacity(1 << 20, File::from(archive)), root.as_fd(), policy)
+        FileOp::List {
+            path,
+            depth,
+            max_entries,
+        } => answer(list(&to_path(path), *depth, *max_entries)),
+        FileOp::Unpack { path, policy } => {
+            answer(data().map_err(|e| errno(&e)).and_then(|archive| {
+                let root = directory(&to_path(path), /*make*/ true).map_err(|e| errno(&e))?;
+                tree::unpack(
+                    io::BufReader::with_capacity(1 << 20, File::from(archive)),
+                    root.as_fd(),
+                    policy,
+                )
                 .map_err(|e| FileReply::Failed(e.to_string()))
-        })),
-        FileOp::Pack { path, options } => answer(data().map_err(|e| errno(&e)).and_then(|archive| {
-            let root = directory(&to_path(path), /*make*/ false).map_err(|e| errno(&e))?;
-            let out = io::BufWriter::with_capacity(1 << 20, File::from(archive));
-            tree::pack(root.as_fd(), out, options).map_err(|e| FileReply::Failed(e.to_string()))
-        })),
+            }))
+        }
+        FileOp::Pack { path, options } => {
+            answer(data().map_err(|e| errno(&e)).and_then(|archive| {
+                let root = directory(&to_path(path), /*make*/ false).map_err(|e| errno(&e))?;
+                let out = io::BufWriter::with_capacity(1 << 20, File::from(archive));
+                tree::pack(root.as_fd(), out, options).map_err(|e| FileReply::Failed(e.to_string()))
+            }))
+        }
     }
 }
 
@@ -97,12 +111,22 @@ fn directory(path: &Path, make: bool) -> io::Result<OwnedFd> {
     if make {
         fs::create_dir_all(path)?;
     }
-    Ok(open(path, OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+    Ok(open(
+        path,
+        OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Opens without waiting: a FIFO or a device must not hold us up.
-fn open_regular<T>(options: &mut fs::OpenOptions, path: &Path) -> Result<(File, Metadata), FileReply<T>> {
-    let file = options.custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path).map_err(|e| errno(&e))?;
+fn open_regular<T>(
+    options: &mut fs::OpenOptions,
+    path: &Path,
+) -> Result<(File, Metadata), FileReply<T>> {
+    let file = options
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(|e| errno(&e))?;
     let metadata = file.metadata().map_err(|e| errno(&e))?;
     if metadata.is_dir() {
         return Err(FileReply::Errno(libc::EISDIR));
@@ -130,7 +154,11 @@ fn write(path: &Path, exclusive: bool, max_bytes: u64, data: io::Result<OwnedFd>
     }
     let mut options = fs::OpenOptions::new();
     options.write(true);
-    if exclusive { options.create_new(true) } else { options.create(true) };
+    if exclusive {
+        options.create_new(true)
+    } else {
+        options.create(true)
+    };
     let (mut file, _) = open_regular(&mut options, path)?;
     file.set_len(0).map_err(|e| errno(&e))?;
     let mut data = data.take(max_bytes.saturating_add(1));

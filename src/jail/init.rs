@@ -50,11 +50,17 @@ fn set_up(control: &Channel, zygote: &Channel, plan: &SetupPlan) -> Result<Timin
     let mut mounts = receive_mounts(zygote, 1 + plan.binds.len())
         .map_err(|e| failure("receive mounts from the zygote", &e))?
         .into_iter();
-    let root = mounts
-        .next()
-        .ok_or_else(|| failure("receive mounts from the zygote", &io::Error::other("none came")))?;
+    let root = mounts.next().ok_or_else(|| {
+        failure(
+            "receive mounts from the zygote",
+            &io::Error::other("none came"),
+        )
+    })?;
     let mut steps = vec![(Step("receive mounts".into()), elapsed())];
-    let mut stage = Stage { root, binds: mounts };
+    let mut stage = Stage {
+        root,
+        binds: mounts,
+    };
     for op in &plan.setup {
         stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
         steps.push((op.step(), elapsed()));
@@ -81,7 +87,9 @@ fn null_stdio() -> io::Result<()> {
 fn receive_mounts(zygote: &Channel, count: usize) -> io::Result<Vec<OwnedFd>> {
     let mut mounts = Vec::new();
     while mounts.len() < count {
-        let message = zygote.receive()?.ok_or_else(|| io::Error::other("the zygote went away"))?;
+        let message = zygote
+            .receive()?
+            .ok_or_else(|| io::Error::other("the zygote went away"))?;
         mounts.extend(message.fds);
     }
     Ok(mounts)
@@ -103,7 +111,11 @@ fn serve(
     let signals = zygote::child_signals()?;
     let mut init = Init {
         control,
-        context: Context { thread, env: &plan.env, workdir: &plan.workdir },
+        context: Context {
+            thread,
+            env: &plan.env,
+            workdir: &plan.workdir,
+        },
         running: HashMap::new(),
         shell: None,
     };
@@ -215,7 +227,13 @@ impl Init<'_> {
     }
 
     fn refuse(&self, id: RequestId, error: &io::Error) -> io::Result<()> {
-        self.say(&FromInit::Refused { id, reason: error.to_string() }, &[])
+        self.say(
+            &FromInit::Refused {
+                id,
+                reason: error.to_string(),
+            },
+            &[],
+        )
     }
 
     fn kill(&self, id: RequestId, signal: i32) {

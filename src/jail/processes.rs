@@ -41,8 +41,11 @@ fn parse(stat: &[u8]) -> Option<Process> {
 
 /// A process and all that descends from it or lives in its session.
 pub(super) fn family(all: &BTreeMap<i32, Process>, leader: i32) -> BTreeSet<i32> {
-    let mut family: BTreeSet<i32> =
-        all.iter().filter(|(_, p)| p.session == leader).map(|(pid, _)| *pid).collect();
+    let mut family: BTreeSet<i32> = all
+        .iter()
+        .filter(|(_, p)| p.session == leader)
+        .map(|(pid, _)| *pid)
+        .collect();
     if all.contains_key(&leader) {
         family.insert(leader);
     }
@@ -69,7 +72,9 @@ pub(super) fn began_since(
     shell: i32,
 ) -> Vec<i32> {
     let is_old = |pid: &i32, process: &Process| {
-        before.get(pid).is_some_and(|old| old.started == process.started)
+        before
+            .get(pid)
+            .is_some_and(|old| old.started == process.started)
     };
     now.iter()
         .filter(|(pid, process)| !is_old(pid, process) && **pid != shell && **pid != 1)
@@ -108,7 +113,11 @@ mod tests {
     use super::*;
 
     fn process(parent: i32, session: i32, started: u64) -> Process {
-        Process { parent, session, started }
+        Process {
+            parent,
+            session,
+            started,
+        }
     }
 
     #[test]

@@ -11,7 +11,9 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{Gid, Uid, fchownat};
 
 use super::failure;
-use crate::sys::mount::{FsOption, NODEV, NOSUID, RDONLY, clone_tree, new_fs, set_attributes, set_idmap};
+use crate::sys::mount::{
+    FsOption, NODEV, NOSUID, RDONLY, clone_tree, new_fs, set_attributes, set_idmap,
+};
 use crate::wire::{IdMap, RootSource, SetupFailure, SetupPlan, UpperSource};
 
 /// The mount that becomes `/`.
@@ -26,7 +28,11 @@ pub(super) fn prepare(
                 .map_err(|e| failure("restrict the root mount", &e))?;
             Ok(tree)
         }
-        RootSource::Overlay { lower, upper, user_xattr } => {
+        RootSource::Overlay {
+            lower,
+            upper,
+            user_xattr,
+        } => {
             let lower = shifted(lower, plan.ids, namespace)?;
             let upper = upper_layer(upper, plan.ids)?;
             overlay(lower.as_fd(), upper.as_fd(), *user_xattr)
@@ -106,15 +112,15 @@ fn make_owned(directory: BorrowedFd<'_>, name: &str, ids: IdMap) -> io::Result<(
 }
 
 /// Overlays the two. `volatile`: an upper is never used twice, so no unmount has to wait for a sync.
-fn overlay(
-    lower: BorrowedFd<'_>,
-    upper: BorrowedFd<'_>,
-    user_xattr: bool,
-) -> io::Result<OwnedFd> {
+fn overlay(lower: BorrowedFd<'_>, upper: BorrowedFd<'_>, user_xattr: bool) -> io::Result<OwnedFd> {
     let path = |fd: BorrowedFd<'_>, name: &str| {
         CString::new(format!("/proc/self/fd/{}{name}", fd.as_raw_fd()).as_bytes())
     };
-    let (lower, upper, work) = (path(lower, "")?, path(upper, "/upper")?, path(upper, "/work")?);
+    let (lower, upper, work) = (
+        path(lower, "")?,
+        path(upper, "/upper")?,
+        path(upper, "/work")?,
+    );
     let mut options = vec![
         FsOption::Value(c"lowerdir", &lower),
         FsOption::Value(c"upperdir", &upper),

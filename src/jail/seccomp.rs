@@ -112,7 +112,12 @@ const SETUP_ONLY: &[libc::c_long] = &[
 const NAMESPACE_FLAGS: u64 = 0x7E02_0080;
 /// Faking input of the terminal (CVE-2017-5226) and selecting text on a console.
 const TERMINAL_IOCTLS: [u64; 2] = [0x5412, 0x541C];
-const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+const FAMILIES: [i32; 4] = [
+    libc::AF_UNIX,
+    libc::AF_INET,
+    libc::AF_INET6,
+    libc::AF_NETLINK,
+];
 
 /// Installs the long list, in the zygote.
 pub(super) fn install_inherited() -> io::Result<()> {
@@ -154,17 +159,25 @@ fn inherited_rules() -> io::Result<Rules> {
 /// Answered as by a kernel without them: programs go on without audit or packet sockets (shadow's
 /// `groupadd` stops at any other answer).
 fn socket_rules() -> io::Result<Rules> {
-    let other_families: Vec<_> =
-        FAMILIES.iter().map(|f| (0, SeccompCmpOp::Ne, family(*f))).collect();
+    let other_families: Vec<_> = FAMILIES
+        .iter()
+        .map(|f| (0, SeccompCmpOp::Ne, family(*f)))
+        .collect();
     let not_route = [
         (0, SeccompCmpOp::Eq, family(libc::AF_NETLINK)),
         (2, SeccompCmpOp::Ne, family(libc::NETLINK_ROUTE)),
     ];
-    Ok(Rules::from([(libc::SYS_socket, vec![rule(&other_families)?, rule(&not_route)?])]))
+    Ok(Rules::from([(
+        libc::SYS_socket,
+        vec![rule(&other_families)?, rule(&not_route)?],
+    )]))
 }
 
 fn last_rules() -> io::Result<Rules> {
-    let mut rules: Rules = SETUP_ONLY.iter().map(|number| (*number, Vec::new())).collect();
+    let mut rules: Rules = SETUP_ONLY
+        .iter()
+        .map(|number| (*number, Vec::new()))
+        .collect();
     let mut namespaces = Vec::new();
     for bit in 0..32 {
         let flag = 1_u64 << bit;
@@ -221,7 +234,7 @@ fn unknown_filter() -> BpfProgram {
         step(LOAD, 4, 0, 0), // seccomp_data.arch
         step(JUMP_EQUAL, ARCH.1, 1, 0),
         step(RETURN, KILL_PROCESS, 0, 0),
-        step(LOAD, 0, 0, 0), // seccomp_data.nr
+        step(LOAD, 0, 0, 0),         // seccomp_data.nr
         step(JUMP_EQUAL, 435, 0, 1), // clone3
         step(RETURN, NOT_IMPLEMENTED, 0, 0),
     ];

@@ -43,7 +43,10 @@ impl Shell {
         cwd: &ByteString,
         fds: Vec<OwnedFd>,
     ) -> io::Result<(Self, OwnedFd, OwnedFd)> {
-        let lines = fds.into_iter().next().ok_or_else(|| io::Error::other("no pipe came"))?;
+        let lines = fds
+            .into_iter()
+            .next()
+            .ok_or_else(|| io::Error::other("no pipe came"))?;
         let inode = nix::sys::stat::fstat(&lines)?.st_ino;
         clear()?;
         mkfifo(path('s', None).as_str(), Mode::from_bits_truncate(0o600))?;
@@ -52,7 +55,9 @@ impl Shell {
         pty::make_silent(pty.slave.as_fd())?;
         let request = Exec {
             id: 0,
-            argv: ["bash", "--norc", "--noprofile", "--noediting", "-i"].map(ByteString::from).to_vec(),
+            argv: ["bash", "--norc", "--noprofile", "--noediting", "-i"]
+                .map(ByteString::from)
+                .to_vec(),
             env: env.to_vec(),
             cwd: Some(cwd.clone()),
             terminal: true,
@@ -69,14 +74,13 @@ impl Shell {
                 exit_now(code)
             }
         };
-        let shell =
-            Self {
-                pid,
-                lines: format!("pipe:[{inode}]"),
-                _terminal: pty.slave,
-                writers: Vec::new(),
-                before: BTreeMap::new(),
-            };
+        let shell = Self {
+            pid,
+            lines: format!("pipe:[{inode}]"),
+            _terminal: pty.slave,
+            writers: Vec::new(),
+            before: BTreeMap::new(),
+        };
         Ok((shell, pty.master, status.into()))
     }
 
@@ -132,7 +136,8 @@ impl Shell {
 
     /// It reads lines: a command has another standard input.
     pub(super) fn is_idle(&self) -> bool {
-        fs::read_link(format!("/proc/{}/fd/0", self.pid)).is_ok_and(|link| link.as_os_str() == self.lines.as_str())
+        fs::read_link(format!("/proc/{}/fd/0", self.pid))
+            .is_ok_and(|link| link.as_os_str() == self.lines.as_str())
     }
 }
 
@@ -151,7 +156,11 @@ fn open_pipe(path: &str, writable: bool) -> io::Result<File> {
 }
 
 fn null() -> io::Result<OwnedFd> {
-    Ok(File::options().read(true).write(true).open("/dev/null")?.into())
+    Ok(File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?
+        .into())
 }
 
 fn clear() -> io::Result<()> {

@@ -34,7 +34,11 @@ pub fn main(argument: &str) -> u8 {
     match result {
         Ok(()) => 0,
         Err(failure) => {
-            let _ = say(&control, &FromZygote::SpawnFailed { id: None, failure }, &[]);
+            let _ = say(
+                &control,
+                &FromZygote::SpawnFailed { id: None, failure },
+                &[],
+            );
             70
         }
     }
@@ -61,10 +65,20 @@ fn enter(control: &Channel, new_user_namespace: bool) -> Result<(), SetupFailure
     if new_user_namespace {
         wait_for_maps(control).map_err(|e| failure("wait for id maps", &e))?;
     }
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(|e| failure("make mounts private", &e.into()))?;
+    mount(
+        None::<&str>,
+        "/",
+        None::<&str>,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        None::<&str>,
+    )
+    .map_err(|e| failure("make mounts private", &e.into()))?;
     let program = read_only_program().map_err(|e| failure("bind this program read-only", &e))?;
-    let argv = [c"llm-in-sandbox".into(), c"__zygote".into(), c"serve".into()];
+    let argv = [
+        c"llm-in-sandbox".into(),
+        c"__zygote".into(),
+        c"serve".into(),
+    ];
     let error = process::exec_fd(program.as_fd(), &argv, &[]);
     Err(failure("start the zygote again", &error))
 }
@@ -72,7 +86,11 @@ fn enter(control: &Channel, new_user_namespace: bool) -> Result<(), SetupFailure
 fn wait_for_maps(control: &Channel) -> io::Result<()> {
     let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     say(control, &FromZygote::NeedMaps { pid }, &[])?;
-    match control.receive()?.map(|m| decode::<ToZygote>(&m.bytes)).transpose()? {
+    match control
+        .receive()?
+        .map(|m| decode::<ToZygote>(&m.bytes))
+        .transpose()?
+    {
         Some(ToZygote::MapsWritten) => Ok(()),
         _ => Err(io::Error::other("the host went away")),
     }
@@ -81,15 +99,20 @@ fn wait_for_maps(control: &Channel) -> io::Result<()> {
 fn read_only_program() -> io::Result<OwnedFd> {
     let mut running = fs::File::open("/proc/self/exe")?;
     // The running file belongs to the old mount namespace; its path leads to the same one in ours.
-    let bind = fs::read_link("/proc/self/exe").and_then(fs::File::open).and_then(|program| {
-        let (one, other) = (running.metadata()?, program.metadata()?);
-        if (one.dev(), one.ino()) != (other.dev(), other.ino()) {
-            return Err(io::Error::other("another file took its place"));
-        }
-        let bind = mounts::clone_tree(program.as_fd(), c"")?;
-        mounts::set_attributes(bind.as_fd(), mounts::RDONLY | mounts::NOSUID | mounts::NODEV)?;
-        Ok(bind)
-    });
+    let bind = fs::read_link("/proc/self/exe")
+        .and_then(fs::File::open)
+        .and_then(|program| {
+            let (one, other) = (running.metadata()?, program.metadata()?);
+            if (one.dev(), one.ino()) != (other.dev(), other.ino()) {
+                return Err(io::Error::other("another file took its place"));
+            }
+            let bind = mounts::clone_tree(program.as_fd(), c"")?;
+            mounts::set_attributes(
+                bind.as_fd(),
+                mounts::RDONLY | mounts::NOSUID | mounts::NODEV,
+            )?;
+            Ok(bind)
+        });
     bind.or_else(|_| {
         let mut content = Vec::new();
         running.read_to_end(&mut content)?;
@@ -109,7 +132,11 @@ fn serve(control: &Channel) -> Result<(), SetupFailure> {
     nix::sys::prctl::set_no_new_privs().map_err(|e| failure("set no_new_privs", &e.into()))?;
     seccomp::install_inherited().map_err(|e| failure("install seccomp filters", &e))?;
     let signals = child_signals().map_err(|e| failure("watch for children", &e))?;
-    let mut zygote = Zygote { control, thread, children: HashMap::new() };
+    let mut zygote = Zygote {
+        control,
+        thread,
+        children: HashMap::new(),
+    };
     say(control, &FromZygote::Ready, &[]).map_err(|e| failure("report ready", &e))?;
     loop {
         let mut fds = [
@@ -140,12 +167,20 @@ pub(super) fn child_signals() -> io::Result<SignalFd> {
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
     SigSet::all().thread_set_mask()?;
-    Ok(SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+    Ok(SignalFd::with_flags(
+        &mask,
+        SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK,
+    )?)
 }
 
 impl Zygote<'_> {
     fn request(&mut self, message: Received) {
-        let Ok(ToZygote::Spawn { id, plan, into_cgroup }) = decode(&message.bytes) else {
+        let Ok(ToZygote::Spawn {
+            id,
+            plan,
+            into_cgroup,
+        }) = decode(&message.bytes)
+        else {
             return;
         };
         let reply = match self.spawn(id, &plan, into_cgroup, message.fds) {
@@ -154,7 +189,10 @@ impl Zygote<'_> {
                 let spawned = FromZygote::Spawned { id, pid: child.pid };
                 return drop(say(self.control, &spawned, &[child.pidfd.as_fd()]));
             }
-            Err(failure) => FromZygote::SpawnFailed { id: Some(id), failure },
+            Err(failure) => FromZygote::SpawnFailed {
+                id: Some(id),
+                failure,
+            },
         };
         let _ = say(self.control, &reply, &[]);
     }
@@ -167,11 +205,19 @@ impl Zygote<'_> {
         fds: Vec<OwnedFd>,
     ) -> Result<Cloned, SetupFailure> {
         let mut fds = fds.into_iter();
-        let missing = || failure("read the request", &io::Error::other("a descriptor is missing"));
+        let missing = || {
+            failure(
+                "read the request",
+                &io::Error::other("a descriptor is missing"),
+            )
+        };
         let init_control = Channel::from_fd(fds.next().ok_or_else(missing)?);
-        let cgroup = if into_cgroup { Some(fds.next().ok_or_else(missing)?) } else { None };
-        let (ours, theirs) =
-            Channel::pair().map_err(|e| failure("make a socket pair", &e))?;
+        let cgroup = if into_cgroup {
+            Some(fds.next().ok_or_else(missing)?)
+        } else {
+            None
+        };
+        let (ours, theirs) = Channel::pair().map_err(|e| failure("make a socket pair", &e))?;
         let mut namespaces = libc::CLONE_NEWUSER
             | libc::CLONE_NEWNS
             | libc::CLONE_NEWPID
@@ -227,7 +273,9 @@ fn prepare(plan: &SetupPlan, child: &Cloned, channel: &Channel) -> Result<(), Se
     }
     for group in mounts.chunks(crate::sys::channel::FDS_MAX) {
         let fds: Vec<_> = group.iter().map(AsFd::as_fd).collect();
-        channel.send(b"mounts", &fds).map_err(|e| failure("hand over mounts", &e))?;
+        channel
+            .send(b"mounts", &fds)
+            .map_err(|e| failure("hand over mounts", &e))?;
     }
     Ok(())
 }

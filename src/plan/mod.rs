@@ -27,7 +27,9 @@ pub struct Allotment {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PlanError {
     /// A tmpfs upper may hold at most half of the memory, so that its files cannot starve the processes.
-    #[error("disk limit {disk} is more than half of memory limit {memory}: use a disk upper, or change one of them")]
+    #[error(
+        "disk limit {disk} is more than half of memory limit {memory}: use a disk upper, or change one of them"
+    )]
     DiskExceedsMemory {
         /// Bytes asked for.
         disk: u64,
@@ -79,8 +81,13 @@ const MASKED_FILES: [&str; 8] = [
     "/proc/sched_debug",
 ];
 const HIDDEN_DIRECTORIES: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// The steps for one sandbox.
 ///
@@ -89,7 +96,9 @@ const READ_ONLY: [&str; 5] =
 pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, PlanError> {
     check_target(&spec.workdir)?;
     let mut setup = vec![
-        SetupOp::BecomeRoot { drop_groups: allotment.setgroups },
+        SetupOp::BecomeRoot {
+            drop_groups: allotment.setgroups,
+        },
         SetupOp::EnterRoot,
         SetupOp::Proc,
     ];
@@ -97,34 +106,52 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
     setup.push(tmpfs(SHELL_DIRECTORY, 16 << 20, 64, 0o700));
     for bind in &spec.binds {
         check_target(&bind.target)?;
-        setup.push(SetupOp::Bind { target: bind.target.clone() });
+        setup.push(SetupOp::Bind {
+            target: bind.target.clone(),
+        });
     }
     if spec.network == Network::None {
         setup.push(SetupOp::Loopback);
-        setup.push(SetupOp::AllowPing { groups: allotment.ids.count });
+        setup.push(SetupOp::AllowPing {
+            groups: allotment.ids.count,
+        });
     }
     for path in MASKED_FILES {
-        setup.push(SetupOp::MaskFile { path: path.to_owned() });
+        setup.push(SetupOp::MaskFile {
+            path: path.to_owned(),
+        });
     }
     for path in HIDDEN_DIRECTORIES {
-        setup.push(SetupOp::EmptyDirectory { path: path.to_owned() });
+        setup.push(SetupOp::EmptyDirectory {
+            path: path.to_owned(),
+        });
     }
     for path in READ_ONLY {
-        setup.push(SetupOp::ReadOnly { path: path.to_owned() });
+        setup.push(SetupOp::ReadOnly {
+            path: path.to_owned(),
+        });
     }
     setup.push(SetupOp::Pivot);
     setup.push(SetupOp::Hostname(spec.hostname.clone()));
     setup.push(SetupOp::Workdir(spec.workdir.clone()));
     limits(&spec.limits, allotment, &mut setup);
     setup.push(SetupOp::Keyring);
-    setup.push(SetupOp::Capabilities(CAPABILITIES.map(str::to_owned).to_vec()));
+    setup.push(SetupOp::Capabilities(
+        CAPABILITIES.map(str::to_owned).to_vec(),
+    ));
     setup.push(SetupOp::Guard);
     setup.push(SetupOp::Seccomp(FilterSet::Default));
     Ok(SetupPlan {
         ids: allotment.ids,
         own_network: spec.network == Network::None,
         root: root(spec, allotment)?,
-        binds: spec.binds.iter().map(|b| MountSource { path: b.source.clone() }).collect(),
+        binds: spec
+            .binds
+            .iter()
+            .map(|b| MountSource {
+                path: b.source.clone(),
+            })
+            .collect(),
         setup,
         env: spec
             .env
@@ -153,7 +180,10 @@ fn root(spec: &SandboxSpec, allotment: &Allotment) -> Result<RootSource, PlanErr
             }
         }
         Upper::Disk => UpperSource::Directory(
-            allotment.upper_directory.clone().ok_or(PlanError::NoUpperDirectory)?,
+            allotment
+                .upper_directory
+                .clone()
+                .ok_or(PlanError::NoUpperDirectory)?,
         ),
     };
     Ok(RootSource::Overlay {
@@ -166,7 +196,11 @@ fn root(spec: &SandboxSpec, allotment: &Allotment) -> Result<RootSource, PlanErr
 fn devices(setup: &mut Vec<SetupOp>) {
     setup.push(tmpfs("/dev", 64 << 10, 256, 0o755));
     for (name, major, minor) in DEVICES {
-        setup.push(SetupOp::Device { name: name.to_owned(), major, minor });
+        setup.push(SetupOp::Device {
+            name: name.to_owned(),
+            major,
+            minor,
+        });
     }
     for (path, target) in [
         ("/dev/fd", "/proc/self/fd"),
@@ -175,20 +209,33 @@ fn devices(setup: &mut Vec<SetupOp>) {
         ("/dev/stderr", "/proc/self/fd/2"),
         ("/dev/ptmx", "pts/ptmx"),
     ] {
-        setup.push(SetupOp::Symlink { path: path.to_owned(), target: target.to_owned() });
+        setup.push(SetupOp::Symlink {
+            path: path.to_owned(),
+            target: target.to_owned(),
+        });
     }
     setup.push(SetupOp::Devpts { max: 64 });
     setup.push(tmpfs("/dev/shm", 64 << 20, 4096, 0o1777));
-    setup.push(SetupOp::EmptyDirectory { path: "/sys".to_owned() });
+    setup.push(SetupOp::EmptyDirectory {
+        path: "/sys".to_owned(),
+    });
 }
 
 fn tmpfs(target: &str, bytes: u64, inodes: u64, mode: u32) -> SetupOp {
-    SetupOp::Tmpfs { target: target.to_owned(), bytes, inodes, mode }
+    SetupOp::Tmpfs {
+        target: target.to_owned(),
+        bytes,
+        inodes,
+        mode,
+    }
 }
 
 fn limits(limits: &Limits, allotment: &Allotment, setup: &mut Vec<SetupOp>) {
     let mut limit = |name: &str, value| {
-        setup.push(SetupOp::Limit { name: name.to_owned(), value });
+        setup.push(SetupOp::Limit {
+            name: name.to_owned(),
+            value,
+        });
     };
     limit("NOFILE", limits.open_files);
     limit("CORE", 0);

@@ -3,10 +3,16 @@ use crate::spec::BindMount;
 
 fn spec() -> SandboxSpec {
     SandboxSpec {
-        root: Root::Overlay { lower: "/images/a/rootfs".into(), upper: Upper::Tmpfs },
+        root: Root::Overlay {
+            lower: "/images/a/rootfs".into(),
+            upper: Upper::Tmpfs,
+        },
         network: Network::None,
         limits: Limits::default(),
-        binds: vec![BindMount { source: "/etc/hosts".into(), target: "/etc/hosts".into() }],
+        binds: vec![BindMount {
+            source: "/etc/hosts".into(),
+            target: "/etc/hosts".into(),
+        }],
         env: vec![("PATH".into(), "/bin".into())],
         workdir: "/testbed".into(),
         hostname: "sandbox".into(),
@@ -16,7 +22,11 @@ fn spec() -> SandboxSpec {
 
 fn privileged() -> Allotment {
     Allotment {
-        ids: IdMap { base: 0x7000_0000, count: 65536, shift_files: true },
+        ids: IdMap {
+            base: 0x7000_0000,
+            count: 65536,
+            shift_files: true,
+        },
         privileged: true,
         setgroups: true,
         upper_directory: None,
@@ -31,9 +41,16 @@ fn the_plan_of_a_privileged_host() {
 
 #[test]
 fn the_plan_of_an_ordinary_user_with_the_hosts_network() {
-    let spec = SandboxSpec { network: Network::Host, ..spec() };
+    let spec = SandboxSpec {
+        network: Network::Host,
+        ..spec()
+    };
     let allotment = Allotment {
-        ids: IdMap { base: 0, count: 1, shift_files: false },
+        ids: IdMap {
+            base: 0,
+            count: 1,
+            shift_files: false,
+        },
         privileged: false,
         setgroups: false,
         upper_directory: None,
@@ -50,7 +67,9 @@ fn filters_come_last_and_the_old_root_goes_before_capabilities() {
     assert!(at(|op| matches!(op, SetupOp::Proc)) < pivot);
     assert!(at(|op| matches!(op, SetupOp::Device { .. })) < pivot);
     assert!(pivot < at(|op| matches!(op, SetupOp::Capabilities(_))));
-    assert!(at(|op| matches!(op, SetupOp::Capabilities(_))) < at(|op| matches!(op, SetupOp::Guard)));
+    assert!(
+        at(|op| matches!(op, SetupOp::Capabilities(_))) < at(|op| matches!(op, SetupOp::Guard))
+    );
     assert!(matches!(setup.last(), Some(SetupOp::Seccomp(_))));
 }
 
@@ -58,9 +77,18 @@ fn filters_come_last_and_the_old_root_goes_before_capabilities() {
 fn contradictions_are_refused() {
     let mut greedy = spec();
     greedy.limits.disk_bytes = Some(3 << 30);
-    assert!(matches!(plan(&greedy, &privileged()), Err(PlanError::DiskExceedsMemory { .. })));
+    assert!(matches!(
+        plan(&greedy, &privileged()),
+        Err(PlanError::DiskExceedsMemory { .. })
+    ));
     for bad in ["testbed", "/a/../b", ""] {
-        let spec = SandboxSpec { workdir: bad.into(), ..spec() };
-        assert_eq!(plan(&spec, &privileged()), Err(PlanError::BadTarget(bad.into())));
+        let spec = SandboxSpec {
+            workdir: bad.into(),
+            ..spec()
+        };
+        assert_eq!(
+            plan(&spec, &privileged()),
+            Err(PlanError::BadTarget(bad.into()))
+        );
     }
 }

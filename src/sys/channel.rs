@@ -8,8 +8,8 @@ use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, accept4, recvmsg,
-    sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, accept4,
+    recvmsg, sendmsg, socketpair,
 };
 
 /// Largest message that travels in the packet itself.
@@ -84,7 +84,13 @@ impl Channel {
         let iov = [IoSlice::new(&kind), IoSlice::new(bytes)];
         let rights = [ControlMessage::ScmRights(fds)];
         let control = if fds.is_empty() { &[][..] } else { &rights[..] };
-        sendmsg::<()>(self.0.as_raw_fd(), &iov, control, MsgFlags::MSG_NOSIGNAL, None)?;
+        sendmsg::<()>(
+            self.0.as_raw_fd(),
+            &iov,
+            control,
+            MsgFlags::MSG_NOSIGNAL,
+            None,
+        )?;
         Ok(())
     }
 
@@ -127,8 +133,13 @@ impl Channel {
                 Ok(Some(Received { bytes: buffer, fds }))
             }
             Some(&IN_MEMFD) => {
-                let memfd = fds.pop().ok_or_else(|| invalid("a large message lacks its body"))?;
-                Ok(Some(Received { bytes: read_body(memfd)?, fds }))
+                let memfd = fds
+                    .pop()
+                    .ok_or_else(|| invalid("a large message lacks its body"))?;
+                Ok(Some(Received {
+                    bytes: read_body(memfd)?,
+                    fds,
+                }))
             }
             _ => Err(invalid("a message of unknown kind")),
         }
@@ -137,7 +148,11 @@ impl Channel {
     /// Switches between waiting and `WouldBlock`.
     pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
         use nix::fcntl::{FcntlArg, OFlag, fcntl};
-        let flags = if on { OFlag::O_NONBLOCK } else { OFlag::empty() };
+        let flags = if on {
+            OFlag::O_NONBLOCK
+        } else {
+            OFlag::empty()
+        };
         fcntl(&self.0, FcntlArg::F_SETFL(flags))?;
         Ok(())
     }

@@ -16,7 +16,9 @@ impl SingleThread {
     pub fn claim() -> io::Result<Self> {
         let threads = fs::read_dir("/proc/self/task")?.count();
         if threads != 1 {
-            return Err(io::Error::other(format!("{threads} threads run, one is allowed")));
+            return Err(io::Error::other(format!(
+                "{threads} threads run, one is allowed"
+            )));
         }
         Ok(Self(()))
     }
@@ -78,9 +80,7 @@ pub fn clone_into(
     }
     // SAFETY: `args` is a valid clone_args of the size passed; no stack is given, so the child goes on
     // with a copy of ours, which is sound because this process has one thread (`_proof`).
-    let result = unsafe {
-        libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>())
-    };
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
     match super::check(result)? {
         0 => Ok(Forked::Child),
         pid => {

@@ -1,5 +1,8 @@
 //! System calls that nix does not wrap, each behind a safe function; the only `unsafe` of the project.
-#![allow(unsafe_code, reason = "this module exists to contain it; the tidy test keeps it here")]
+#![allow(
+    unsafe_code,
+    reason = "this module exists to contain it; the tidy test keeps it here"
+)]
 
 pub mod channel;
 pub mod fork;

@@ -63,7 +63,12 @@ pub fn new_fs(fstype: &CStr, options: &[FsOption<'_>], attributes: u64) -> io::R
     })?;
     // SAFETY: integers only.
     super::own(unsafe {
-        libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), FSMOUNT_CLOEXEC, attributes)
+        libc::syscall(
+            libc::SYS_fsmount,
+            context.as_raw_fd(),
+            FSMOUNT_CLOEXEC,
+            attributes,
+        )
     })
 }
 
@@ -74,14 +79,25 @@ fn configure(context: BorrowedFd<'_>, option: FsOption<'_>) -> io::Result<()> {
     };
     // SAFETY: key and value are C strings that live through the call.
     super::check(unsafe {
-        libc::syscall(libc::SYS_fsconfig, context.as_raw_fd(), command, key.as_ptr(), value, 0)
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            command,
+            key.as_ptr(),
+            value,
+            0,
+        )
     })?;
     Ok(())
 }
 
 /// A detached bind of what `at` (a descriptor) or `path` below it names, its submounts left out.
 pub fn clone_tree(at: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
-    let empty = if path.is_empty() { libc::AT_EMPTY_PATH.cast_unsigned() } else { 0 };
+    let empty = if path.is_empty() {
+        libc::AT_EMPTY_PATH.cast_unsigned()
+    } else {
+        0
+    };
     // SAFETY: a C string and integers.
     super::own(unsafe {
         libc::syscall(
@@ -95,7 +111,15 @@ pub fn clone_tree(at: BorrowedFd<'_>, path: &CStr) -> io::Result<OwnedFd> {
 
 /// Sets attributes of one mount.
 pub fn set_attributes(mount: BorrowedFd<'_>, set: u64) -> io::Result<()> {
-    set_attr(mount, &MountAttr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 })
+    set_attr(
+        mount,
+        &MountAttr {
+            attr_set: set,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: 0,
+        },
+    )
 }
 
 /// Shows the files of a detached mount with the ids of `user_namespace` (Linux 5.12).

@@ -63,7 +63,11 @@ pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
 }
 
 fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
-    strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    strings
+        .iter()
+        .map(|s| s.as_ptr())
+        .chain([std::ptr::null()])
+        .collect()
 }
 
 /// Joins a new, empty session keyring: keyrings are not namespaced.
@@ -71,7 +75,11 @@ pub fn join_new_session_keyring() -> io::Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: i32 = 1;
     // SAFETY: a null name asks for an anonymous keyring.
     super::check(unsafe {
-        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<u8>())
+        libc::syscall(
+            libc::SYS_keyctl,
+            KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<u8>(),
+        )
     })?;
     Ok(())
 }
@@ -88,18 +96,21 @@ pub fn reset_signals() {
 /// Sets the loopback interface of this network namespace up.
 pub fn loopback_up() -> io::Result<()> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    let socket =
-        socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
     // SAFETY: an all-zero ifreq is a valid value.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
         *to = from.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short | libc::IFF_RUNNING as libc::c_short;
+    request.ifr_ifru.ifru_flags = constant(libc::IFF_UP | libc::IFF_RUNNING);
     // SAFETY: SIOCSIFFLAGS reads the ifreq passed.
-    super::check(
-        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }.into(),
-    )?;
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    super::check(result.into())?;
     Ok(())
 }
 
@@ -137,15 +148,17 @@ pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 pub fn try_lock_byte(file: BorrowedFd<'_>, index: u32) -> io::Result<bool> {
     // SAFETY: an all-zero flock is a valid value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    lock.l_type = constant(libc::F_WRLCK);
+    lock.l_whence = constant(libc::SEEK_SET);
     lock.l_start = i64::from(index);
     lock.l_len = 1;
     // SAFETY: F_OFD_SETLK reads the flock passed.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     match super::check(result.into()) {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
@@ -170,4 +183,13 @@ pub fn wait_any_child() -> Option<(i32, Result<i32, i32>, u64)> {
         u64::try_from(t.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(t.tv_usec).unwrap_or(0)
     };
     Some((pid, ended, micros(usage.ru_utime) + micros(usage.ru_stime)))
+}
+
+/// A constant of the kernel in the narrower type that a structure has for it.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "flags and kinds of locks fit in 16 bits by the kernel's interface"
+)]
+const fn constant(value: libc::c_int) -> libc::c_short {
+    value as libc::c_short
 }

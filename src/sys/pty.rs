@@ -24,10 +24,12 @@ pub fn open(ptmx: &str) -> io::Result<Pty> {
     let master = OwnedFd::from(File::options().read(true).write(true).open(ptmx)?);
     let unlock: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int.
-    super::check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) }.into())?;
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
+    super::check(result.into())?;
     let flags = (OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).bits();
     // SAFETY: TIOCGPTPEER takes flags by value and returns a new descriptor.
-    let slave = super::own(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) }.into())?;
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
+    let slave = super::own(result.into())?;
     Ok(Pty { master, slave })
 }
 
@@ -40,25 +42,41 @@ pub fn make_controlling(slave: BorrowedFd<'_>) -> io::Result<()> {
 
 /// Sets the size of the terminal in characters.
 pub fn set_size(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> io::Result<()> {
-    let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: TIOCSWINSZ reads one winsize.
-    super::check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) }.into())?;
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    super::check(result.into())?;
     Ok(())
 }
 
 /// The size of the terminal in characters: rows, columns.
 pub fn size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
-    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     // SAFETY: TIOCGWINSZ stores one winsize.
-    super::check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) }.into())?;
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    super::check(result.into())?;
     Ok((size.ws_row, size.ws_col))
 }
 
 /// A terminal that nobody looks at: no echo, but signals for the interrupt character, whatever was set before.
 pub fn make_silent(terminal: BorrowedFd<'_>) -> io::Result<()> {
     let mut modes = tcgetattr(terminal.as_fd())?;
-    modes.local_flags.remove(LocalFlags::ECHO | LocalFlags::ECHOCTL);
-    modes.local_flags.insert(LocalFlags::ISIG | LocalFlags::ICANON);
+    modes
+        .local_flags
+        .remove(LocalFlags::ECHO | LocalFlags::ECHOCTL);
+    modes
+        .local_flags
+        .insert(LocalFlags::ISIG | LocalFlags::ICANON);
     modes.control_chars[libc::VINTR] = 3;
     tcsetattr(terminal.as_fd(), SetArg::TCSANOW, &modes)?;
     Ok(())

@@ -19,7 +19,9 @@ impl<'de> Deserialize<'de> for ByteString {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes: Result<Vec<u8>, _> = text.chars().map(u8::try_from).collect();
-        bytes.map(Self).map_err(|_| serde::de::Error::custom("a character above U+00FF"))
+        bytes
+            .map(Self)
+            .map_err(|_| serde::de::Error::custom("a character above U+00FF"))
     }
 }
 

@@ -11,20 +11,27 @@ use llm_in_sandbox::spec::{Limits, Network, Root, SandboxSpec, Upper};
 
 /// The real program: tests run in another one, which cannot be a zygote.
 pub(crate) fn program() -> PathBuf {
-    std::env::var_os("LIS_TEST_BIN")
-        .map_or_else(|| env!("CARGO_BIN_EXE_llm-in-sandbox").into(), PathBuf::from)
+    std::env::var_os("LIS_TEST_BIN").map_or_else(
+        || env!("CARGO_BIN_EXE_llm-in-sandbox").into(),
+        PathBuf::from,
+    )
 }
 
 /// Root of the default image. A test without an image says so and fails: all of this crate needs one.
 pub(crate) fn rootfs() -> PathBuf {
     let state = state_dir(None).unwrap();
     let image = Store::open(&state).unwrap().find("default").unwrap();
-    image.expect("no default image: run scripts/test.sh, or `llm-in-sandbox image build`").rootfs
+    image
+        .expect("no default image: run scripts/test.sh, or `llm-in-sandbox image build`")
+        .rootfs
 }
 
 pub(crate) fn spec() -> SandboxSpec {
     SandboxSpec {
-        root: Root::Overlay { lower: rootfs(), upper: Upper::Tmpfs },
+        root: Root::Overlay {
+            lower: rootfs(),
+            upper: Upper::Tmpfs,
+        },
         network: Network::None,
         limits: Limits::default(),
         binds: Vec::new(),
@@ -36,7 +43,10 @@ pub(crate) fn spec() -> SandboxSpec {
 }
 
 pub(crate) async fn launcher() -> Launcher {
-    let config = LauncherConfig { program: Some(program()), ..LauncherConfig::default() };
+    let config = LauncherConfig {
+        program: Some(program()),
+        ..LauncherConfig::default()
+    };
     Launcher::start(config).await.unwrap()
 }
 
@@ -52,13 +62,20 @@ pub(crate) fn with_spec<F: Future<Output = ()>>(
     block_on(async {
         let sandbox = std::sync::Arc::new(launcher().await.sandbox(spec).await.unwrap());
         test(std::sync::Arc::clone(&sandbox)).await;
-        std::sync::Arc::into_inner(sandbox).unwrap().close().await.unwrap();
+        std::sync::Arc::into_inner(sandbox)
+            .unwrap()
+            .close()
+            .await
+            .unwrap();
     });
 }
 
 /// No test hangs: a minute is far more than any needs.
 pub(crate) fn block_on<F: Future>(test: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build();
     runtime
         .unwrap()
         .block_on(async { tokio::time::timeout(Duration::from_secs(60), test).await })
@@ -79,11 +96,19 @@ pub(crate) async fn sh(env: &impl Env, command: &str) -> ShellResult {
 /// Its standard output, after checking that it went well.
 pub(crate) async fn out(env: &impl Env, command: &str) -> String {
     let result = sh(env, command).await;
-    assert_eq!(result.status, Some(0), "{command}: {}{}", text(&result.stdout), text(&result.stderr));
+    assert_eq!(
+        result.status,
+        Some(0),
+        "{command}: {}{}",
+        text(&result.stdout),
+        text(&result.stderr)
+    );
     text(&result.stdout)
 }
 
 /// `sh -c` in a process of its own.
 pub(crate) async fn exec(env: &impl Env, command: &str) -> ExecResult {
-    env.exec(&ExecRequest::new(["sh", "-c", command])).await.unwrap()
+    env.exec(&ExecRequest::new(["sh", "-c", command]))
+        .await
+        .unwrap()
 }

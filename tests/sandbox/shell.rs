@@ -10,12 +10,29 @@ use crate::fixture::{in_sandbox, out, sh, text};
 fn state_lives_on_between_commands() {
     in_sandbox(async |sandbox| {
         let sandbox = &*sandbox;
-        out(sandbox, "cd /usr; A=5; export B=6; f() { echo \"f $A\"; }; alias g='echo alias'").await;
-        assert_eq!(out(sandbox, "f; echo $B; pwd; g").await, "f 5\n6\n/usr\nalias\n");
-        out(sandbox, "python3 -m venv --without-pip /tmp/v && . /tmp/v/bin/activate").await;
-        assert_eq!(out(sandbox, "command -v python").await, "/tmp/v/bin/python\n");
+        out(
+            sandbox,
+            "cd /usr; A=5; export B=6; f() { echo \"f $A\"; }; alias g='echo alias'",
+        )
+        .await;
+        assert_eq!(
+            out(sandbox, "f; echo $B; pwd; g").await,
+            "f 5\n6\n/usr\nalias\n"
+        );
+        out(
+            sandbox,
+            "python3 -m venv --without-pip /tmp/v && . /tmp/v/bin/activate",
+        )
+        .await;
+        assert_eq!(
+            out(sandbox, "command -v python").await,
+            "/tmp/v/bin/python\n"
+        );
         out(sandbox, "sleep 1000 & echo $! > /tmp/pid").await;
-        assert_eq!(out(sandbox, "kill -0 $(cat /tmp/pid) && echo alive").await, "alive\n");
+        assert_eq!(
+            out(sandbox, "kill -0 $(cat /tmp/pid) && echo alive").await,
+            "alive\n"
+        );
         assert_eq!(sh(sandbox, "(exit 3)").await.status, Some(3));
     });
 }
@@ -23,12 +40,26 @@ fn state_lives_on_between_commands() {
 #[test]
 fn output_is_told_apart_and_not_a_terminals() {
     in_sandbox(async |sandbox| {
-        let result = sh(&*sandbox, "echo out; echo err >&2; echo tty > /dev/tty; test -t 1 || echo no terminal").await;
+        let result = sh(
+            &*sandbox,
+            "echo out; echo err >&2; echo tty > /dev/tty; test -t 1 || echo no terminal",
+        )
+        .await;
         assert_eq!(text(&result.stdout), "out\nno terminal\n");
         assert_eq!(text(&result.stderr), "err\n");
         assert_eq!(text(&result.tty), "tty\r\n");
-        assert_eq!(text(&sh(&*sandbox, "read x; echo \"[$x]\"; cat").await.stdout), "[]\n");
-        assert_eq!(out(&*sandbox, "echo $TERM $PAGER $PYTHONUNBUFFERED $DEBIAN_FRONTEND").await, "dumb cat 1 noninteractive\n");
+        assert_eq!(
+            text(&sh(&*sandbox, "read x; echo \"[$x]\"; cat").await.stdout),
+            "[]\n"
+        );
+        assert_eq!(
+            out(
+                &*sandbox,
+                "echo $TERM $PAGER $PYTHONUNBUFFERED $DEBIAN_FRONTEND"
+            )
+            .await,
+            "dumb cat 1 noninteractive\n"
+        );
     });
 }
 
@@ -46,14 +77,23 @@ fn the_text_of_a_command_is_data() {
         ] {
             assert_eq!(sh(sandbox, command).await.status, Some(status), "{command}");
         }
-        assert_eq!(out(sandbox, "cat <<'E'\n$x `y` \"z\"\nE").await, "$x `y` \"z\"\n");
+        assert_eq!(
+            out(sandbox, "cat <<'E'\n$x `y` \"z\"\nE").await,
+            "$x `y` \"z\"\n"
+        );
         assert_eq!(out(sandbox, "cat <<E\nnever ended").await, "never ended\n");
         assert_eq!(out(sandbox, "echo a!b !! && echo \\").await, "a!b !!\n\\\n");
         assert_eq!(out(sandbox, "printf '%s' \"a\nb\"").await, "a\nb");
         let long = format!("x='{}'; echo ${{#x}}", "y".repeat(1 << 20));
         assert_eq!(out(sandbox, &long).await, "1048576\n");
-        assert_eq!(out(sandbox, "printf '\\0\\377' | od -An -tx1").await, " 00 ff\n");
-        assert_eq!(sh(sandbox, "printf 'a\\0\\377b'").await.stdout.head, b"a\0\xffb");
+        assert_eq!(
+            out(sandbox, "printf '\\0\\377' | od -An -tx1").await,
+            " 00 ff\n"
+        );
+        assert_eq!(
+            sh(sandbox, "printf 'a\\0\\377b'").await.stdout.head,
+            b"a\0\xffb"
+        );
     });
 }
 
@@ -80,14 +120,27 @@ fn nothing_that_a_command_redefines_breaks_the_framing() {
             "rm -rf /run/shell-io/* 2>/dev/null; touch /run/shell-io/x{1..100} 2>/dev/null; true",
             "POSIXLY_CORRECT=1; set -o posix; LINES=; shopt -s extdebug",
         ] {
-            sandbox.shell(attack, Duration::from_secs(10)).await.unwrap();
-            let result = sh(sandbox, "\\command echo still 2>/dev/null || /bin/echo still").await;
+            sandbox
+                .shell(attack, Duration::from_secs(10))
+                .await
+                .unwrap();
+            let result = sh(
+                sandbox,
+                "\\command echo still 2>/dev/null || /bin/echo still",
+            )
+            .await;
             let stdout = text(&result.stdout);
-            assert!(stdout.contains("still") || stdout.is_empty(), "{attack}: {result:?}");
+            assert!(
+                stdout.contains("still") || stdout.is_empty(),
+                "{attack}: {result:?}"
+            );
             assert_eq!(result.timed_out, None, "{attack}");
         }
         // Whatever is left of that shell: a new command still gets its own output and status.
-        assert_eq!(sh(sandbox, "/bin/sh -c 'echo fine; exit 7'").await.status, Some(7));
+        assert_eq!(
+            sh(sandbox, "/bin/sh -c 'echo fine; exit 7'").await.status,
+            Some(7)
+        );
     });
 }
 
@@ -105,7 +158,11 @@ fn a_lost_shell_is_replaced_and_the_model_told() {
             assert_eq!(result.status, status, "{command}: {result:?}");
             assert!(result.restarted.is_some(), "{command}");
             let next = sh(sandbox, "echo fresh; pwd").await;
-            assert_eq!((text(&next.stdout).as_str(), next.restarted), ("fresh\n/testbed\n", None), "{command}");
+            assert_eq!(
+                (text(&next.stdout).as_str(), next.restarted),
+                ("fresh\n/testbed\n", None),
+                "{command}"
+            );
         }
         // A shell that cannot evaluate is replaced before the command, which then runs once.
         sh(sandbox, "enable -n eval").await;
@@ -137,23 +194,51 @@ fn a_timeout_ends_the_command_and_spares_the_rest() {
             "echo partial; sleep 1000 | cat",
         ] {
             let began = Instant::now();
-            let result = sandbox.shell(command, Duration::from_millis(500)).await.unwrap();
-            assert_eq!(result.timed_out, Some(Duration::from_millis(500)), "{command}");
+            let result = sandbox
+                .shell(command, Duration::from_millis(500))
+                .await
+                .unwrap();
+            assert_eq!(
+                result.timed_out,
+                Some(Duration::from_millis(500)),
+                "{command}"
+            );
             assert_eq!(text(&result.stdout), "partial\n", "{command}");
             assert_eq!(result.restarted, None, "{command}: the shell survives");
-            assert!(began.elapsed() < Duration::from_millis(2500), "{command}: {:?}", began.elapsed());
-            assert_eq!(out(sandbox, "trap - INT TERM; echo $A").await, "kept\n", "{command}");
+            assert!(
+                began.elapsed() < Duration::from_millis(2500),
+                "{command}: {:?}",
+                began.elapsed()
+            );
+            assert_eq!(
+                out(sandbox, "trap - INT TERM; echo $A").await,
+                "kept\n",
+                "{command}"
+            );
         }
-        assert_eq!(out(sandbox, "kill -0 $(cat /tmp/older) && echo alive").await, "alive\n");
-        assert_eq!(out(sandbox, "pgrep -c sleep").await, "1\n", "only the older job is left");
+        assert_eq!(
+            out(sandbox, "kill -0 $(cat /tmp/older) && echo alive").await,
+            "alive\n"
+        );
+        assert_eq!(
+            out(sandbox, "pgrep -c sleep").await,
+            "1\n",
+            "only the older job is left"
+        );
     });
 }
 
 #[test]
 fn a_stopped_shell_is_replaced_at_the_timeout() {
     in_sandbox(async |sandbox| {
-        let result = sandbox.shell("kill -STOP $$", Duration::from_millis(500)).await.unwrap();
-        assert!(result.timed_out.is_some() && result.restarted.is_some(), "{result:?}");
+        let result = sandbox
+            .shell("kill -STOP $$", Duration::from_millis(500))
+            .await
+            .unwrap();
+        assert!(
+            result.timed_out.is_some() && result.restarted.is_some(),
+            "{result:?}"
+        );
         assert_eq!(out(&*sandbox, "echo fine").await, "fine\n");
     });
 }
@@ -163,13 +248,24 @@ fn daemons_neither_delay_nor_write_into_later_results() {
     in_sandbox(async |sandbox| {
         let sandbox = &*sandbox;
         let began = Instant::now();
-        out(sandbox, "(while sleep 0.05; do echo noise; echo noise >&2; done) & echo $! > /tmp/pid").await;
+        out(
+            sandbox,
+            "(while sleep 0.05; do echo noise; echo noise >&2; done) & echo $! > /tmp/pid",
+        )
+        .await;
         assert!(began.elapsed() < Duration::from_secs(3));
         for _ in 0..5 {
             let result = sh(sandbox, "sleep 0.1; echo mine").await;
-            assert_eq!((text(&result.stdout).as_str(), text(&result.stderr).as_str()), ("mine\n", ""));
+            assert_eq!(
+                (text(&result.stdout).as_str(), text(&result.stderr).as_str()),
+                ("mine\n", "")
+            );
         }
-        assert_eq!(out(sandbox, "kill -0 $(cat /tmp/pid) && echo alive").await, "alive\n", "no SIGPIPE");
+        assert_eq!(
+            out(sandbox, "kill -0 $(cat /tmp/pid) && echo alive").await,
+            "alive\n",
+            "no SIGPIPE"
+        );
     });
 }
 
@@ -198,7 +294,10 @@ fn long_output_keeps_both_ends_and_a_full_copy() {
         let kept = (result.stdout.head.len() + result.stdout.tail.len()) as u64;
         assert_eq!(size, result.stdout.omitted + kept);
         assert_eq!(size, 1_288_900);
-        assert_eq!(out(sandbox, &format!("tail -n 2 {}", copy.path)).await, "200000\nlast\n");
+        assert_eq!(
+            out(sandbox, &format!("tail -n 2 {}", copy.path)).await,
+            "200000\nlast\n"
+        );
     });
 }
 
@@ -208,12 +307,20 @@ fn a_gigabyte_of_output_needs_no_memory_of_the_host() {
         let sandbox = &*sandbox;
         out(sandbox, "true").await;
         let before = resident();
-        let result = sandbox.shell("yes 0123456789abcde | head -c 1000000000; echo end", Duration::from_secs(50)).await;
+        let result = sandbox
+            .shell(
+                "yes 0123456789abcde | head -c 1000000000; echo end",
+                Duration::from_secs(50),
+            )
+            .await;
         let grown = resident().saturating_sub(before);
         let result = result.unwrap();
         assert_eq!(result.status, Some(0));
         assert!(result.stdout.tail.ends_with(b"end\n"));
-        assert!(result.stdout.full_copy.unwrap().partial, "a copy has a bound, too");
+        assert!(
+            result.stdout.full_copy.unwrap().partial,
+            "a copy has a bound, too"
+        );
         assert!(grown < 32 << 20, "grew by {grown} bytes");
         assert_eq!(out(sandbox, "echo on").await, "on\n");
     });
@@ -222,6 +329,14 @@ fn a_gigabyte_of_output_needs_no_memory_of_the_host() {
 /// Bytes of this process in memory at its peak.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
 }

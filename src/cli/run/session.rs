@@ -172,8 +172,9 @@ impl Session {
     /// # Errors
     /// [`RunError::Record`] when the record is incomplete.
     pub fn finish(self, usage: Option<Usage>) -> Result<u8, RunError> {
+        // Interrupted before the sandbox ran.
         let Some(outcome) = &self.outcome else {
-            return Ok(EXIT_NOT_SUBMITTED);
+            return Ok(super::EXIT_INTERRUPTED);
         };
         let recorded = match self.recorder {
             Some(recorder) => recorder.finish(&outcome.to_event(usage)),

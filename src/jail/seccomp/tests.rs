@@ -14,7 +14,9 @@ fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
         pc += 1;
         let jump = |taken: bool| usize::from(if taken { i.jt } else { i.jf });
         match i.code {
-            0x20 => a = u32::from_le_bytes(data[i.k as usize..i.k as usize + 4].try_into().unwrap()),
+            0x20 => {
+                a = u32::from_le_bytes(data[i.k as usize..i.k as usize + 4].try_into().unwrap());
+            }
             0x05 => pc += i.k as usize,
             0x15 => pc += jump(a == i.k),
             0x25 => pc += jump(a > i.k),
@@ -35,12 +37,26 @@ const NATIVE: u32 = ARCH.1;
 fn unknown_numbers_are_not_implemented_and_known_ones_pass() {
     let program = unknown_filter();
     for number in (0..2048).chain([0x4000_0000, 0x4000_0039, u32::MAX]) {
-        let known = KNOWN.iter().any(|(first, end)| (*first..*end).contains(&number));
-        let expected = if known && number != 435 { ALLOW } else { ENOSYS };
-        assert_eq!(run(&program, NATIVE, number, [0; 6]), expected, "call {number}");
+        let known = KNOWN
+            .iter()
+            .any(|(first, end)| (*first..*end).contains(&number));
+        let expected = if known && number != 435 {
+            ALLOW
+        } else {
+            ENOSYS
+        };
+        assert_eq!(
+            run(&program, NATIVE, number, [0; 6]),
+            expected,
+            "call {number}"
+        );
     }
     let kill = 0x8000_0000;
-    assert_eq!(run(&program, 0x4000_0003, 1, [0; 6]), kill, "i386 is a foreign architecture");
+    assert_eq!(
+        run(&program, 0x4000_0003, 1, [0; 6]),
+        kill,
+        "i386 is a foreign architecture"
+    );
 }
 
 #[test]
@@ -50,9 +66,17 @@ fn the_deny_list_refuses_exactly_its_calls() {
         let denied = DENIED.contains(&i64::from(number));
         // Neutral arguments: an AF_UNIX socket, personality(0).
         let args = [1, 0, 0, 0, 0, 0];
-        let args = if i64::from(number) == libc::SYS_personality { [0; 6] } else { args };
+        let args = if i64::from(number) == libc::SYS_personality {
+            [0; 6]
+        } else {
+            args
+        };
         let expected = if denied { EPERM } else { ALLOW };
-        assert_eq!(run(&program, NATIVE, number, args), expected, "call {number}");
+        assert_eq!(
+            run(&program, NATIVE, number, args),
+            expected,
+            "call {number}"
+        );
     }
 }
 
@@ -82,7 +106,11 @@ fn only_four_families_of_sockets_exist() {
         (38, 0, refused),
         (40, 0, refused),
     ] {
-        assert_eq!(call(libc::SYS_socket, [family, 0, protocol, 0, 0, 0]), expected, "family {family}");
+        assert_eq!(
+            call(libc::SYS_socket, [family, 0, protocol, 0, 0, 0]),
+            expected,
+            "family {family}"
+        );
     }
 }
 
@@ -93,9 +121,26 @@ fn after_setup_neither_mounts_nor_namespaces() {
     for number in SETUP_ONLY {
         assert_eq!(call(*number, [0; 6]), EPERM, "call {number}");
     }
-    for flag in [0x80_u64, 0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000] {
-        assert_eq!(call(libc::SYS_clone, [flag | 17, 0, 0, 0, 0, 0]), EPERM, "flag {flag:#x}");
+    for flag in [
+        0x80_u64,
+        0x0002_0000,
+        0x0200_0000,
+        0x0400_0000,
+        0x0800_0000,
+        0x1000_0000,
+        0x2000_0000,
+        0x4000_0000,
+    ] {
+        assert_eq!(
+            call(libc::SYS_clone, [flag | 17, 0, 0, 0, 0, 0]),
+            EPERM,
+            "flag {flag:#x}"
+        );
     }
-    assert_eq!(call(libc::SYS_clone, [0x3d_0f00, 0, 0, 0, 0, 0]), ALLOW, "a thread");
+    assert_eq!(
+        call(libc::SYS_clone, [0x3d_0f00, 0, 0, 0, 0, 0]),
+        ALLOW,
+        "a thread"
+    );
     assert_eq!(call(libc::SYS_execve, [0; 6]), ALLOW);
 }

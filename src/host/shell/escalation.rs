@@ -1,0 +1,109 @@
+//! What a command that runs out of time meets: interrupt, termination, kill, and the end of its shell.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::{INIT_DEADLINE, Shell, silent};
+use crate::env::EnvError;
+use crate::host::link::{Answers, Link};
+use crate::host::process::{gone, lost, unexpected};
+use crate::wire::{FromInit, ToInit};
+
+/// Time for an interrupted command to end by itself, before each harder signal.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// The steps from a polite interrupt to the end of the shell.
+pub(super) struct Escalation {
+    pub(super) next: Instant,
+    step: u8,
+}
+
+impl Escalation {
+    pub(super) fn new(deadline: Instant) -> Self {
+        Self {
+            next: deadline,
+            step: 0,
+        }
+    }
+
+    pub(super) fn struck(&self) -> bool {
+        self.step > 0
+    }
+
+    /// Does the next step; false when there is none left.
+    pub(super) async fn strike(&mut self, shell: &Shell) -> Result<bool, EnvError> {
+        self.step += 1;
+        self.next = Instant::now() + GRACE;
+        match self.step {
+            1 => {
+                // As a person would: bash and the foreground get it from their terminal.
+                let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
+                kill_command(&shell.link, libc::SIGINT, false).await?;
+            }
+            2 => kill_command(&shell.link, libc::SIGTERM, false).await?,
+            3 => {
+                kill_command(&shell.link, libc::SIGKILL, false).await?;
+                // A loop of the shell itself starts the next process: bash gets another interrupt.
+                let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
+            }
+            4 => kill_command(&shell.link, libc::SIGKILL, true).await?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
+pub(super) async fn kill_command(
+    link: &Link<FromInit>,
+    signal: i32,
+    shell: bool,
+) -> Result<(), EnvError> {
+    let mut answers = link.open();
+    link.send(
+        &ToInit::KillCommand {
+            id: answers.id,
+            signal,
+            shell,
+        },
+        &[],
+    )
+    .await
+    .map_err(lost)?;
+    let answer = timeout(INIT_DEADLINE, answers.next())
+        .await
+        .map_err(|_| silent())?;
+    answer.map(|_| ()).ok_or_else(gone)
+}
+
+pub(super) async fn is_idle(link: &Link<FromInit>) -> Result<bool, EnvError> {
+    let mut answers = link.open();
+    link.send(&ToInit::IsShellIdle { id: answers.id }, &[])
+        .await
+        .map_err(lost)?;
+    let answer = timeout(INIT_DEADLINE, answers.next())
+        .await
+        .map_err(|_| silent())?;
+    let message = answer.ok_or_else(gone)?.message;
+    if let FromInit::ShellIdle { idle, .. } = message {
+        return Ok(idle);
+    }
+    Err(unexpected(&message))
+}
+
+pub(super) async fn prepare(
+    link: &Link<FromInit>,
+    number: u64,
+) -> Result<Answers<FromInit>, EnvError> {
+    let answers = link.open();
+    link.send(
+        &ToInit::PrepareCommand {
+            id: answers.id,
+            number,
+        },
+        &[],
+    )
+    .await
+    .map_err(lost)?;
+    Ok(answers)
+}

@@ -1,0 +1,317 @@
+//! The persistent shell, as the host drives it.
+//!
+//! Bash runs interactively but takes its lines from a private pipe, and only ever two constant ones
+//! for each command (`N` its number, the files are PID 1's, see `jail/shell.rs`):
+//!
+//! ```text
+//! POSIXLY_CORRECT=1; \eval "$(<…/cN)" </dev/null >…/oN 2>…/eN
+//! POSIXLY_CORRECT=$?:${POSIXLY_CORRECT-}; \trap -- "N:$POSIXLY_CORRECT" 64; \trap -p 64 >…/s; …
+//! ```
+//!
+//! The command is data in a file, so no quote or here-document of it can swallow our lines. An
+//! assignment switches to POSIX mode, in which `eval`, `trap` and `unset` are special builtins that
+//! no function can replace; a backslash keeps aliases away; the first line of the file leaves the
+//! mode again before the command begins. `trap -p` prints the status: `echo` could be a function.
+//! The mark behind the status says whether the command was evaluated at all.
+//!
+//! Interactive, because then an interrupt from the terminal brings bash back to its next line: a
+//! `while :; do :; done` ends and the shell lives on. What a command breaks in spite of all this is
+//! seen by its missing status line: the shell is replaced and the model is told.
+
+mod escalation;
+mod status;
+mod streams;
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::link::{Answer, Answers, Link};
+use super::output::HeadTail;
+use super::process::{close_on_exec_pipe, gone, host_failed, lost, unexpected};
+use crate::env::{Captured, EnvError, ShellResult};
+use crate::sys::pty::make_silent;
+use crate::wire::{FromInit, ToInit};
+use escalation::{Escalation, is_idle, kill_command, prepare};
+use status::{End, StatusLine, constant_lines};
+pub(in crate::host) use streams::CAPTURE;
+use streams::{Stream, Streams, discard_unless_closed, read_terminal};
+
+/// PID 1 answers within this time, or the sandbox is broken.
+const INIT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How commands are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShellMode {
+    /// All in one shell: directory, variables and jobs live on.
+    Persistent,
+    /// Each in a shell of its own, as the original did.
+    Fresh,
+}
+
+/// A running shell.
+#[derive(Debug)]
+pub(super) struct Shell {
+    link: Arc<Link<FromInit>>,
+    exit: Answers<FromInit>,
+    lines: File,
+    terminal: AsyncFd<OwnedFd>,
+    status: pipe::Receiver,
+    /// Of the next command.
+    number: u64,
+    preparing: Answers<FromInit>,
+    /// Output pipes of the command before: a daemon may still hold them.
+    last: Vec<pipe::Receiver>,
+}
+
+/// Runs a command; a shell that is lost is replaced.
+pub(super) async fn run(
+    slot: &mut Option<Shell>,
+    link: &Arc<Link<FromInit>>,
+    workdir: &str,
+    command: &str,
+    limit: Duration,
+) -> Result<ShellResult, EnvError> {
+    let began = Instant::now();
+    let mut lost_before = None;
+    loop {
+        let shell = slot
+            .as_mut()
+            .ok_or_else(|| EnvError::Infrastructure("no shell".into()))?;
+        let (end, streams) = match shell.run(command, limit).await {
+            Ok(done) => done,
+            Err(error) => {
+                *slot = None;
+                return Err(error);
+            }
+        };
+        let (status, mut restarted, timed_out) = match end {
+            End::Status(status) => (Some(status), None, None),
+            End::ShellExited(status) => (
+                Some(status),
+                Some(format!("the shell ended with status {status}")),
+                None,
+            ),
+            End::Broken => (None, Some("the shell stopped reporting back".into()), None),
+            End::NotEvaluated => (
+                None,
+                Some("the shell could not evaluate commands any more".into()),
+                None,
+            ),
+            End::TimedOut { shell_lives: true } => (None, None, Some(limit)),
+            End::TimedOut { shell_lives: false } => (
+                None,
+                Some("the shell had to be killed with the command".into()),
+                Some(limit),
+            ),
+        };
+        if restarted.is_some() {
+            *slot = None;
+            *slot = Some(Shell::start(Arc::clone(link), workdir).await?);
+        }
+        if end == End::NotEvaluated && lost_before.is_none() {
+            lost_before = restarted;
+            continue;
+        }
+        restarted = restarted.or(lost_before);
+        let [stdout, stderr, tty] = streams;
+        return Ok(ShellResult {
+            status,
+            stdout,
+            stderr,
+            tty,
+            timed_out,
+            restarted,
+            wall: began.elapsed(),
+        });
+    }
+}
+
+impl Shell {
+    pub(super) async fn start(link: Arc<Link<FromInit>>, workdir: &str) -> Result<Self, EnvError> {
+        let (reader, writer) = close_on_exec_pipe()?;
+        let mut exit = link.open();
+        let request = ToInit::StartShell {
+            id: exit.id,
+            env: Vec::new(),
+            cwd: workdir.into(),
+        };
+        link.send(&request, &[reader.as_fd()]).await.map_err(lost)?;
+        drop(reader);
+        let answer = timeout(INIT_DEADLINE, exit.next())
+            .await
+            .map_err(|_| silent())?;
+        let Answer { message, fds } = answer.ok_or_else(gone)?;
+        let (FromInit::ShellStarted { .. }, Ok([master, status])) =
+            (&message, <[OwnedFd; 2]>::try_from(fds))
+        else {
+            if let FromInit::Refused { reason, .. } = message {
+                return Err(EnvError::Infrastructure(reason));
+            }
+            return Err(unexpected(&message));
+        };
+        let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
+        nix::fcntl::fcntl(&master, nonblocking).map_err(|e| host_failed(e.into()))?;
+        let mut lines = File::from(writer);
+        // No job notices, no history expansion, no history file, no "you have mail".
+        lines
+            .write_all(b"set +mH; unset HISTFILE MAILCHECK\n")
+            .map_err(lost)?;
+        let preparing = prepare(&link, 1).await?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; an OwnedFd keeps its number all its life"
+        )]
+        let terminal = AsyncFd::new(master).map_err(host_failed)?;
+        Ok(Self {
+            link,
+            exit,
+            lines,
+            terminal,
+            status: pipe::Receiver::from_owned_fd(status).map_err(host_failed)?,
+            number: 1,
+            preparing,
+            last: Vec::new(),
+        })
+    }
+
+    async fn run(
+        &mut self,
+        command: &str,
+        limit: Duration,
+    ) -> Result<(End, [Captured; 3]), EnvError> {
+        let deadline = Instant::now() + limit;
+        let Some((mut text, mut streams)) = self.prepared().await? else {
+            let streams = [(); 3].map(|()| Captured::default());
+            return Ok((End::ShellExited(self.exit_status().await?), streams));
+        };
+        self.discard_terminal();
+        let _ = make_silent(self.terminal.get_ref().as_fd());
+        text.write_all(format!("unset POSIXLY_CORRECT\n{command}").as_bytes())
+            .map_err(host_failed)?;
+        drop(text);
+        // A write to a shell that has just died fails; its exit tells the rest.
+        let _ = self.lines.write_all(constant_lines(self.number).as_bytes());
+        let end = self.wait(&mut streams, deadline).await?;
+        self.number += 1;
+        let captured = streams.finish(self).await;
+        if matches!(end, End::Status(_) | End::TimedOut { shell_lives: true }) {
+            self.preparing = prepare(&self.link, self.number).await?;
+        }
+        Ok((end, captured))
+    }
+
+    /// The files of the next command; `None` when no shell runs any more.
+    async fn prepared(&mut self) -> Result<Option<(File, Streams)>, EnvError> {
+        let answer = timeout(INIT_DEADLINE, self.preparing.next())
+            .await
+            .map_err(|_| silent())?;
+        let Answer { message, fds } = answer.ok_or_else(gone)?;
+        if let FromInit::Refused { .. } = message {
+            return Ok(None);
+        }
+        let Ok([text, out, err]) = <[OwnedFd; 3]>::try_from(fds) else {
+            return Err(unexpected(&message));
+        };
+        // PID 1 has let go of the last command's pipes: what is open now is a daemon's, which must
+        // not die of its next line of log.
+        for pipe in self.last.drain(..) {
+            discard_unless_closed(pipe);
+        }
+        let receiver = |fd| pipe::Receiver::from_owned_fd(fd).map_err(host_failed);
+        let streams = Streams {
+            out: Stream::new(receiver(out)?, "stdout", self.number),
+            err: Stream::new(receiver(err)?, "stderr", self.number),
+            tty: HeadTail::new(CAPTURE),
+        };
+        Ok(Some((File::from(text), streams)))
+    }
+
+    async fn exit_status(&mut self) -> Result<i32, EnvError> {
+        let answer = timeout(INIT_DEADLINE, self.exit.next())
+            .await
+            .map_err(|_| silent())?;
+        let message = answer.ok_or_else(gone)?.message;
+        if let FromInit::Exited { status, .. } = message {
+            return Ok(exit_code(status));
+        }
+        Err(unexpected(&message))
+    }
+
+    /// Reads output until the command's status line comes, the shell ends, or time is up.
+    async fn wait(&mut self, streams: &mut Streams, deadline: Instant) -> Result<End, EnvError> {
+        let mut status_line = StatusLine::default();
+        let mut escalation = Escalation::new(deadline);
+        let mut tick = interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut idle_ticks = 0;
+        loop {
+            tokio::select! {
+                biased;
+                ready = self.status.readable() => {
+                    ready.map_err(host_failed)?;
+                    if let Some(end) = status_line.read(&self.status, self.number) {
+                        return Ok(if escalation.struck() { End::TimedOut { shell_lives: true } } else { end });
+                    }
+                }
+                answer = self.exit.next() => {
+                    let FromInit::Exited { status, .. } = answer.ok_or_else(gone)?.message else {
+                        return Ok(End::Broken);
+                    };
+                    return Ok(if escalation.struck() {
+                        End::TimedOut { shell_lives: false }
+                    } else {
+                        End::ShellExited(exit_code(status))
+                    });
+                }
+                () = tokio::time::sleep_until(escalation.next.into()) => {
+                    if !escalation.strike(self).await? {
+                        return Ok(End::TimedOut { shell_lives: false });
+                    }
+                }
+                read = streams.out.read(&self.link) => read?,
+                read = streams.err.read(&self.link) => read?,
+                ready = self.terminal.readable() => {
+                    let mut guard = ready.map_err(host_failed)?;
+                    match guard.try_io(read_terminal) {
+                        Ok(Ok(bytes)) if !bytes.is_empty() => streams.tty.push(&bytes),
+                        // The terminal hangs up only with its shell, which is seen above.
+                        Ok(_) => tokio::time::sleep(Duration::from_millis(1)).await,
+                        Err(_would_block) => {}
+                    }
+                }
+                _ = tick.tick() => {
+                    // It waits for a line and yet has sent no status: a DEBUG trap that skips all
+                    // commands, say, or a read-only POSIXLY_CORRECT.
+                    idle_ticks = if is_idle(&self.link).await? { idle_ticks + 1 } else { 0 };
+                    if idle_ticks > 2 {
+                        kill_command(&self.link, libc::SIGKILL, /*shell*/ true).await?;
+                        return Ok(End::Broken);
+                    }
+                }
+            }
+        }
+    }
+
+    fn discard_terminal(&self) {
+        while let Ok(bytes) = read_terminal(&self.terminal) {
+            if bytes.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+fn silent() -> EnvError {
+    EnvError::Infrastructure("PID 1 does not answer".into())
+}
+
+fn exit_code(status: Result<i32, i32>) -> i32 {
+    status.unwrap_or_else(|signal| 128 + signal)
+}

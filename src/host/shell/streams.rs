@@ -1,0 +1,141 @@
+//! The output of one command: its ends for the model, the whole in a file when it is long.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe;
+
+use super::Shell;
+use crate::env::{Captured, EnvError, FullCopy, GuestPath};
+use crate::host::files::Sink;
+use crate::host::link::Link;
+use crate::host::output::HeadTail;
+use crate::host::process::host_failed;
+use crate::wire::FromInit;
+
+/// Bytes of each stream kept for the model, before it is cut further to lines.
+pub(in crate::host) const CAPTURE: usize = 256 << 10;
+/// Bytes of a stream that a full copy inside the sandbox holds at most.
+const FULL_COPY: u64 = 64 << 20;
+
+/// All that a command prints.
+pub(super) struct Streams {
+    pub(super) out: Stream,
+    pub(super) err: Stream,
+    pub(super) tty: HeadTail,
+}
+
+impl Streams {
+    /// Takes what is there, and keeps the pipes for the daemons that hold them.
+    pub(super) async fn finish(mut self, shell: &mut Shell) -> [Captured; 3] {
+        self.out.drain(&shell.link).await;
+        self.err.drain(&shell.link).await;
+        while let Ok(bytes) = read_terminal(&shell.terminal) {
+            if bytes.is_empty() {
+                break;
+            }
+            self.tty.push(&bytes);
+        }
+        let (out, out_pipe) = self.out.finish().await;
+        let (err, err_pipe) = self.err.finish().await;
+        shell.last = vec![out_pipe, err_pipe];
+        [out, err, self.tty.finish()]
+    }
+}
+
+/// One output stream of a command: its ends for the model, the whole in a file when it is long.
+pub(super) struct Stream {
+    pipe: pipe::Receiver,
+    kept: HeadTail,
+    path: GuestPath,
+    copy: Option<Sink>,
+    buffer: Vec<u8>,
+}
+
+impl Stream {
+    pub(super) fn new(pipe: pipe::Receiver, name: &str, number: u64) -> Self {
+        let path = GuestPath::new(format!("/tmp/command-{number}-{name}.txt"));
+        Self {
+            pipe,
+            kept: HeadTail::new(CAPTURE),
+            path,
+            copy: None,
+            buffer: vec![0; 64 << 10],
+        }
+    }
+
+    /// Waits for output and takes some. Cancel-safe up to the first byte.
+    pub(super) async fn read(&mut self, link: &Link<FromInit>) -> Result<(), EnvError> {
+        self.pipe.readable().await.map_err(host_failed)?;
+        self.take(link).await;
+        Ok(())
+    }
+
+    async fn drain(&mut self, link: &Link<FromInit>) {
+        // A daemon may print faster than we read: what a pipe holds at most, and no more.
+        for _ in 0..64 {
+            if !self.take(link).await {
+                return;
+            }
+        }
+    }
+
+    /// False when nothing is there.
+    async fn take(&mut self, link: &Link<FromInit>) -> bool {
+        let Ok(count @ 1..) = self.pipe.try_read(&mut self.buffer) else {
+            return false;
+        };
+        let chunk = self.buffer.get(..count).unwrap_or_default();
+        if self.copy.is_none()
+            && self.kept.total() + count as u64 > CAPTURE as u64
+            && !self.kept.overflowed()
+        {
+            self.copy = Sink::open(link, self.path.clone(), FULL_COPY).await.ok();
+            if let Some(copy) = &mut self.copy {
+                let so_far = std::mem::replace(&mut self.kept, HeadTail::new(CAPTURE)).finish();
+                copy.write(&so_far.head).await;
+                self.kept.push(&so_far.head);
+            }
+        }
+        if let Some(copy) = &mut self.copy {
+            copy.write(chunk).await;
+        }
+        self.kept.push(chunk);
+        true
+    }
+
+    pub(super) async fn finish(self) -> (Captured, pipe::Receiver) {
+        let mut captured = self.kept.finish();
+        if let Some(copy) = self.copy {
+            let (path, complete) = copy.finish().await;
+            captured.full_copy = Some(FullCopy {
+                path,
+                partial: !complete,
+            });
+        }
+        (captured, self.pipe)
+    }
+}
+
+/// Reads a pipe to its end in the background and throws all away.
+pub(super) fn discard_unless_closed(pipe: pipe::Receiver) {
+    let mut buffer = vec![0; 4096];
+    if matches!(pipe.try_read(&mut buffer), Ok(0)) {
+        return;
+    }
+    tokio::spawn(async move {
+        while pipe.readable().await.is_ok() {
+            if matches!(pipe.try_read(&mut buffer), Ok(0)) {
+                return;
+            }
+        }
+    });
+}
+
+pub(super) fn read_terminal(terminal: &AsyncFd<OwnedFd>) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; 4096];
+    let count = nix::unistd::read(terminal.get_ref(), &mut buffer)?;
+    buffer.truncate(count);
+    Ok(buffer)
+}
