@@ -191,14 +191,11 @@ pub(super) async fn run(
                 store.remove(&image)?;
                 print(&format!("{}\n", image.manifest.digest))?;
             }
-            Ok(())
+            image::reclaim(&store, launcher).await.map(|_| ())
         }
         ImageCommand::Gc => {
-            // Opening the store has done it.
-            print(&format!(
-                "{} unfinished images deleted\n",
-                store.reclaimed()
-            ))
+            let count = store.reclaimed() + image::reclaim(&store, launcher).await?;
+            print(&format!("{count} unfinished images deleted\n"))
         }
     }
 }

@@ -96,7 +96,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
             Ok(0)
         }
         Verb::Ps(args) => status::ps(&args),
-        Verb::Gc => status::gc(state),
+        Verb::Gc => status::gc(state).await,
         Verb::Doctor(args) => doctor::doctor(&args).await,
     }
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use super::error::CliError;
 use super::output;
 use crate::host::Registry;
-use crate::image::{Store, state_dir};
+use crate::image::{self, Store, state_dir};
 
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
@@ -42,14 +42,15 @@ pub(super) fn ps(args: &PsArgs) -> Result<u8, CliError> {
 }
 
 /// Takes away what killed processes have left: cgroups, directories, half-made images.
-pub(super) fn gc(state: Option<&Path>) -> Result<u8, CliError> {
+pub(super) async fn gc(state: Option<&Path>) -> Result<u8, CliError> {
     let reclaimed = Registry::open()?.reclaim()?;
     for failed in &reclaimed.failed {
         output::note(&format!("not removed: {failed}"));
     }
     let state = state_dir(state)?;
     let drafts = if state.exists() {
-        Store::open(&state)?.reclaim()?
+        let store = Store::open(&state)?;
+        store.reclaimed() + image::reclaim(&store, super::sandbox::launcher_config()).await?
     } else {
         0
     };

@@ -1,7 +1,7 @@
 //! Owns the zygote and starts sandboxes through it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,6 +21,9 @@ use crate::wire::{FromInit, FromZygote, IdMap, RequestId, SetupPlan, ToZygote};
 
 /// Nothing that we wait for during a start takes longer on a working host.
 const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// A tree of millions of files on a slow disk.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// How to start sandboxes on this host.
 #[derive(Debug, Clone, Default)]
@@ -157,6 +160,34 @@ impl Launcher {
         ))
     }
 
+    /// Deletes a tree whose files may belong to subordinate ids, which this process may not touch.
+    ///
+    /// # Errors
+    /// The kernel refused, or the zygote is gone.
+    pub async fn remove_tree(&self, path: &Path) -> Result<(), HostError> {
+        let link = &self.zygote.link;
+        let mut answers = link.open();
+        let request = ToZygote::Remove {
+            id: answers.id,
+            path: path.to_owned(),
+        };
+        link.send(&request, &[])
+            .await
+            .map_err(|e| HostError::Zygote("talk to the zygote", e))?;
+        let answer = timeout(REMOVE_DEADLINE, answers.next())
+            .await
+            .map_err(|_| HostError::TimedOut("deleting a tree", REMOVE_DEADLINE.as_secs()))?;
+        match answer.map(|answer| answer.message) {
+            Some(FromZygote::Removed { error: None, .. }) => Ok(()),
+            Some(FromZygote::Removed {
+                error: Some(error), ..
+            }) => Err(HostError::file("delete", path)(std::io::Error::other(
+                error,
+            ))),
+            _ => Err(HostError::ZygoteGone("is gone".into())),
+        }
+    }
+
     /// Directory of running sandboxes.
     #[must_use]
     pub fn registry(&self) -> &Registry {
@@ -270,7 +301,9 @@ fn zygote_id(message: &FromZygote) -> RequestId {
     match message {
         FromZygote::NeedMaps { .. } | FromZygote::Ready => 0,
         FromZygote::SpawnFailed { id, .. } => id.unwrap_or(0),
-        FromZygote::Spawned { id, .. } | FromZygote::Exited { id, .. } => *id,
+        FromZygote::Spawned { id, .. }
+        | FromZygote::Removed { id, .. }
+        | FromZygote::Exited { id, .. } => *id,
     }
 }
 
@@ -325,7 +358,11 @@ impl Zygote {
                 Some(FromZygote::SpawnFailed { failure, .. }) => {
                     return Err(HostError::Setup(failure));
                 }
-                Some(FromZygote::Spawned { .. } | FromZygote::Exited { .. }) => {}
+                Some(
+                    FromZygote::Spawned { .. }
+                    | FromZygote::Removed { .. }
+                    | FromZygote::Exited { .. },
+                ) => {}
                 None => return Err(HostError::ZygoteGone("ended at its start".into())),
             }
         }

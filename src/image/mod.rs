@@ -20,7 +20,9 @@ mod state;
 mod store;
 mod workshop;
 
+use crate::host::{Launcher, LauncherConfig};
 pub use base::fetch_base;
+
 pub use build::{Choice, DEFAULT_NAME, build, choose_default, ensure, rebuild};
 pub use draft::Draft;
 pub use error::ImageError;
@@ -31,7 +33,26 @@ pub use import::{Contents, import, read_archive};
 pub use manifest::{MANIFEST_FORMAT, Manifest, Package, Packages, rfc3339};
 pub use oci::{LayerSource, OciError, OciImage};
 pub use state::{StoreError, state_dir};
-pub use store::{Image, ImageHold, NameLock, Store};
+pub use store::{Image, ImageHold, NameLock, Store, Unfinished};
 
 /// Tells people how far something is, one short line at a time.
 pub type Tell<'a> = &'a (dyn Fn(&str) + Send + Sync);
+
+/// Deletes what processes that died have left unfinished, also where it belongs to subordinate ids;
+/// returns how much that was.
+///
+/// # Errors
+///
+/// When it cannot be deleted.
+pub async fn reclaim(store: &Store, launcher: LauncherConfig) -> Result<usize, ImageError> {
+    let left = store.unfinished()?;
+    let count = left.len();
+    if count > 0 {
+        let launcher = Launcher::start(launcher).await?;
+        for unfinished in left {
+            launcher.remove_tree(unfinished.directory()).await?;
+            unfinished.forget();
+        }
+    }
+    Ok(count)
+}

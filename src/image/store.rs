@@ -54,6 +54,27 @@ pub struct ImageHold {
     _lock: Flock<File>,
 }
 
+/// A directory that a process which died has left; nobody else cleans it up meanwhile.
+#[derive(Debug)]
+pub struct Unfinished {
+    directory: PathBuf,
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Unfinished {
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// After its directory: until then the next start finds the rest.
+    pub fn forget(&self) -> bool {
+        fs::remove_file(&self.path).is_ok()
+    }
+}
+
 impl Store {
     /// Opens the store of a state directory, making what is missing, and reclaims what processes
     /// that died have left.
@@ -279,7 +300,9 @@ impl Store {
                 fs::remove_file(&path).map_err(|source| io("remove", &path, source))?;
             }
         }
-        remove_directory(&grave)
+        // Files of subordinate ids are not ours to delete here: `reclaim` in `image` does it.
+        let _ = remove_directory(&grave);
+        Ok(())
     }
 
     /// Deletes what processes that died have left unfinished; returns how much that was.
@@ -287,9 +310,22 @@ impl Store {
     /// # Errors
     ///
     /// When the temporary directory cannot be listed.
-    pub fn reclaim(&self) -> Result<usize, StoreError> {
+    fn reclaim(&self) -> Result<usize, StoreError> {
+        let unfinished = self.unfinished()?;
+        let gone = unfinished
+            .into_iter()
+            .filter(|left| remove_directory(left.directory()).is_ok() && left.forget());
+        Ok(gone.count())
+    }
+
+    /// What processes that died have left unfinished.
+    ///
+    /// # Errors
+    ///
+    /// When the temporary directory cannot be listed.
+    pub fn unfinished(&self) -> Result<Vec<Unfinished>, StoreError> {
         let tmp = self.state.join("tmp");
-        let mut reclaimed = 0;
+        let mut unfinished = Vec::new();
         for name in self.entries("tmp")? {
             let path = tmp.join(&name);
             if path.extension().is_none_or(|extension| extension != "lock") {
@@ -298,15 +334,15 @@ impl Store {
             let Ok(file) = OpenOptions::new().read(true).open(&path) else {
                 continue;
             };
-            if let Ok(_lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                // The lock file goes last: until then the next start finds the rest.
-                if remove_directory(&path.with_extension("")).is_ok() {
-                    let _ = fs::remove_file(&path);
-                    reclaimed += 1;
-                }
+            if let Ok(lock) = Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                unfinished.push(Unfinished {
+                    directory: path.with_extension(""),
+                    path,
+                    _lock: lock,
+                });
             }
         }
-        Ok(reclaimed)
+        Ok(unfinished)
     }
 
     fn image(&self, digest: &str) -> Result<Option<Image>, StoreError> {

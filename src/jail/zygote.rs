@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,7 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::{failure, init, root, seccomp};
 use crate::sys::channel::{Channel, Received};
-use crate::sys::fork::{Cloned, Forked, SingleThread, clone_into};
+use crate::sys::fork::{Cloned, Forked, SingleThread, clone_into, fork};
 use crate::sys::{mount as mounts, process};
 use crate::wire::{
     FromZygote, IdMap, RequestId, SetupFailure, SetupPlan, ToZygote, decode, encode,
@@ -175,13 +176,14 @@ pub(super) fn child_signals() -> io::Result<SignalFd> {
 
 impl Zygote<'_> {
     fn request(&mut self, message: Received) {
-        let Ok(ToZygote::Spawn {
-            id,
-            plan,
-            into_cgroup,
-        }) = decode(&message.bytes)
-        else {
-            return;
+        let (id, plan, into_cgroup) = match decode(&message.bytes) {
+            Ok(ToZygote::Spawn {
+                id,
+                plan,
+                into_cgroup,
+            }) => (id, plan, into_cgroup),
+            Ok(ToZygote::Remove { id, path }) => return self.remove(id, &path),
+            Ok(ToZygote::MapsWritten) | Err(_) => return,
         };
         let reply = match self.spawn(id, &plan, into_cgroup, message.fds) {
             Ok(child) => {
@@ -249,6 +251,22 @@ impl Zygote<'_> {
                 }
                 Ok(child)
             }
+        }
+    }
+
+    /// In a child: a large tree must not hold up the next start. std's removal follows no link.
+    fn remove(&self, id: RequestId, path: &Path) {
+        let answer = |result: io::Result<()>| {
+            let error = result.err().map(|e| e.to_string());
+            let _ = say(self.control, &FromZygote::Removed { id, error }, &[]);
+        };
+        match fork(self.thread) {
+            Ok(Forked::Parent(_)) => {}
+            Ok(Forked::Child) => {
+                answer(fs::remove_dir_all(path));
+                exit_now(0)
+            }
+            Err(error) => answer(Err(error)),
         }
     }
 

@@ -7,6 +7,8 @@
 mod bytes;
 mod ops;
 
+use std::path::PathBuf;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -31,6 +33,14 @@ pub enum ToZygote {
         plan: Box<SetupPlan>,
         /// A cgroup directory comes along.
         into_cgroup: bool,
+    },
+    /// Delete a tree of a stored image or a writable layer: its files may belong to ids that only the
+    /// zygote's namespace has.
+    Remove {
+        /// Names the request.
+        id: RequestId,
+        /// The tree.
+        path: PathBuf,
     },
     /// The id maps of the zygote's own user namespace are written.
     MapsWritten,
@@ -59,6 +69,13 @@ pub enum FromZygote {
         id: Option<RequestId>,
         /// Why.
         failure: SetupFailure,
+    },
+    /// A tree is deleted, or why not.
+    Removed {
+        /// Of the request.
+        id: RequestId,
+        /// What the kernel said, in words.
+        error: Option<String>,
     },
     /// A sandbox is gone, with all its processes.
     Exited {
