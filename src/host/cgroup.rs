@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crate::spec::Limits;
+use crate::wire::CgroupEntry;
 
 /// The directory below our own cgroup, or below the top one, that holds those of all sandboxes.
 const PARENT: &str = "llm-in-sandbox";
@@ -180,23 +181,25 @@ impl Cgroup {
         Ok(directory)
     }
 
-    /// For `CLONE_INTO_CGROUP`: version 2 only.
-    pub(super) fn descriptor(&self) -> io::Result<Option<OwnedFd>> {
-        match (self.version, self.directories.first()) {
-            (2, Some(directory)) => Ok(Some(File::open(directory)?.into())),
-            _ => Ok(None),
-        }
-    }
-
-    /// Moves a process in, where it could not be born in: version 1. May wait 10 ms for the
-    /// kernel's `cgroup_threadgroup_rwsem`.
-    pub(super) fn attach(&self, pid: i32) -> io::Result<()> {
-        if self.version == 1 {
-            for directory in &self.directories {
-                write(directory, "cgroup.procs", &pid.to_string())?;
+    /// How a process gets in, and the descriptors for it.
+    pub(super) fn entry(&self) -> io::Result<(CgroupEntry, Vec<OwnedFd>)> {
+        match self.version {
+            1 => {
+                let tasks = self.directories.iter().map(|directory| {
+                    let tasks = directory.join("tasks");
+                    File::options().write(true).open(tasks).map(OwnedFd::from)
+                });
+                Ok((CgroupEntry::Writes, tasks.collect::<io::Result<_>>()?))
             }
+            2 => {
+                let directories = self
+                    .directories
+                    .iter()
+                    .map(|d| File::open(d).map(OwnedFd::from));
+                Ok((CgroupEntry::Born, directories.collect::<io::Result<_>>()?))
+            }
+            _ => Ok((CgroupEntry::None, Vec::new())),
         }
-        Ok(())
     }
 
     /// The most memory its processes ever held at once, in bytes.
@@ -401,6 +404,6 @@ mod tests {
         assert_eq!(read("memory.max"), "2147483648");
         assert_eq!(read("pids.max"), "513");
         assert_eq!(read("cpu.max"), "150000 100000");
-        assert!(cgroup.descriptor().unwrap().is_some());
+        assert_eq!(cgroup.entry().unwrap().0, CgroupEntry::Born);
     }
 }

@@ -256,11 +256,7 @@ impl Launcher {
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
         let init = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
         let mut readiness = init.open_as(0);
-        let into = cgroup.descriptor().map_err(failed("open the cgroup"))?;
-        let (mut exit, pid, pidfd) = self
-            .zygote
-            .clone_sandbox(plan, &theirs, into.as_ref())
-            .await?;
+        let (mut exit, pid, pidfd) = self.zygote.clone_sandbox(plan, &theirs, &cgroup).await?;
         // From here on PID 1 holds the other end alone: its death is the end of our answers.
         drop(theirs);
         let held = Held {
@@ -269,16 +265,11 @@ impl Launcher {
             _range: range,
             entry,
         };
-        let attached = held.cgroup.attach(pid);
         if let Err(error) = wait_ready(&mut readiness).await {
             held.kill();
             let _ = timeout(START_DEADLINE, exit.next()).await;
             return Err(error);
         }
-        attached.map_err(HostError::file(
-            "attach to the cgroup of",
-            held.entry.directory(),
-        ))?;
         description.init_pid = Some(pid);
         held.entry.describe(&description)?;
         Ok((init, exit, held))
@@ -372,17 +363,19 @@ impl Zygote {
         &self,
         plan: SetupPlan,
         control: &Channel,
-        cgroup: Option<&OwnedFd>,
+        cgroup: &Cgroup,
     ) -> Result<(Answers<FromZygote>, i32, OwnedFd), HostError> {
+        let (cgroup, entries) = cgroup
+            .entry()
+            .map_err(|e| HostError::Zygote("open the cgroup", e))?;
         let mut answers = self.link.open();
         let request = ToZygote::Spawn {
             id: answers.id,
             plan: Box::new(plan),
-            into_cgroup: cgroup.is_some(),
+            cgroup,
         };
-        let fds: Vec<BorrowedFd<'_>> = [Some(control.as_fd()), cgroup.map(AsFd::as_fd)]
-            .into_iter()
-            .flatten()
+        let fds: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd())
+            .chain(entries.iter().map(AsFd::as_fd))
             .collect();
         self.link
             .send(&request, &fds)

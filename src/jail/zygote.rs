@@ -18,7 +18,8 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::{Cloned, Forked, SingleThread, clone_into, fork};
 use crate::sys::{mount as mounts, process};
 use crate::wire::{
-    FromZygote, IdMap, RequestId, SetupFailure, SetupPlan, ToZygote, decode, encode,
+    CgroupEntry, FromInit, FromZygote, IdMap, RequestId, SetupFailure, SetupPlan, ToZygote, decode,
+    encode,
 };
 
 /// Entry point of `__zygote ARGUMENT`: `enter-host` and `enter-user` prepare its namespaces and
@@ -176,16 +177,12 @@ pub(super) fn child_signals() -> io::Result<SignalFd> {
 
 impl Zygote<'_> {
     fn request(&mut self, message: Received) {
-        let (id, plan, into_cgroup) = match decode(&message.bytes) {
-            Ok(ToZygote::Spawn {
-                id,
-                plan,
-                into_cgroup,
-            }) => (id, plan, into_cgroup),
+        let (id, plan, cgroup) = match decode(&message.bytes) {
+            Ok(ToZygote::Spawn { id, plan, cgroup }) => (id, plan, cgroup),
             Ok(ToZygote::Remove { id, path }) => return self.remove(id, &path),
             Ok(ToZygote::MapsWritten) | Err(_) => return,
         };
-        let reply = match self.spawn(id, &plan, into_cgroup, message.fds) {
+        let reply = match self.spawn(id, &plan, cgroup, message.fds) {
             Ok(child) => {
                 self.children.insert(child.pid, id);
                 let spawned = FromZygote::Spawned { id, pid: child.pid };
@@ -203,7 +200,7 @@ impl Zygote<'_> {
         &mut self,
         id: RequestId,
         plan: &SetupPlan,
-        into_cgroup: bool,
+        cgroup: CgroupEntry,
         fds: Vec<OwnedFd>,
     ) -> Result<Cloned, SetupFailure> {
         let mut fds = fds.into_iter();
@@ -214,29 +211,33 @@ impl Zygote<'_> {
             )
         };
         let init_control = Channel::from_fd(fds.next().ok_or_else(missing)?);
-        let cgroup = if into_cgroup {
-            Some(fds.next().ok_or_else(missing)?)
-        } else {
-            None
+        let (born_in, tasks) = match cgroup {
+            CgroupEntry::None => (None, Vec::new()),
+            CgroupEntry::Born => (Some(fds.next().ok_or_else(missing)?), Vec::new()),
+            CgroupEntry::Writes => (None, fds.collect()),
         };
         let (ours, theirs) = Channel::pair().map_err(|e| failure("make a socket pair", &e))?;
         let mut namespaces = libc::CLONE_NEWUSER
             | libc::CLONE_NEWNS
             | libc::CLONE_NEWPID
             | libc::CLONE_NEWIPC
-            | libc::CLONE_NEWUTS
-            | libc::CLONE_NEWCGROUP;
+            | libc::CLONE_NEWUTS;
         if plan.own_network {
             namespaces |= libc::CLONE_NEWNET;
         }
-        let cloned = clone_into(self.thread, namespaces, cgroup.as_ref().map(AsFd::as_fd))
+        let cloned = clone_into(self.thread, namespaces, born_in.as_ref().map(AsFd::as_fd))
             .map_err(|e| failure("clone the sandbox", &e))?;
         match cloned {
             Forked::Child => {
                 let keep = [init_control.as_raw_fd(), theirs.as_raw_fd()];
-                let code = match process::close_all_but(&keep) {
+                let entered = enter_cgroups(&tasks).and_then(|()| process::close_all_but(&keep));
+                let code = match entered {
                     Ok(()) => init::main(&init_control, &theirs, plan, self.thread),
-                    Err(_) => 70,
+                    Err(error) => {
+                        let failed = FromInit::Failed(failure("enter the cgroup", &error));
+                        let _ = encode(&failed).map(|message| init_control.send(&message, &[]));
+                        70
+                    }
                 };
                 // No destructor may run: the descriptors they would close are gone.
                 exit_now(code)
@@ -278,6 +279,15 @@ impl Zygote<'_> {
             }
         }
     }
+}
+
+/// Moves this process into its cgroups, and then hides all but what is below them.
+fn enter_cgroups(tasks: &[OwnedFd]) -> io::Result<()> {
+    for file in tasks {
+        nix::unistd::write(file, b"0")?;
+    }
+    // Not a flag of the clone: the root of the view would be the zygote's cgroup.
+    Ok(unshare(CloneFlags::CLONE_NEWCGROUP)?)
 }
 
 /// Gives a new sandbox what it cannot make itself: its id maps and the mounts of host paths.

@@ -25,14 +25,14 @@ pub type RequestId = u64;
 /// Host to zygote.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToZygote {
-    /// Start a sandbox. Descriptors: PID 1's end of its control channel; a cgroup v2 directory when `into_cgroup`.
+    /// Start a sandbox. Descriptors: PID 1's end of its control channel; those of its cgroup.
     Spawn {
         /// Names the sandbox.
         id: RequestId,
         /// What PID 1 has to do.
         plan: Box<SetupPlan>,
-        /// A cgroup directory comes along.
-        into_cgroup: bool,
+        /// How it gets into its cgroup.
+        cgroup: CgroupEntry,
     },
     /// Delete a tree of a stored image or a writable layer: its files may belong to ids that only the
     /// zygote's namespace has.
@@ -44,6 +44,18 @@ pub enum ToZygote {
     },
     /// The id maps of the zygote's own user namespace are written.
     MapsWritten,
+}
+
+/// How a new process gets into its cgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CgroupEntry {
+    /// It stays in the zygote's.
+    None,
+    /// It is born there: one descriptor, of a directory (version 2, Linux 5.7).
+    Born,
+    /// It writes itself into files `tasks`, one descriptor each (version 1). A thread that moves itself
+    /// need not wait for the kernel's `cgroup_threadgroup_rwsem`, which takes anybody else 10 ms.
+    Writes,
 }
 
 /// Zygote to host.
