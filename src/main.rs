@@ -8,6 +8,7 @@ fn main() -> ExitCode {
         let stage = arguments.next().unwrap_or_default();
         return ExitCode::from(llm_in_sandbox::jail::zygote_main(&stage.to_string_lossy()));
     }
+    log_to_stderr();
     let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -21,4 +22,17 @@ fn main() -> ExitCode {
         }
         Err(_) => ExitCode::from(llm_in_sandbox::exit::FAILED),
     }
+}
+
+/// Warnings, or what `LLM_IN_SANDBOX_LOG` asks for (as in `debug` or `llm_in_sandbox::host=debug`).
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_env_var("LLM_IN_SANDBOX_LOG")
+        .with_default_directive(tracing::Level::WARN.into())
+        .from_env_lossy();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
 }

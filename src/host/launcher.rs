@@ -1,6 +1,7 @@
 //! Owns the zygote and starts sandboxes through it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::{DEFAULT_ENV, HostError};
 use crate::plan::{Allotment, plan};
 use crate::spec::{Root, SandboxSpec, Upper};
 use crate::sys::channel::Channel;
+use crate::sys::mount;
 use crate::wire::{FromInit, FromZygote, IdMap, RequestId, SetupPlan, ToZygote};
 
 /// Nothing that we wait for during a start takes longer on a working host.
@@ -310,21 +312,35 @@ fn spawn(config: &LauncherConfig, stdin: Channel, privileged: bool) -> Result<Ch
         .program
         .clone()
         .unwrap_or_else(|| "/proc/self/exe".into());
-    Command::new(program)
-        .args([
-            "__zygote",
-            if privileged {
-                "enter-host"
-            } else {
-                "enter-user"
-            },
-        ])
+    // Root can show the zygote a read-only program at once; others' zygotes see to it themselves.
+    let bind = if privileged {
+        read_only(&program).ok()
+    } else {
+        None
+    };
+    let path = bind.as_ref().map_or(program, |bind| {
+        format!("/proc/self/fd/{}", bind.as_raw_fd()).into()
+    });
+    let stage = if privileged {
+        "enter-host"
+    } else {
+        "enter-user"
+    };
+    Command::new(path)
+        .args(["__zygote", stage])
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(stdin)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .map_err(|e| HostError::Zygote("start the zygote", e))
+}
+
+/// A detached, read-only bind of a program.
+fn read_only(program: &Path) -> std::io::Result<OwnedFd> {
+    let bind = mount::clone_tree(File::open(program)?.as_fd(), c"")?;
+    mount::set_attributes(bind.as_fd(), mount::RDONLY | mount::NOSUID | mount::NODEV)?;
+    Ok(bind)
 }
 
 impl Zygote {

@@ -50,7 +50,8 @@ fn say(control: &Channel, message: &FromZygote, fds: &[BorrowedFd<'_>]) -> io::R
     control.send(&encode(message)?, fds)
 }
 
-/// Moves into namespaces of its own and starts this program again from a read-only bind.
+/// Moves into namespaces of its own and, unless it runs from one, starts this program again from a
+/// read-only bind.
 ///
 /// PID 1 of every sandbox shares the zygote's executable: through `/proc/1/exe` a sandbox must never
 /// be able to write it (CVE-2019-5736).
@@ -75,6 +76,9 @@ fn enter(control: &Channel, new_user_namespace: bool) -> Result<(), SetupFailure
         None::<&str>,
     )
     .map_err(|e| failure("make mounts private", &e.into()))?;
+    if runs_read_only() {
+        return serve(control);
+    }
     let program = read_only_program().map_err(|e| failure("bind this program read-only", &e))?;
     let argv = [
         c"llm-in-sandbox".into(),
@@ -96,6 +100,11 @@ fn wait_for_maps(control: &Channel) -> io::Result<()> {
         Some(ToZygote::MapsWritten) => Ok(()),
         _ => Err(io::Error::other("the host went away")),
     }
+}
+
+fn runs_read_only() -> bool {
+    use nix::sys::statvfs::{FsFlags, statvfs};
+    statvfs("/proc/self/exe").is_ok_and(|stat| stat.flags().contains(FsFlags::ST_RDONLY))
 }
 
 fn read_only_program() -> io::Result<OwnedFd> {
