@@ -76,6 +76,16 @@ impl Cgroups {
         }
     }
 
+    /// Every directory that [`Self::create`] may make for a sandbox.
+    pub(super) fn places(&self, id: &str) -> Vec<PathBuf> {
+        let parents = match &self.hierarchy {
+            Hierarchy::None => Vec::new(),
+            Hierarchy::V1 { memory, pids, cpu } => [pids, memory, cpu].into_iter().flatten().collect(),
+            Hierarchy::V2 { parent, .. } => vec![parent],
+        };
+        parents.into_iter().map(|parent| parent.join(id)).collect()
+    }
+
     /// Makes the cgroup of a sandbox with its limits written; what cannot be limited is left out.
     pub(super) fn create(&self, id: &str, limits: &Limits) -> io::Result<Cgroup> {
         let mut cgroup = Cgroup {
@@ -174,11 +184,6 @@ impl Cgroup {
         ["memory.peak", "memory.max_usage_in_bytes"]
             .iter()
             .find_map(|name| fs::read_to_string(directory.join(name)).ok()?.trim().parse().ok())
-    }
-
-    /// Its directories, for whoever has to clean up after us.
-    pub(super) fn directories(&self) -> &[PathBuf] {
-        &self.directories
     }
 
     /// Removes it: succeeds only when none of its processes is left.
@@ -331,9 +336,11 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let parent = temporary.path().to_path_buf();
         let controllers = Controllers { memory: true, pids: true, cpu: true, version: 2 };
+        // What is noted for the clean-up is what is made.
         let cgroups = Cgroups { hierarchy: Hierarchy::V2 { parent: parent.clone(), controllers } };
         let limits = Limits { cpus: Some(1.5), ..Limits::default() };
         let cgroup = cgroups.create("a", &limits).unwrap();
+        assert_eq!(cgroups.places("a"), cgroup.directories);
         let read = |name: &str| fs::read_to_string(parent.join("a").join(name)).unwrap();
         assert_eq!(read("memory.max"), "2147483648");
         assert_eq!(read("pids.max"), "513");

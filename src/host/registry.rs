@@ -56,20 +56,29 @@ pub(super) struct Entry {
     _lock: File,
 }
 
+/// The registry of root.
+const ROOTS: &str = "/run/llm-in-sandbox";
 const LOCK: &str = "lock";
 const INFO: &str = "info.json";
 /// One path a line: another process may not find them again, its own cgroup being another.
 const CGROUPS: &str = "cgroups";
 
 impl Registry {
-    /// Opens it: `/run/llm-in-sandbox` for root, else in `$XDG_RUNTIME_DIR` or `/tmp`, by user.
+    /// Opens it: `$LLM_IN_SANDBOX_RUNTIME_DIR` where that is set, else `/run/llm-in-sandbox` for
+    /// root and a directory in `$XDG_RUNTIME_DIR` or `/tmp` for others. Wherever it lies, it must be
+    /// its user's alone.
     ///
     /// # Errors
     /// It cannot be made, or belongs to somebody else.
     pub fn open() -> Result<Self, HostError> {
         let uid = nix::unistd::geteuid();
+        if let Some(directory) = std::env::var_os("LLM_IN_SANDBOX_RUNTIME_DIR")
+            && !directory.is_empty()
+        {
+            return Self::at(directory.into());
+        }
         let directory = if uid.is_root() {
-            PathBuf::from("/run/llm-in-sandbox")
+            PathBuf::from(ROOTS)
         } else {
             match std::env::var_os("XDG_RUNTIME_DIR") {
                 Some(runtime) if Path::new(&runtime).is_dir() => {
@@ -95,6 +104,14 @@ impl Registry {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Where ranges of ids are allotted: in one place for all registries of the host's root, or two of
+    /// them could give out the same range.
+    pub(super) fn ids_directory(&self) -> PathBuf {
+        let shared = PathBuf::from(ROOTS);
+        // On a host whose /run cannot be written nobody allots there.
+        if make_private(&shared).is_ok() { shared } else { self.directory.clone() }
     }
 
     /// Makes a place for a new sandbox.
@@ -149,9 +166,11 @@ impl Registry {
         }
         for directory in self.entries()? {
             let id = directory.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-            let Some(Abandoned::Yes(_lock)) = abandoned(&directory) else {
+            // Behind the gate nobody is between making a directory and locking it: one without a lock
+            // file is of a host that was killed there.
+            if let Some(Abandoned::No) = abandoned(&directory) {
                 continue;
-            };
+            }
             match remove(&directory) {
                 Ok(()) => result.sandboxes.push(id),
                 Err(error) => result.failed.push(format!("{id}: {error}")),
@@ -247,7 +266,11 @@ fn remove(directory: &Path) -> io::Result<()> {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    fs::remove_dir_all(directory)
+    match fs::remove_dir_all(directory) {
+        // Its host closed it just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes a directory for us alone, and refuses one of somebody else's (a link in /tmp, say).
@@ -296,10 +319,14 @@ mod tests {
         let lock = dead._lock.try_clone().unwrap();
         std::mem::forget(dead);
         lock.unlock().unwrap();
+        // One that was killed before it had made its lock file.
+        let unborn = "~unborn".to_owned();
+        fs::create_dir(registry.place(&unborn)).unwrap();
 
         assert_eq!(registry.list().unwrap(), [info(&living.id)]);
-        let reclaimed = registry.reclaim().unwrap();
-        assert_eq!(reclaimed, Reclaimed { sandboxes: vec![dead_id], failed: vec![] });
+        let mut reclaimed = registry.reclaim().unwrap();
+        reclaimed.sandboxes.sort();
+        assert_eq!(reclaimed, Reclaimed { sandboxes: vec![dead_id, unborn], failed: vec![] });
         assert!(!cgroup.exists());
         assert_eq!(registry.entries().unwrap(), [living.directory.clone()]);
     }
