@@ -119,7 +119,8 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
     setup.push(SetupOp::Keyring);
     setup.push(SetupOp::Capabilities(CAPABILITIES.map(str::to_owned).to_vec()));
     setup.push(SetupOp::Guard);
-    setup.push(SetupOp::Seccomp(FilterSet::Default));
+    setup.push(SetupOp::Seccomp(FilterSet::SetupOnly));
+    setup.push(SetupOp::Seccomp(FilterSet::Unknown));
     Ok(SetupPlan {
         ids: allotment.ids,
         own_network: spec.network == Network::None,
