@@ -138,7 +138,7 @@ impl Registry {
     pub fn list(&self) -> Result<Vec<EntryInfo>, HostError> {
         let mut found = Vec::new();
         for directory in self.entries()? {
-            if let Some(Abandoned::No) = abandoned(&directory)
+            if lives(&directory)
                 && let Ok(text) = fs::read(directory.join(INFO))
                 && let Ok(info) = serde_json::from_slice(&text)
             {
@@ -168,7 +168,7 @@ impl Registry {
             let id = directory.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             // Behind the gate nobody is between making a directory and locking it: one without a lock
             // file is of a host that was killed there.
-            if let Some(Abandoned::No) = abandoned(&directory) {
+            if lives(&directory) {
                 continue;
             }
             match remove(&directory) {
@@ -240,17 +240,12 @@ impl Drop for Entry {
     }
 }
 
-enum Abandoned {
-    Yes(File),
-    No,
-}
-
-/// `None` when it vanished meanwhile.
-fn abandoned(directory: &Path) -> Option<Abandoned> {
-    let lock = File::open(directory.join(LOCK)).ok()?;
-    match lock.try_lock() {
-        Ok(()) => Some(Abandoned::Yes(lock)),
-        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => Some(Abandoned::No),
+/// Its host holds the lock.
+fn lives(directory: &Path) -> bool {
+    match File::open(directory.join(LOCK)).map(|lock| lock.try_lock()) {
+        Ok(Ok(())) => false,
+        Ok(Err(TryLockError::WouldBlock | TryLockError::Error(_))) => true,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
@@ -328,7 +323,7 @@ mod tests {
         reclaimed.sandboxes.sort();
         assert_eq!(reclaimed, Reclaimed { sandboxes: vec![dead_id, unborn], failed: vec![] });
         assert!(!cgroup.exists());
-        assert_eq!(registry.entries().unwrap(), [living.directory.clone()]);
+        assert_eq!(registry.entries().unwrap(), std::slice::from_ref(&living.directory));
     }
 
     #[test]
