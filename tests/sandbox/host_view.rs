@@ -7,15 +7,18 @@ use llm_in_sandbox::env::Env;
 use llm_in_sandbox::host::Sandbox;
 
 use crate::checks::{Check, neighbours};
-use crate::fixture::{
-    Canary, Scene, block_on, exec, has, program, rootfs, sh, spec,
-};
+use crate::fixture::{Canary, Scene, block_on, exec, has, program, rootfs, sh, spec};
 use crate::walls::holds;
 
 fn status_ids(pid: i32, field: &str) -> Vec<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
-    line.split_whitespace().map(|id| id.parse().unwrap()).collect()
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(field))
+        .unwrap();
+    line.split_whitespace()
+        .map(|id| id.parse().unwrap())
+        .collect()
 }
 
 /// No process of a sandbox has an id that means something on the host: none of root's, and none of the user's but his own.
@@ -69,18 +72,37 @@ fn two_sandboxes_of_root_share_no_id() {
     block_on(async {
         // Registries of their own do not make them give out the same range.
         let (scene, another) = (Scene::new().await, Scene::new().await);
-        let sandboxes = [scene.start(spec()).await, scene.start(spec()).await, another.start(spec()).await];
+        let sandboxes = [
+            scene.start(spec()).await,
+            scene.start(spec()).await,
+            another.start(spec()).await,
+        ];
         let mut bases = Vec::new();
         for sandbox in &sandboxes {
-            let maps = String::from_utf8(exec(sandbox, "cat /proc/self/uid_map /proc/self/gid_map").await.stdout.head);
+            let maps = String::from_utf8(
+                exec(sandbox, "cat /proc/self/uid_map /proc/self/gid_map")
+                    .await
+                    .stdout
+                    .head,
+            );
             let maps = maps.unwrap();
-            let fields: Vec<u32> = maps.split_whitespace().map(|n| n.parse().unwrap()).collect();
-            assert_eq!((fields[0], fields[2], fields[1]), (0, 65536, fields[4]), "{maps}");
+            let fields: Vec<u32> = maps
+                .split_whitespace()
+                .map(|n| n.parse().unwrap())
+                .collect();
+            assert_eq!(
+                (fields[0], fields[2], fields[1]),
+                (0, 65536, fields[4]),
+                "{maps}"
+            );
             assert!(fields[1] >= 0x7000_0000);
             bases.push(fields[1]);
         }
         bases.sort_unstable();
-        assert!(bases.windows(2).all(|pair| pair[1] - pair[0] >= 65536), "{bases:?}");
+        assert!(
+            bases.windows(2).all(|pair| pair[1] - pair[0] >= 65536),
+            "{bases:?}"
+        );
         for sandbox in sandboxes {
             sandbox.close().await.unwrap();
         }
@@ -141,7 +163,10 @@ fn descriptors_and_variables_of_the_caller_stay_outside() {
         .unwrap();
     let out = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{out}");
-    assert!(out.starts_with("0\n1\n2\n3\n") && out.ends_with("/testbed\n"), "{out}");
+    assert!(
+        out.starts_with("0\n1\n2\n3\n") && out.ends_with("/testbed\n"),
+        "{out}"
+    );
     assert!(!out.starts_with("0\n1\n2\n3\n4"), "{out}");
     assert!(out.contains("PATH="), "environments were read: {out}");
     for secret in ["lis-secret-canary", canary.content(), "LIS_ORDINARY"] {

@@ -6,7 +6,8 @@ use llm_in_sandbox::env::{Env, EnvError};
 use llm_in_sandbox::host::{Registry, Sandbox};
 
 use crate::fixture::{
-    Scene, alive, block_on, difference, exec, has, kill, listing, out, rootfs, sh, spec, text, until,
+    Scene, alive, block_on, difference, exec, has, kill, listing, out, rootfs, sh, spec, text,
+    until,
 };
 use crate::traces::{Own, Traces};
 
@@ -24,7 +25,10 @@ fn the_death_of_the_zygote_ends_every_sandbox() {
     block_on(async {
         let scene = Scene::new().await;
         let sandboxes = [scene.start(spec()).await, scene.start(spec()).await];
-        let pids: Vec<i32> = sandboxes.iter().flat_map(|one| init_of(&scene, one)).collect();
+        let pids: Vec<i32> = sandboxes
+            .iter()
+            .flat_map(|one| init_of(&scene, one))
+            .collect();
         let mut inside = Vec::new();
         for sandbox in &sandboxes {
             out(sandbox, "sleep 1000 & setsid sleep 1000 & true").await;
@@ -149,8 +153,16 @@ fn thirty_start_at_once() {
         let sandboxes = join_all((0..30).map(|_| scene.start(spec()))).await;
         let ids: std::collections::BTreeSet<_> = sandboxes.iter().map(Sandbox::id).collect();
         assert_eq!(ids.len(), 30);
-        let answers = join_all(sandboxes.iter().map(|one| exec(one, "cat /etc/hostname /proc/uptime | wc -l"))).await;
-        assert!(answers.iter().all(|answer| answer.stdout.head == b"2\n"), "{answers:?}");
+        let answers = join_all(
+            sandboxes
+                .iter()
+                .map(|one| exec(one, "cat /etc/hostname /proc/uptime | wc -l")),
+        )
+        .await;
+        assert!(
+            answers.iter().all(|answer| answer.stdout.head == b"2\n"),
+            "{answers:?}"
+        );
         let closed = join_all(sandboxes.into_iter().map(Sandbox::close)).await;
         assert!(closed.iter().all(Result::is_ok), "{closed:?}");
         assert!(Own::entries(scene.registry().directory()).is_empty());
@@ -162,7 +174,11 @@ fn a_dropped_sandbox_leaves_nothing() {
     block_on(async {
         let scene = Scene::new().await;
         let sandbox = scene.start(spec()).await;
-        sh(&sandbox, "for n in 1 2 3 4 5; do setsid sleep 1000 & done; head -c 100M /dev/zero > /tmp/f").await;
+        sh(
+            &sandbox,
+            "for n in 1 2 3 4 5; do setsid sleep 1000 & done; head -c 100M /dev/zero > /tmp/f",
+        )
+        .await;
         let inside = Traces::of_init(scene.init_pid(&sandbox));
         assert!(inside.len() >= 6, "{inside:?}");
         let groups = Own::cgroups(&Own::entries(scene.registry().directory()));

@@ -72,11 +72,16 @@ sees! {
         files::terminals_are_its_own_and_few sees "failed";
 }
 
-async fn on_the_hosts_network<F: Future<Output = ()>>(
-    test: impl FnOnce(Scene, SandboxSpec) -> F,
-) {
+async fn on_the_hosts_network<F: Future<Output = ()>>(test: impl FnOnce(Scene, SandboxSpec) -> F) {
     let scene = Scene::new().await;
-    test(scene, SandboxSpec { network: Network::Host, ..spec() }).await;
+    test(
+        scene,
+        SandboxSpec {
+            network: Network::Host,
+            ..spec()
+        },
+    )
+    .await;
 }
 
 #[test]
@@ -84,7 +89,10 @@ fn own_network() {
     block_on(on_the_hosts_network(async |scene, spec| {
         let sandbox = scene.start(spec).await;
         let check = processes::only_loopback_exists(&sandbox).await;
-        assert!(check.is_err(), "it has the host's interfaces or routes, and cannot ping");
+        assert!(
+            check.is_err(),
+            "it has the host's interfaces or routes, and cannot ping"
+        );
         sandbox.close().await.unwrap();
     }));
 }
@@ -112,7 +120,16 @@ fn own_everything() {
         let key = std::process::id();
         neighbours::plant(&sandbox, key).await.unwrap();
         let check = neighbours::nothing_is_shared(&sandbox, key).await;
-        for sign in ["shm", "sem", "msg", "message queue", "/dev/shm", "/tmp", "abstract", "IPv6"] {
+        for sign in [
+            "shm",
+            "sem",
+            "msg",
+            "message queue",
+            "/dev/shm",
+            "/tmp",
+            "abstract",
+            "IPv6",
+        ] {
             sees(check.clone(), sign);
         }
         sandbox.close().await.unwrap();
@@ -138,7 +155,12 @@ fn pivot() {
     let canary = Canary::plant();
     block_on(async {
         let scene = Scene::without(&["Pivot"]).await;
-        let sandbox = scene.start(SandboxSpec { workdir: "/".into(), ..spec() }).await;
+        let sandbox = scene
+            .start(SandboxSpec {
+                workdir: "/".into(),
+                ..spec()
+            })
+            .await;
         let check =
             files::host_files_are_out_of_reach(&sandbox, canary.path(), canary.content()).await;
         sees(check, "read by its path");
@@ -152,9 +174,10 @@ fn keyring() {
     block_on(async {
         // The zygote inherits the one of this thread.
         llm_in_sandbox::sys::process::join_new_session_keyring().unwrap();
-        for (walls, shared) in
-            [(&["Seccomp(SetupOnly"][..], false), (&["Seccomp(SetupOnly", "Keyring"][..], true)]
-        {
+        for (walls, shared) in [
+            (&["Seccomp(SetupOnly"][..], false),
+            (&["Seccomp(SetupOnly", "Keyring"][..], true),
+        ] {
             let scene = Scene::without(walls).await;
             let (one, other) = (scene.start(spec()).await, scene.start(spec()).await);
             let serials = (
@@ -170,19 +193,37 @@ fn keyring() {
 
 #[test]
 fn disk_limit() {
-    let limits = Limits { disk_bytes: Some(256 << 20), ..Limits::default() };
-    loose(limits, async |env| bounds::disk_is_bounded(env).await, "took 64 MiB");
+    let limits = Limits {
+        disk_bytes: Some(256 << 20),
+        ..Limits::default()
+    };
+    loose(
+        limits,
+        async |env| bounds::disk_is_bounded(env).await,
+        "took 64 MiB",
+    );
 }
 
 #[test]
 fn file_limit() {
-    loose(Limits::default(), async |env| bounds::files_are_bounded(env).await, "made 5000 files");
+    loose(
+        Limits::default(),
+        async |env| bounds::files_are_bounded(env).await,
+        "made 5000 files",
+    );
 }
 
 #[test]
 fn process_limit() {
-    let limits = Limits { pids: Some(1000), ..Limits::default() };
-    loose(limits, async |env| bounds::processes_are_bounded(env).await, "400 processes");
+    let limits = Limits {
+        pids: Some(1000),
+        ..Limits::default()
+    };
+    loose(
+        limits,
+        async |env| bounds::processes_are_bounded(env).await,
+        "400 processes",
+    );
 }
 
 #[test]
@@ -190,11 +231,19 @@ fn memory_limit() {
     if !has("memory_limit", &["cgroup"]) {
         return;
     }
-    loose(Limits::default(), async |env| bounds::memory_is_bounded(env).await, "got 1 GiB");
+    loose(
+        Limits::default(),
+        async |env| bounds::memory_is_bounded(env).await,
+        "got 1 GiB",
+    );
 }
 
 /// The limit is more than the check knows of.
-fn loose(limits: Limits, check: impl AsyncFnOnce(&llm_in_sandbox::host::Sandbox) -> Check, sign: &str) {
+fn loose(
+    limits: Limits,
+    check: impl AsyncFnOnce(&llm_in_sandbox::host::Sandbox) -> Check,
+    sign: &str,
+) {
     block_on(async {
         let scene = Scene::new().await;
         let sandbox = scene.start(small(limits)).await;

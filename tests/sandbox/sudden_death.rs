@@ -55,7 +55,11 @@ impl Host {
 
     fn sleep(&self, number: usize) -> Run {
         let marker = format!("1000.{}{number:03}", std::process::id());
-        let child = self.command().args(["exec", "--", "sleep", &marker]).spawn().unwrap();
+        let child = self
+            .command()
+            .args(["exec", "--", "sleep", &marker])
+            .spawn()
+            .unwrap();
         Run { child, marker }
     }
 
@@ -71,7 +75,11 @@ impl Host {
     }
 
     fn entries(&self) -> Vec<PathBuf> {
-        if self.registry().exists() { Own::entries(&self.registry()) } else { Vec::new() }
+        if self.registry().exists() {
+            Own::entries(&self.registry())
+        } else {
+            Vec::new()
+        }
     }
 }
 
@@ -82,7 +90,9 @@ impl Run {
         // In the middle of its exec a process has its new name and no arguments yet.
         let sleeps = |pid: &i32| comm(*pid) == "sleep" && Traces::has_argument(*pid, &self.marker);
         until(10, || {
-            found = Traces::of(&host.program(), &self.marker).into_iter().find(sleeps);
+            found = Traces::of(&host.program(), &self.marker)
+                .into_iter()
+                .find(sleeps);
             found.is_some()
         })
         .expect("the command did not start");
@@ -106,7 +116,10 @@ impl Run {
 }
 
 fn comm(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+    fs::read_to_string(format!("/proc/{pid}/comm"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 fn described(pids: &[i32]) -> Vec<(i32, String)> {
@@ -172,14 +185,27 @@ fn a_kill_during_a_command_needs_no_clean_up_to_end_it() {
     let all = Traces::of(&host.program(), &run.marker);
     let names: Vec<String> = all.iter().map(|pid| comm(*pid)).collect();
     for name in ["lis-zygote", "lis-init", "sleep"] {
-        assert!(names.iter().any(|found| found == name), "{name} in {names:?}");
+        assert!(
+            names.iter().any(|found| found == name),
+            "{name} in {names:?}"
+        );
     }
     run.signal(nix::sys::signal::Signal::SIGKILL);
     run.ended(2);
     until(2, || !all.iter().any(|pid| alive(*pid))).unwrap();
-    assert_eq!(host.entries().len(), 1, "a directory waits for the clean-up");
+    assert_eq!(
+        host.entries().len(),
+        1,
+        "a directory waits for the clean-up"
+    );
     // The next start is one.
-    assert!(host.command().args(["exec", "--", "true"]).status().unwrap().success());
+    assert!(
+        host.command()
+            .args(["exec", "--", "true"])
+            .status()
+            .unwrap()
+            .success()
+    );
     assert_eq!(host.entries(), Vec::<PathBuf>::new());
 }
 
@@ -207,7 +233,11 @@ fn an_interrupt_ends_it_cleanly() {
     let status = run.ended(5);
     assert_eq!((status.code(), status.signal()), (Some(130), None));
     host.nothing_left(&run.marker);
-    assert_eq!(host.entries(), Vec::<PathBuf>::new(), "without any clean-up");
+    assert_eq!(
+        host.entries(),
+        Vec::<PathBuf>::new(),
+        "without any clean-up"
+    );
 }
 
 #[test]

@@ -14,26 +14,44 @@ pub(crate) struct Traces;
 impl Traces {
     fn all() -> Vec<i32> {
         let entries = fs::read_dir("/proc").unwrap();
-        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+        entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .collect()
     }
 
     fn parent(pid: i32) -> Option<i32> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit(") ").next()?.split_whitespace().nth(1)?.parse().ok()
+        stat.rsplit(") ")
+            .next()?
+            .split_whitespace()
+            .nth(1)?
+            .parse()
+            .ok()
     }
 
     pub(crate) fn children(pid: i32) -> Vec<i32> {
-        Self::all().into_iter().filter(|child| Self::parent(*child) == Some(pid) && alive(*child)).collect()
+        Self::all()
+            .into_iter()
+            .filter(|child| Self::parent(*child) == Some(pid) && alive(*child))
+            .collect()
     }
 
     /// PID 1 of a sandbox and all that runs in it: its descendants, for orphans come to it.
     pub(crate) fn of_init(init: i32) -> Vec<i32> {
-        let parents: BTreeMap<i32, i32> =
-            Self::all().into_iter().filter_map(|pid| Some((pid, Self::parent(pid)?))).collect();
+        let parents: BTreeMap<i32, i32> = Self::all()
+            .into_iter()
+            .filter_map(|pid| Some((pid, Self::parent(pid)?)))
+            .collect();
         let mut found = vec![init];
         let mut next = 0;
         while let Some(parent) = found.get(next).copied() {
-            found.extend(parents.iter().filter(|(_, p)| **p == parent).map(|(pid, _)| *pid));
+            found.extend(
+                parents
+                    .iter()
+                    .filter(|(_, p)| **p == parent)
+                    .map(|(pid, _)| *pid),
+            );
             next += 1;
         }
         found
@@ -41,7 +59,9 @@ impl Traces {
 
     pub(crate) fn has_argument(pid: i32, word: &str) -> bool {
         let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        arguments.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
+        arguments
+            .split(|byte| *byte == 0)
+            .any(|argument| argument == word.as_bytes())
     }
 
     /// Living processes that run `program` (as zygote or PID 1 too) or have `marker` among their arguments.
@@ -51,7 +71,10 @@ impl Traces {
             let exe = fs::metadata(format!("/proc/{pid}/exe")).ok();
             Self::has_argument(*pid, marker) || exe.is_some_and(|m| (m.dev(), m.ino()) == wanted)
         };
-        Self::all().into_iter().filter(|pid| runs(pid) && alive(*pid)).collect()
+        Self::all()
+            .into_iter()
+            .filter(|pid| runs(pid) && alive(*pid))
+            .collect()
     }
 }
 
@@ -89,9 +112,12 @@ impl Own {
 
     /// The cgroups that they may have, as far as they exist.
     pub(crate) fn cgroups(entries: &[PathBuf]) -> Vec<PathBuf> {
-        let noted = entries.iter().filter_map(|entry| fs::read_to_string(entry.join("cgroups")).ok());
-        let paths: Vec<PathBuf> =
-            noted.flat_map(|text| text.lines().map(PathBuf::from).collect::<Vec<_>>()).collect();
+        let noted = entries
+            .iter()
+            .filter_map(|entry| fs::read_to_string(entry.join("cgroups")).ok());
+        let paths: Vec<PathBuf> = noted
+            .flat_map(|text| text.lines().map(PathBuf::from).collect::<Vec<_>>())
+            .collect();
         paths.into_iter().filter(|path| path.exists()).collect()
     }
 }

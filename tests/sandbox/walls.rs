@@ -58,20 +58,35 @@ pub(crate) fn small(limits: Limits) -> SandboxSpec {
 
 #[test]
 fn disk_is_bounded() {
-    let limits = Limits { disk_bytes: Some(16 << 20), ..Limits::default() };
-    with_spec(small(limits), async |sandbox| holds(bounds::disk_is_bounded(&*sandbox).await));
+    let limits = Limits {
+        disk_bytes: Some(16 << 20),
+        ..Limits::default()
+    };
+    with_spec(small(limits), async |sandbox| {
+        holds(bounds::disk_is_bounded(&*sandbox).await);
+    });
 }
 
 #[test]
 fn files_are_bounded() {
-    let limits = Limits { inodes: Some(1000), ..Limits::default() };
-    with_spec(small(limits), async |sandbox| holds(bounds::files_are_bounded(&*sandbox).await));
+    let limits = Limits {
+        inodes: Some(1000),
+        ..Limits::default()
+    };
+    with_spec(small(limits), async |sandbox| {
+        holds(bounds::files_are_bounded(&*sandbox).await);
+    });
 }
 
 #[test]
 fn processes_are_bounded() {
-    let limits = Limits { pids: Some(40), ..Limits::default() };
-    with_spec(small(limits), async |sandbox| holds(bounds::processes_are_bounded(&*sandbox).await));
+    let limits = Limits {
+        pids: Some(40),
+        ..Limits::default()
+    };
+    with_spec(small(limits), async |sandbox| {
+        holds(bounds::processes_are_bounded(&*sandbox).await);
+    });
 }
 
 #[test]
@@ -79,7 +94,12 @@ fn memory_is_bounded() {
     if !has("memory_is_bounded", &["cgroup"]) {
         return;
     }
-    let limits =
-        Limits { memory_bytes: Some(128 << 20), disk_bytes: Some(32 << 20), ..Limits::default() };
-    with_spec(small(limits), async |sandbox| holds(bounds::memory_is_bounded(&*sandbox).await));
+    let limits = Limits {
+        memory_bytes: Some(128 << 20),
+        disk_bytes: Some(32 << 20),
+        ..Limits::default()
+    };
+    with_spec(small(limits), async |sandbox| {
+        holds(bounds::memory_is_bounded(&*sandbox).await);
+    });
 }

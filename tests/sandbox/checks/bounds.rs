@@ -27,7 +27,12 @@ os.unlink('/root/x') if os.path.exists('/root/x') else None
 "#,
     )
     .await?;
-    prints(env, "rm -f /testbed/more; echo on > /testbed/f && cat /testbed/f", "on\n").await
+    prints(
+        env,
+        "rm -f /testbed/more; echo on > /testbed/f && cat /testbed/f",
+        "on\n",
+    )
+    .await
 }
 
 /// Files, for a sandbox with 1000.
@@ -44,7 +49,12 @@ except OSError as e: expect('file', e.errno, errno.ENOSPC)
 "#,
     )
     .await?;
-    prints(env, "rm -r /testbed/many; echo on > /testbed/f && cat /testbed/f", "on\n").await
+    prints(
+        env,
+        "rm -r /testbed/many; echo on > /testbed/f && cat /testbed/f",
+        "on\n",
+    )
+    .await
 }
 
 /// Processes, for a sandbox with 40: a bomb of 400 is cut short, and the sandbox goes on.
@@ -69,7 +79,9 @@ if len(children) < 20: breach('only', len(children), 'processes')
     .await?;
     let mut bomb = ExecRequest::new(["bash", "-c", "b() { b | b & }; b; sleep 2"]);
     bomb.timeout = Some(Duration::from_secs(4));
-    env.exec(&bomb).await.map_err(|e| format!("after a fork bomb: {e}"))?;
+    env.exec(&bomb)
+        .await
+        .map_err(|e| format!("after a fork bomb: {e}"))?;
     Ok(())
 }
 
@@ -91,6 +103,13 @@ pub(crate) async fn memory_is_bounded(env: &impl Env) -> Check {
     if shell.restarted.is_none() && text(&shell.stdout) != "survived\n" {
         return Err(format!("the shell: {shell:?}"));
     }
-    let after = env.shell("echo on", limit).await.map_err(|e| e.to_string())?;
-    if text(&after.stdout) == "on\n" { Ok(()) } else { Err(format!("afterwards: {after:?}")) }
+    let after = env
+        .shell("echo on", limit)
+        .await
+        .map_err(|e| e.to_string())?;
+    if text(&after.stdout) == "on\n" {
+        Ok(())
+    } else {
+        Err(format!("afterwards: {after:?}"))
+    }
 }

@@ -6,7 +6,11 @@ use super::{Check, attack};
 
 /// A file of the host, by every way that leads out of a root directory. `path` is its place on the
 /// host, `content` what it holds.
-pub(crate) async fn host_files_are_out_of_reach(env: &impl Env, path: &str, content: &str) -> Check {
+pub(crate) async fn host_files_are_out_of_reach(
+    env: &impl Env,
+    path: &str,
+    content: &str,
+) -> Check {
     let script = format!(
         r#"
 CANARY, CONTENT = {path:?}, {content:?}

@@ -41,12 +41,17 @@ arm = platform.machine() == 'aarch64'
 async fn attack(env: &impl Env, script: &str) -> Check {
     let mut request = ExecRequest::new(["python3", "-c", &format!("{PRELUDE}\n{script}")]);
     request.timeout = Some(Duration::from_secs(40));
-    let result = env.exec(&request).await.map_err(|e| format!("the attack did not run: {e}"))?;
+    let result = env
+        .exec(&request)
+        .await
+        .map_err(|e| format!("the attack did not run: {e}"))?;
     let (out, err) = (text(&result.stdout), text(&result.stderr));
     match result.status {
         ExitStatus::Code(0) if out.is_empty() => Ok(()),
         ExitStatus::Code(0) => Err(out),
-        status => Err(format!("the attack itself failed: {status:?}\n{out}{err}")),
+        status @ (ExitStatus::Code(_) | ExitStatus::Signal(_)) => {
+            Err(format!("the attack itself failed: {status:?}\n{out}{err}"))
+        }
     }
 }
 
@@ -56,5 +61,9 @@ async fn prints(env: &impl Env, script: &str, expected: &str) -> Check {
     request.timeout = Some(Duration::from_secs(20));
     let result = env.exec(&request).await.map_err(|e| e.to_string())?;
     let (out, err) = (text(&result.stdout), text(&result.stderr));
-    if out == expected { Ok(()) } else { Err(format!("{script}: {out:?} instead of {expected:?}\n{err}")) }
+    if out == expected {
+        Ok(())
+    } else {
+        Err(format!("{script}: {out:?} instead of {expected:?}\n{err}"))
+    }
 }

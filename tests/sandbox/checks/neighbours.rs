@@ -32,7 +32,10 @@ pub(crate) async fn plant(env: &impl Env, key: u32) -> Check {
     let command = format!(
         "mkfifo /tmp/said; python3 /tmp/plant.py {key} > /tmp/said 2>&1 & read line < /tmp/said; echo $line"
     );
-    let result = env.shell(&command, Duration::from_secs(20)).await.map_err(|e| e.to_string())?;
+    let result = env
+        .shell(&command, Duration::from_secs(20))
+        .await
+        .map_err(|e| e.to_string())?;
     match text(&result.stdout).as_str() {
         "planted\n" => Ok(()),
         other => Err(format!("could not plant: {other} {}", text(&result.stderr))),

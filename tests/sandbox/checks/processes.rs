@@ -86,9 +86,15 @@ for fd in range(3):
 "#,
     )
     .await?;
-    let shell = env.shell("ls /proc/self/fd | cat", std::time::Duration::from_secs(10)).await;
+    let shell = env
+        .shell("ls /proc/self/fd | cat", std::time::Duration::from_secs(10))
+        .await;
     let listed = crate::fixture::text(&shell.map_err(|e| e.to_string())?.stdout);
-    if listed == "0\n1\n2\n3\n" { Ok(()) } else { Err(format!("from the shell: {listed}")) }
+    if listed == "0\n1\n2\n3\n" {
+        Ok(())
+    } else {
+        Err(format!("from the shell: {listed}"))
+    }
 }
 
 /// A set-user-id program is an ordinary one.
@@ -148,7 +154,12 @@ for address in ('1.1.1.1', '169.254.169.254', '10.0.0.1'):
 
 /// Resource limits that hold without a cgroup.
 pub(crate) async fn resource_limits_are_set(env: &impl Env) -> Check {
-    prints(env, "ulimit -n; ulimit -Hn; ulimit -c; ulimit -Hc", "4096\n4096\n0\n0\n").await?;
+    prints(
+        env,
+        "ulimit -n; ulimit -Hn; ulimit -c; ulimit -Hc",
+        "4096\n4096\n0\n0\n",
+    )
+    .await?;
     attack(
         env,
         r#"
