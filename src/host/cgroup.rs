@@ -93,6 +93,18 @@ impl Cgroups {
         }
     }
 
+    /// Every directory that [`Self::create`] may make for a sandbox.
+    pub(super) fn places(&self, id: &str) -> Vec<PathBuf> {
+        let parents = match &self.hierarchy {
+            Hierarchy::None => Vec::new(),
+            Hierarchy::V1 { memory, pids, cpu } => {
+                [pids, memory, cpu].into_iter().flatten().collect()
+            }
+            Hierarchy::V2 { parent, .. } => vec![parent],
+        };
+        parents.into_iter().map(|parent| parent.join(id)).collect()
+    }
+
     /// Makes the cgroup of a sandbox with its limits written; what cannot be limited is left out.
     pub(super) fn create(&self, id: &str, limits: &Limits) -> io::Result<Cgroup> {
         let mut cgroup = Cgroup {
@@ -214,11 +226,6 @@ impl Cgroup {
                     .parse()
                     .ok()
             })
-    }
-
-    /// Its directories, for whoever has to clean up after us.
-    pub(super) fn directories(&self) -> &[PathBuf] {
-        &self.directories
     }
 
     /// Removes it: succeeds only when none of its processes is left.
@@ -389,6 +396,7 @@ mod tests {
             cpu: true,
             version: 2,
         };
+        // What is noted for the clean-up is what is made.
         let cgroups = Cgroups {
             hierarchy: Hierarchy::V2 {
                 parent: parent.clone(),
@@ -400,6 +408,7 @@ mod tests {
             ..Limits::default()
         };
         let cgroup = cgroups.create("a", &limits).unwrap();
+        assert_eq!(cgroups.places("a"), cgroup.directories);
         let read = |name: &str| fs::read_to_string(parent.join("a").join(name)).unwrap();
         assert_eq!(read("memory.max"), "2147483648");
         assert_eq!(read("pids.max"), "513");

@@ -56,20 +56,29 @@ pub(super) struct Entry {
     _lock: File,
 }
 
+/// The registry of root.
+const ROOTS: &str = "/run/llm-in-sandbox";
 const LOCK: &str = "lock";
 const INFO: &str = "info.json";
 /// One path a line: another process may not find them again, its own cgroup being another.
 const CGROUPS: &str = "cgroups";
 
 impl Registry {
-    /// Opens it: `/run/llm-in-sandbox` for root, else in `$XDG_RUNTIME_DIR` or `/tmp`, by user.
+    /// Opens it: `$LLM_IN_SANDBOX_RUNTIME_DIR` where that is set, else `/run/llm-in-sandbox` for
+    /// root and a directory in `$XDG_RUNTIME_DIR` or `/tmp` for others. Wherever it lies, it must be
+    /// its user's alone.
     ///
     /// # Errors
     /// It cannot be made, or belongs to somebody else.
     pub fn open() -> Result<Self, HostError> {
         let uid = nix::unistd::geteuid();
+        if let Some(directory) = std::env::var_os("LLM_IN_SANDBOX_RUNTIME_DIR")
+            && !directory.is_empty()
+        {
+            return Self::at(directory.into());
+        }
         let directory = if uid.is_root() {
-            PathBuf::from("/run/llm-in-sandbox")
+            PathBuf::from(ROOTS)
         } else {
             match std::env::var_os("XDG_RUNTIME_DIR") {
                 Some(runtime) if Path::new(&runtime).is_dir() => {
@@ -95,6 +104,18 @@ impl Registry {
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Where ranges of ids are allotted: in one place for all registries of the host's root, or two of
+    /// them could give out the same range.
+    pub(super) fn ids_directory(&self) -> PathBuf {
+        let shared = PathBuf::from(ROOTS);
+        // On a host whose /run cannot be written nobody allots there.
+        if make_private(&shared).is_ok() {
+            shared
+        } else {
+            self.directory.clone()
+        }
     }
 
     /// Makes a place for a new sandbox.
@@ -130,7 +151,7 @@ impl Registry {
     pub fn list(&self) -> Result<Vec<EntryInfo>, HostError> {
         let mut found = Vec::new();
         for directory in self.entries()? {
-            if let Some(Abandoned::No) = abandoned(&directory)
+            if lives(&directory)
                 && let Ok(text) = fs::read(directory.join(INFO))
                 && let Ok(info) = serde_json::from_slice(&text)
             {
@@ -161,9 +182,11 @@ impl Registry {
                 .file_name()
                 .map(|n| n.to_string_lossy().into_owned())
                 .unwrap_or_default();
-            let Some(Abandoned::Yes(_lock)) = abandoned(&directory) else {
+            // Behind the gate nobody is between making a directory and locking it: one without a lock
+            // file is of a host that was killed there.
+            if lives(&directory) {
                 continue;
-            };
+            }
             match remove(&directory) {
                 Ok(()) => result.sandboxes.push(id),
                 Err(error) => result.failed.push(format!("{id}: {error}")),
@@ -236,17 +259,12 @@ impl Drop for Entry {
     }
 }
 
-enum Abandoned {
-    Yes(File),
-    No,
-}
-
-/// `None` when it vanished meanwhile.
-fn abandoned(directory: &Path) -> Option<Abandoned> {
-    let lock = File::open(directory.join(LOCK)).ok()?;
-    match lock.try_lock() {
-        Ok(()) => Some(Abandoned::Yes(lock)),
-        Err(TryLockError::WouldBlock | TryLockError::Error(_)) => Some(Abandoned::No),
+/// Its host holds the lock.
+fn lives(directory: &Path) -> bool {
+    match File::open(directory.join(LOCK)).map(|lock| lock.try_lock()) {
+        Ok(Ok(())) => false,
+        Ok(Err(TryLockError::WouldBlock | TryLockError::Error(_))) => true,
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
@@ -262,7 +280,11 @@ fn remove(directory: &Path) -> io::Result<()> {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    fs::remove_dir_all(directory)
+    match fs::remove_dir_all(directory) {
+        // Its host closed it just now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Makes a directory for us alone, and refuses one of somebody else's (a link in /tmp, say).
@@ -311,13 +333,17 @@ mod tests {
         let lock = dead._lock.try_clone().unwrap();
         std::mem::forget(dead);
         lock.unlock().unwrap();
+        // One that was killed before it had made its lock file.
+        let unborn = "~unborn".to_owned();
+        fs::create_dir(registry.place(&unborn)).unwrap();
 
         assert_eq!(registry.list().unwrap(), [info(&living.id)]);
-        let reclaimed = registry.reclaim().unwrap();
+        let mut reclaimed = registry.reclaim().unwrap();
+        reclaimed.sandboxes.sort();
         assert_eq!(
             reclaimed,
             Reclaimed {
-                sandboxes: vec![dead_id],
+                sandboxes: vec![dead_id, unborn],
                 failed: vec![]
             }
         );

@@ -83,6 +83,24 @@ impl Held {
     }
 }
 
+impl Drop for Held {
+    /// Ends a sandbox that was not closed: its owner was dropped in the middle of something, or its
+    /// zygote died. Waits a few milliseconds for its processes; what is left then is the next
+    /// clean-up's.
+    fn drop(&mut self) {
+        self.kill();
+        let gone = (0..20).any(|_| {
+            self.cgroup.remove().is_ok() || {
+                std::thread::sleep(Duration::from_millis(1));
+                false
+            }
+        });
+        if !gone {
+            self.entry.abandon();
+        }
+    }
+}
+
 /// A running sandbox. [`Sandbox::close`] ends it and tells what it used; dropping it only ends it.
 #[derive(Debug)]
 pub struct Sandbox {
@@ -241,24 +259,6 @@ impl Sandbox {
             restarted: None,
             wall: result.wall,
         })
-    }
-}
-
-impl Drop for Sandbox {
-    /// Ends a sandbox whose owner was dropped in the middle of something. Waits a few milliseconds
-    /// for its processes; what is left then is the next clean-up's.
-    fn drop(&mut self) {
-        let Some(held) = &mut self.held else {
-            return;
-        };
-        held.kill();
-        let gone = (0..20).any(|_| {
-            std::thread::sleep(Duration::from_millis(1));
-            held.cgroup.remove().is_ok()
-        });
-        if !gone {
-            held.entry.abandon();
-        }
     }
 }
 

@@ -128,10 +128,8 @@ pub(super) fn install_inherited() -> io::Result<()> {
 /// Installs what PID 1 could not have before.
 pub(super) fn install_last(set: FilterSet) -> io::Result<()> {
     match set {
-        FilterSet::Default => {
-            apply(&compile(last_rules()?, libc::EPERM)?)?;
-            apply(&unknown_filter())
-        }
+        FilterSet::SetupOnly => apply(&compile(last_rules()?, libc::EPERM)?),
+        FilterSet::Unknown => apply(&unknown_filter()),
     }
 }
 

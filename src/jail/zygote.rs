@@ -24,13 +24,20 @@ use crate::wire::{
 
 /// Entry point of `__zygote ARGUMENT`: `enter-host` and `enter-user` prepare its namespaces and
 /// start the program anew as `serve`. Returns the exit code; the control socket is its stdin.
+///
+/// `:unfiltered` behind the argument leaves the inherited filters out: for tests that show what
+/// these filters stop. Whoever can say it has the host's rights anyway.
 #[must_use]
 pub fn main(argument: &str) -> u8 {
     let control = Channel::stdin();
-    let result = match argument {
-        "enter-host" => enter(&control, /*new_user_namespace*/ false),
-        "enter-user" => enter(&control, /*new_user_namespace*/ true),
-        "serve" => serve(&control),
+    let (stage, filtered) = match argument.strip_suffix(":unfiltered") {
+        Some(stage) => (stage, false),
+        None => (argument, true),
+    };
+    let result = match stage {
+        "enter-host" => enter(&control, /*new_user_namespace*/ false, filtered),
+        "enter-user" => enter(&control, /*new_user_namespace*/ true, filtered),
+        "serve" => serve(&control, filtered),
         _ => return 64,
     };
     match result {
@@ -55,7 +62,7 @@ fn say(control: &Channel, message: &FromZygote, fds: &[BorrowedFd<'_>]) -> io::R
 ///
 /// PID 1 of every sandbox shares the zygote's executable: through `/proc/1/exe` a sandbox must never
 /// be able to write it (CVE-2019-5736).
-fn enter(control: &Channel, new_user_namespace: bool) -> Result<(), SetupFailure> {
+fn enter(control: &Channel, new_user_namespace: bool, filtered: bool) -> Result<(), SetupFailure> {
     // What the caller of our host left open is not ours to hand on.
     process::close_all_but(&[0, 1, 2]).map_err(|e| failure("close descriptors", &e))?;
     // Away from the terminal of the caller: an interrupt there is the host's business.
@@ -77,14 +84,15 @@ fn enter(control: &Channel, new_user_namespace: bool) -> Result<(), SetupFailure
     )
     .map_err(|e| failure("make mounts private", &e.into()))?;
     if runs_read_only() {
-        return serve(control);
+        return serve(control, filtered);
     }
     let program = read_only_program().map_err(|e| failure("bind this program read-only", &e))?;
-    let argv = [
-        c"llm-in-sandbox".into(),
-        c"__zygote".into(),
-        c"serve".into(),
-    ];
+    let serve = if filtered {
+        c"serve"
+    } else {
+        c"serve:unfiltered"
+    };
+    let argv = [c"llm-in-sandbox".into(), c"__zygote".into(), serve.into()];
     let error = process::exec_fd(program.as_fd(), &argv, &[]);
     Err(failure("start the zygote again", &error))
 }
@@ -137,11 +145,13 @@ struct Zygote<'a> {
     children: HashMap<i32, RequestId>,
 }
 
-fn serve(control: &Channel) -> Result<(), SetupFailure> {
+fn serve(control: &Channel, filtered: bool) -> Result<(), SetupFailure> {
     let thread = SingleThread::claim().map_err(|e| failure("count threads", &e))?;
     let _ = nix::sys::prctl::set_name(c"lis-zygote");
     nix::sys::prctl::set_no_new_privs().map_err(|e| failure("set no_new_privs", &e.into()))?;
-    seccomp::install_inherited().map_err(|e| failure("install seccomp filters", &e))?;
+    if filtered {
+        seccomp::install_inherited().map_err(|e| failure("install seccomp filters", &e))?;
+    }
     let signals = child_signals().map_err(|e| failure("watch for children", &e))?;
     let mut zygote = Zygote {
         control,

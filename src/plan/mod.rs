@@ -140,7 +140,8 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
         CAPABILITIES.map(str::to_owned).to_vec(),
     ));
     setup.push(SetupOp::Guard);
-    setup.push(SetupOp::Seccomp(FilterSet::Default));
+    setup.push(SetupOp::Seccomp(FilterSet::SetupOnly));
+    setup.push(SetupOp::Seccomp(FilterSet::Unknown));
     Ok(SetupPlan {
         ids: allotment.ids,
         own_network: spec.network == Network::None,

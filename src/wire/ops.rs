@@ -171,8 +171,10 @@ pub enum SetupOp {
 /// Which seccomp filters PID 1 installs on top of those it inherits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FilterSet {
-    /// The default: mounts and namespaces refused, unknown calls and clone3 "not implemented".
-    Default,
+    /// What only PID 1 needed: mounts and namespaces refused.
+    SetupOnly,
+    /// Unknown calls and clone3 "not implemented".
+    Unknown,
 }
 
 /// Names a step in errors and timings.

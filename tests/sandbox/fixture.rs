@@ -1,11 +1,12 @@
 //! A sandbox for a test, on the default image.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use llm_in_sandbox::env::{Captured, Env, ExecRequest, ExecResult, ShellResult};
-use llm_in_sandbox::host::{Launcher, LauncherConfig, Sandbox};
+use llm_in_sandbox::host::{Launcher, LauncherConfig, Registry, Sandbox};
 use llm_in_sandbox::image::{Store, state_dir};
 use llm_in_sandbox::spec::{Limits, Network, Root, SandboxSpec, Upper};
 
@@ -111,4 +112,200 @@ pub(crate) async fn exec(env: &impl Env, command: &str) -> ExecResult {
     env.exec(&ExecRequest::new(["sh", "-c", command]))
         .await
         .unwrap()
+}
+
+/// Whether the host offers what a test needs. Where it does not, one line says so, unless
+/// `LIS_TEST_REQUIRE` names it: then the test fails.
+pub(crate) fn has(test: &str, needs: &[&str]) -> bool {
+    for need in needs {
+        let lacking = match *need {
+            "root" => (!nix::unistd::geteuid().is_root()).then_some("needs root"),
+            "cgroup" => {
+                let controllers = llm_in_sandbox::host::Cgroups::detect().controllers();
+                (!(controllers.memory && controllers.pids))
+                    .then_some("needs cgroups that it may make")
+            }
+            other => panic!("nobody knows how to find out about {other}"),
+        };
+        let Some(why) = lacking else {
+            continue;
+        };
+        let required = std::env::var("LIS_TEST_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.split(',').any(|name| name.trim() == *need),
+            "{test} {why}, and {need} is required"
+        );
+        println!("SKIP {test}: {why}");
+        return false;
+    }
+    true
+}
+
+/// A file of the host that nobody inside may read, though every user of the host can.
+#[derive(Debug)]
+pub(crate) struct Canary {
+    file: tempfile::NamedTempFile,
+    content: String,
+}
+
+impl Canary {
+    pub(crate) fn plant() -> Self {
+        // Not in /tmp: inside there is one, too.
+        let file = tempfile::Builder::new()
+            .prefix("lis-canary-")
+            .tempfile_in("/var/tmp")
+            .unwrap();
+        let content = format!("canary of {}", file.path().display());
+        std::fs::write(file.path(), &content).unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(file.path(), open).unwrap();
+        Self { file, content }
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.file.path().to_str().unwrap()
+    }
+
+    pub(crate) fn content(&self) -> &str {
+        &self.content
+    }
+}
+
+/// A launcher with a registry of its own, so that what it holds is this test's.
+#[derive(Debug)]
+pub(crate) struct Scene {
+    pub(crate) launcher: Launcher,
+    // After the launcher: fields are dropped in order.
+    directory: tempfile::TempDir,
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        Self::without(&[]).await
+    }
+
+    /// One whose sandboxes lack walls.
+    pub(crate) async fn without(walls: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let config = LauncherConfig {
+            program: Some(program()),
+            registry: Some(Registry::at(directory.path().join("run")).unwrap()),
+            without: walls.iter().map(|wall| (*wall).to_owned()).collect(),
+            ..LauncherConfig::default()
+        };
+        Self {
+            launcher: Launcher::start(config).await.unwrap(),
+            directory,
+        }
+    }
+
+    pub(crate) async fn start(&self, spec: SandboxSpec) -> Sandbox {
+        self.launcher.sandbox(spec).await.unwrap()
+    }
+
+    pub(crate) fn take_apart(self) -> (Launcher, tempfile::TempDir) {
+        (self.launcher, self.directory)
+    }
+
+    pub(crate) fn registry(&self) -> &Registry {
+        self.launcher.registry()
+    }
+
+    /// PID 1 of a sandbox, as the host numbers it.
+    pub(crate) fn init_pid(&self, sandbox: &Sandbox) -> i32 {
+        let all = self.registry().list().unwrap();
+        all.iter()
+            .find(|info| info.id == sandbox.id())
+            .unwrap()
+            .init_pid
+            .unwrap()
+    }
+
+    /// The zygote of a sandbox: the parent of its PID 1.
+    pub(crate) fn zygote_pid(&self, sandbox: &Sandbox) -> i32 {
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.init_pid(sandbox))).unwrap();
+        let after = stat.rsplit(") ").next().unwrap();
+        after.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Namespaces of a sandbox, as a command of it sees them.
+    pub(crate) async fn namespaces(&self, sandbox: &Sandbox) -> BTreeSet<String> {
+        let listed = exec(
+            sandbox,
+            "readlink /proc/self/ns/[a-z]* | sort -u | grep -v time",
+        )
+        .await;
+        text(&listed.stdout).lines().map(str::to_owned).collect()
+    }
+}
+
+/// Everything that `ls -lR` could tell of a tree, times of change included.
+pub(crate) fn listing(root: &Path) -> BTreeMap<PathBuf, String> {
+    use std::os::unix::fs::MetadataExt;
+    let mut found = BTreeMap::new();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            let m = std::fs::symlink_metadata(&path).unwrap();
+            let facts = format!(
+                "{:o} {}:{} {} {}.{} {}.{} {}",
+                m.mode(),
+                m.uid(),
+                m.gid(),
+                m.size(),
+                m.mtime(),
+                m.mtime_nsec(),
+                m.ctime(),
+                m.ctime_nsec(),
+                m.nlink()
+            );
+            if m.is_dir() {
+                directories.push(path.clone());
+            }
+            found.insert(path, facts);
+        }
+    }
+    found
+}
+
+/// What is in one and not, or not the same, in the other.
+pub(crate) fn difference(
+    one: &BTreeMap<PathBuf, String>,
+    other: &BTreeMap<PathBuf, String>,
+) -> Vec<PathBuf> {
+    let paths: BTreeSet<&PathBuf> = one.keys().chain(other.keys()).collect();
+    paths
+        .into_iter()
+        .filter(|path| one.get(*path) != other.get(*path))
+        .cloned()
+        .collect()
+}
+
+/// `kill -9` of a process that this test has started.
+pub(crate) fn kill(pid: i32) {
+    use nix::sys::signal::{Signal, kill};
+    kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+}
+
+/// It exists and is no zombie.
+pub(crate) fn alive(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !matches!(
+        stat.rsplit(") ").next().unwrap_or("").chars().next(),
+        None | Some('Z' | 'X')
+    )
+}
+
+/// Waits until something holds; `Err` after so many seconds.
+pub(crate) fn until(seconds: u64, mut holds: impl FnMut() -> bool) -> Result<(), String> {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while !holds() {
+        if Instant::now() > deadline {
+            return Err(format!("not within {seconds} s"));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

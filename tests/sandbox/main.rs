@@ -11,8 +11,13 @@
     reason = "all of this crate is tests: a panic is how they fail"
 )]
 
+mod checks;
 mod conformance;
 mod fixture;
+mod host_view;
 mod lifetime;
+mod negative;
 mod shell;
+mod sudden_death;
+mod traces;
 mod walls;
