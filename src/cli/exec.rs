@@ -47,7 +47,8 @@ struct Report<'a> {
 /// # Errors
 /// The sandbox could not be started or ended; the command's own failure is no error.
 pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, CliError> {
-    let (sandbox, _) = args.sandbox.start(state, &args.command.join(" ")).await?;
+    let started = args.sandbox.start(state, &args.command.join(" ")).await?;
+    let sandbox = started.sandbox;
     let in_force = sandbox.in_force().clone();
     let result = run(
         &sandbox,

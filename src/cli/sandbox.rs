@@ -8,8 +8,8 @@ use super::error::CliError;
 use super::image::local_name;
 use super::progress::Progress;
 use crate::host::{Launcher, LauncherConfig, Sandbox};
-use crate::image::{self, CaBundle, DEFAULT_NAME, Image, Store};
-use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Upper};
+use crate::image::{self, CaBundle, DEFAULT_NAME, Image, ImageHold, Store};
+use crate::spec::{BindMount, Limits, Network, SandboxSpec};
 
 /// What a sandbox is like.
 #[derive(Debug, Clone, Args)]
@@ -49,6 +49,15 @@ pub(super) struct SandboxArgs {
     pub(super) require_limits: bool,
 }
 
+/// A running sandbox and what it stands on.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) sandbox: Sandbox,
+    pub(super) image: Image,
+    /// `image rm` finds the image in use until this is dropped.
+    _hold: ImageHold,
+}
+
 /// See [`Network`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Net {
@@ -82,13 +91,13 @@ impl SandboxArgs {
         self,
         state: Option<&Path>,
         purpose: &str,
-    ) -> Result<(Sandbox, Image), CliError> {
+    ) -> Result<Started, CliError> {
         let config = LauncherConfig {
             require_limits: self.require_limits,
             ..launcher_config()
         };
         let launcher = Launcher::start(config).await?;
-        let image = find_or_build(&launcher, &self.image, state).await?;
+        let (image, hold) = find_or_build(&launcher, &self.image, state).await?;
         let sandbox = launcher.sandbox(self.spec(&image, purpose)).await?;
         let missing = &sandbox.in_force().unenforced;
         if !missing.is_empty() {
@@ -97,50 +106,37 @@ impl SandboxArgs {
                 missing.join(", ")
             ));
         }
-        Ok((sandbox, image))
+        Ok(Started {
+            sandbox,
+            image,
+            _hold: hold,
+        })
     }
 
     fn spec(self, image: &Image, purpose: &str) -> SandboxSpec {
-        let mut binds = self.ro_bind;
-        let mut env: Vec<(String, String)> = image
-            .manifest
-            .env
-            .iter()
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        let network = match self.net {
-            Net::None => Network::None,
-            Net::Host => {
-                super::output::note(
-                    "warning: the sandbox shares the host's network, its local services included",
-                );
-                let (more_binds, more_env) = image::host_network_settings(CaBundle::InPlace);
-                binds.extend(more_binds);
-                env.extend(more_env);
-                Network::Host
-            }
-        };
-        env.extend(self.env);
-        SandboxSpec {
-            root: Root::Overlay {
-                lower: image.rootfs.clone(),
-                upper: Upper::Tmpfs,
-            },
-            network,
-            limits: Limits {
-                memory_bytes: Some(self.memory),
-                disk_bytes: Some(self.disk),
-                inodes: Some(self.inodes),
-                pids: Some(self.pids),
-                cpus: self.cpus,
-                ..Limits::default()
-            },
-            binds,
-            env,
-            workdir: self.workdir,
-            hostname: "sandbox".into(),
-            purpose: purpose.into(),
+        let mut spec = image.spec();
+        spec.binds = self.ro_bind;
+        if self.net == Net::Host {
+            super::output::note(
+                "warning: the sandbox shares the host's network, its local services included",
+            );
+            let (binds, env) = image::host_network_settings(CaBundle::InPlace);
+            spec.binds.extend(binds);
+            spec.env.extend(env);
+            spec.network = Network::Host;
         }
+        spec.env.extend(self.env);
+        spec.limits = Limits {
+            memory_bytes: Some(self.memory),
+            disk_bytes: Some(self.disk),
+            inodes: Some(self.inodes),
+            pids: Some(self.pids),
+            cpus: self.cpus,
+            ..Limits::default()
+        };
+        spec.workdir = self.workdir;
+        spec.purpose = purpose.into();
+        spec
     }
 }
 
@@ -152,13 +148,15 @@ async fn find_or_build(
     launcher: &Launcher,
     name: &str,
     state: Option<&Path>,
-) -> Result<Image, CliError> {
+) -> Result<(Image, ImageHold), CliError> {
     let store = Store::open(&image::state_dir(state)?)?;
     let name = Some(local_name(name)).filter(|name| *name != DEFAULT_NAME);
     let progress = Progress::new();
     let found = image::ensure(&store, launcher, name, &|line| progress.tell(line)).await;
     progress.done();
-    Ok(found?)
+    let image = found?;
+    let hold = store.hold(&image)?;
+    Ok((image, hold))
 }
 
 /// `512k`, `2g`: powers of 1024, either case.

@@ -17,7 +17,7 @@ use super::{DEFAULT_ENV, HostError};
 use crate::plan::{Allotment, plan};
 use crate::spec::{Root, SandboxSpec, Upper};
 use crate::sys::channel::Channel;
-use crate::wire::{FromInit, FromZygote, IdMap, RequestId, SetupPlan, ToZygote};
+use crate::wire::{FromInit, FromZygote, IdMap, RequestId, SetupPlan, ToZygote, ZYGOTE};
 
 /// Nothing that we wait for during a start takes longer on a working host.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -25,7 +25,8 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How to start sandboxes on this host.
 #[derive(Debug, Clone, Default)]
 pub struct LauncherConfig {
-    /// The program to run as zygote; this one when absent. Tests name the real binary.
+    /// The program to run as zygote. When absent it is this one, which then calls
+    /// [`zygote_entry`](../fn.zygote_entry.html) first; tests name the real binary.
     pub program: Option<PathBuf>,
     /// Directory of running sandboxes; the host's own when absent.
     pub registry: Option<Registry>,
@@ -282,13 +283,17 @@ fn root_path(root: &Root) -> String {
 }
 
 fn spawn(config: &LauncherConfig, stdin: Channel, privileged: bool) -> Result<Child, HostError> {
+    // Without this a program that is not prepared would start itself again and again.
+    if config.program.is_none() && std::env::args_os().nth(1).is_some_and(|a| a == ZYGOTE) {
+        return Err(HostError::NotHooked);
+    }
     let program = config
         .program
         .clone()
         .unwrap_or_else(|| "/proc/self/exe".into());
     Command::new(program)
         .args([
-            "__zygote",
+            ZYGOTE,
             if privileged {
                 "enter-host"
             } else {
