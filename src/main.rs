@@ -3,10 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "__zygote") {
-        let stage = arguments.next().unwrap_or_default();
-        return ExitCode::from(llm_in_sandbox::jail::zygote_main(&stage.to_string_lossy()));
+    if let Some(code) = llm_in_sandbox::zygote_entry() {
+        return code;
     }
     log_to_stderr();
     let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());

@@ -26,6 +26,26 @@ pub struct SandboxSpec {
     pub purpose: String,
 }
 
+impl SandboxSpec {
+    /// A sandbox of its own, bounded and without network, on a shared tree. `Image::spec` makes one on an image.
+    #[must_use]
+    pub fn new(rootfs: impl Into<PathBuf>) -> Self {
+        Self {
+            root: Root::Overlay {
+                lower: rootfs.into(),
+                upper: Upper::Tmpfs,
+            },
+            network: Network::None,
+            limits: Limits::default(),
+            binds: Vec::new(),
+            env: Vec::new(),
+            workdir: "/testbed".into(),
+            hostname: "sandbox".into(),
+            purpose: String::new(),
+        }
+    }
+}
+
 /// The root file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Root {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::error::CliError;
-use super::sandbox::{Running, SandboxArgs};
+use super::sandbox::SandboxArgs;
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
 use crate::host::{InForce, Sandbox, Spawn};
@@ -47,7 +47,8 @@ struct Report<'a> {
 /// # Errors
 /// The sandbox could not be started or ended; the command's own failure is no error.
 pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, CliError> {
-    let Running { sandbox, _hold, .. } = args.sandbox.start(state, &args.command.join(" ")).await?;
+    let started = args.sandbox.start(state, &args.command.join(" ")).await?;
+    let sandbox = started.sandbox;
     let in_force = sandbox.in_force().clone();
     let result = run(
         &sandbox,

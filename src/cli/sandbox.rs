@@ -9,7 +9,7 @@ use super::image::local_name;
 use super::progress::Progress;
 use crate::host::{Launcher, LauncherConfig, Sandbox};
 use crate::image::{self, CaBundle, DEFAULT_NAME, Image, ImageHold, Store};
-use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Upper};
+use crate::spec::{BindMount, Limits, Network, SandboxSpec};
 
 /// What a sandbox is like.
 #[derive(Debug, Clone, Args)]
@@ -49,12 +49,13 @@ pub(super) struct SandboxArgs {
     pub(super) require_limits: bool,
 }
 
-/// A started sandbox; its image cannot be removed meanwhile.
+/// A running sandbox and what it stands on.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(super) struct Started {
     pub(super) sandbox: Sandbox,
     pub(super) image: Image,
-    pub(super) _hold: ImageHold,
+    /// `image rm` finds the image in use until this is dropped.
+    _hold: ImageHold,
 }
 
 /// See [`Network`].
@@ -90,7 +91,7 @@ impl SandboxArgs {
         self,
         state: Option<&Path>,
         purpose: &str,
-    ) -> Result<Running, CliError> {
+    ) -> Result<Started, CliError> {
         let config = LauncherConfig {
             require_limits: self.require_limits,
             ..launcher_config()
@@ -105,7 +106,7 @@ impl SandboxArgs {
                 missing.join(", ")
             ));
         }
-        Ok(Running {
+        Ok(Started {
             sandbox,
             image,
             _hold: hold,
@@ -113,46 +114,29 @@ impl SandboxArgs {
     }
 
     fn spec(self, image: &Image, purpose: &str) -> SandboxSpec {
-        let mut binds = self.ro_bind;
-        let mut env: Vec<(String, String)> = image
-            .manifest
-            .env
-            .iter()
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        let network = match self.net {
-            Net::None => Network::None,
-            Net::Host => {
-                super::output::note(
-                    "warning: the sandbox shares the host's network, its local services included",
-                );
-                let (more_binds, more_env) = image::host_network_settings(CaBundle::InPlace);
-                binds.extend(more_binds);
-                env.extend(more_env);
-                Network::Host
-            }
-        };
-        env.extend(self.env);
-        SandboxSpec {
-            root: Root::Overlay {
-                lower: image.rootfs.clone(),
-                upper: Upper::Tmpfs,
-            },
-            network,
-            limits: Limits {
-                memory_bytes: Some(self.memory),
-                disk_bytes: Some(self.disk),
-                inodes: Some(self.inodes),
-                pids: Some(self.pids),
-                cpus: self.cpus,
-                ..Limits::default()
-            },
-            binds,
-            env,
-            workdir: self.workdir,
-            hostname: "sandbox".into(),
-            purpose: purpose.into(),
+        let mut spec = image.spec();
+        spec.binds = self.ro_bind;
+        if self.net == Net::Host {
+            super::output::note(
+                "warning: the sandbox shares the host's network, its local services included",
+            );
+            let (binds, env) = image::host_network_settings(CaBundle::InPlace);
+            spec.binds.extend(binds);
+            spec.env.extend(env);
+            spec.network = Network::Host;
         }
+        spec.env.extend(self.env);
+        spec.limits = Limits {
+            memory_bytes: Some(self.memory),
+            disk_bytes: Some(self.disk),
+            inodes: Some(self.inodes),
+            pids: Some(self.pids),
+            cpus: self.cpus,
+            ..Limits::default()
+        };
+        spec.workdir = self.workdir;
+        spec.purpose = purpose.into();
+        spec
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::error::CliError;
-use super::sandbox::{Running, SandboxArgs};
+use super::sandbox::SandboxArgs;
 use super::terminal;
 use crate::host::{Registry, SHELL, enter};
 
@@ -32,21 +32,22 @@ pub(super) async fn shell(args: ShellArgs, state: Option<&Path>) -> Result<u8, C
             .map_err(failed)
             .map(code);
     }
-    let Running { sandbox, _hold, .. } = args.sandbox.start(state, "shell").await?;
+    let started = args.sandbox.start(state, "shell").await?;
+    let sandbox = started.sandbox;
     let _door = sandbox.open_door()?;
     let argv = SHELL.map(str::to_owned);
-    let mut started = sandbox
+    let mut inside = sandbox
         .spawn_on_terminal(&argv, &[("TERM".into(), "xterm".into())])
         .await?;
     let ended = async {
-        started
+        inside
             .process
             .wait()
             .await
             .map(|s| s.code())
             .map_err(std::io::Error::other)
     };
-    let connected = terminal::connect(started.master, ended).await;
+    let connected = terminal::connect(inside.master, ended).await;
     sandbox.close().await?;
     connected
         .map_err(|e| CliError::Io("use the terminal", e))

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::run::{self, RunArgs, RunError, SandboxFacts, Session};
-use super::sandbox::{Running, SandboxArgs};
+use super::sandbox::SandboxArgs;
 use crate::agent::Cancel;
 use crate::exit;
 use crate::host::{Sandbox, ShellMode};
@@ -43,14 +43,10 @@ async fn in_sandbox(
     let Some(started) = unless(&mut cancel, start).await else {
         return Ok(None);
     };
-    let Running {
-        sandbox,
-        image,
-        _hold,
-    } = started.map_err(failed("start the sandbox"))?;
-    let sandbox = sandbox.with_shell(mode);
+    let started = started.map_err(failed("start the sandbox"))?;
+    let sandbox = started.sandbox.with_shell(mode);
     let facts = SandboxFacts {
-        image_digest: Some(image.manifest.digest.clone()),
+        image_digest: Some(started.image.manifest.digest.clone()),
         spec: json!({ "network": "none", "limits": sandbox.in_force() }),
     };
     let mut worked = Box::pin(work(session, &sandbox, facts, cancel.clone())).await;

@@ -25,6 +25,9 @@ pub enum HostError {
     /// The zygote did not come up, or is gone.
     #[error("the zygote {0}")]
     ZygoteGone(String),
+    /// The program of the caller does not know how to be a zygote.
+    #[error("this program was started as a zygote and does not behave like one")]
+    NotHooked,
     /// A step of a sandbox's set-up was refused.
     #[error("set up the sandbox: {0}")]
     Setup(SetupFailure),
@@ -75,6 +78,9 @@ impl HostError {
             }
             Self::Unenforceable(_) => {
                 Some("drop --require-limits, or give this user a delegated cgroup")
+            }
+            Self::NotHooked => {
+                Some("call `llm_in_sandbox::zygote_entry` first in `main`, or name the program")
             }
             Self::File { .. }
             | Self::TimedOut(..)

@@ -19,7 +19,7 @@ use crate::plan::{Allotment, plan};
 use crate::spec::{Root, SandboxSpec, Upper};
 use crate::sys::channel::Channel;
 use crate::sys::mount;
-use crate::wire::{FromInit, FromZygote, IdMap, RequestId, SetupPlan, ToZygote};
+use crate::wire::{FromInit, FromZygote, IdMap, RequestId, SetupPlan, ToZygote, ZYGOTE};
 
 /// Nothing that we wait for during a start takes longer on a working host.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -30,7 +30,8 @@ const REMOVE_DEADLINE: Duration = Duration::from_secs(600);
 /// How to start sandboxes on this host.
 #[derive(Debug, Clone, Default)]
 pub struct LauncherConfig {
-    /// The program to run as zygote; this one when absent. Tests name the real binary.
+    /// The program to run as zygote. When absent it is this one, which then calls
+    /// [`zygote_entry`](../fn.zygote_entry.html) first; tests name the real binary.
     pub program: Option<PathBuf>,
     /// Directory of running sandboxes; the host's own when absent.
     pub registry: Option<Registry>,
@@ -336,6 +337,10 @@ fn root_path(root: &Root) -> String {
 }
 
 fn spawn(config: &LauncherConfig, stdin: Channel, privileged: bool) -> Result<Child, HostError> {
+    // Without this a program that is not prepared would start itself again and again.
+    if config.program.is_none() && std::env::args_os().nth(1).is_some_and(|a| a == ZYGOTE) {
+        return Err(HostError::NotHooked);
+    }
     let program = config
         .program
         .clone()
@@ -356,7 +361,7 @@ fn spawn(config: &LauncherConfig, stdin: Channel, privileged: bool) -> Result<Ch
         (false, true) => "enter-user:unfiltered",
     };
     Command::new(path)
-        .args(["__zygote", stage])
+        .args([ZYGOTE, stage])
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(stdin)))
         .stdout(Stdio::null())

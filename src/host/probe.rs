@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::ids;
 use super::{Cgroups, Launcher, LauncherConfig, Registry};
-use crate::spec::{Limits, Network, Root, SandboxSpec, Upper};
+use crate::spec::SandboxSpec;
 
 /// How well a capability of the host serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -211,17 +211,9 @@ async fn try_sandbox(tree: &Path) -> Result<(), String> {
         .await
         .map_err(|e| e.to_string())?;
     let spec = SandboxSpec {
-        root: Root::Overlay {
-            lower: tree.to_owned(),
-            upper: Upper::Tmpfs,
-        },
-        network: Network::None,
-        limits: Limits::default(),
-        binds: Vec::new(),
-        env: Vec::new(),
         workdir: "/work".into(),
-        hostname: "sandbox".into(),
         purpose: "doctor".into(),
+        ..SandboxSpec::new(tree)
     };
     let sandbox = launcher.sandbox(spec).await.map_err(|e| e.to_string())?;
     sandbox.close().await.map(|_| ()).map_err(|e| e.to_string())

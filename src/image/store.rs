@@ -22,6 +22,7 @@ use super::state::{
     StoreError, io, is_digest, is_name, open_lock, read_bounded, remove_directory, sync_directory,
     write_synced,
 };
+use crate::spec::SandboxSpec;
 
 /// A manifest is no larger than this.
 const MAX_MANIFEST: u64 = 4 << 20;
@@ -40,6 +41,18 @@ pub struct Image {
     pub manifest: Manifest,
     /// Its tree.
     pub rootfs: PathBuf,
+}
+
+impl Image {
+    /// A sandbox on this image with its environment, bounded and without network.
+    #[must_use]
+    pub fn spec(&self) -> SandboxSpec {
+        let env = &self.manifest.env;
+        SandboxSpec {
+            env: env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
+            ..SandboxSpec::new(&self.rootfs)
+        }
+    }
 }
 
 /// Held by the process that makes an image of this name.

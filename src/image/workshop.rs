@@ -42,10 +42,9 @@ pub(super) async fn open(
             ..Limits::default()
         },
         binds,
-        env: Vec::new(),
         workdir: "/".to_owned(),
-        hostname: "sandbox".to_owned(),
         purpose: "image".to_owned(),
+        ..SandboxSpec::new(rootfs)
     };
     Ok(launcher.sandbox(spec).await?)
 }

@@ -247,6 +247,9 @@ impl FromInit {
     }
 }
 
+/// First argument of the program that is to be the zygote.
+pub const ZYGOTE: &str = "__zygote";
+
 /// Where PID 1 keeps the files of the persistent shell's commands.
 pub const SHELL_DIRECTORY: &str = "/run/shell-io";
 

@@ -119,7 +119,7 @@ fn a_killed_build_leaves_nothing() {
     );
     child.kill().unwrap();
     child.wait().unwrap();
-    assert_eq!(store.reclaim().unwrap(), 1);
+    assert_eq!(Store::open(state.path()).unwrap().reclaimed(), 1);
     assert_eq!(unfinished(state.path()), 0);
     assert!(store.list().unwrap().is_empty());
 }
