@@ -9,7 +9,7 @@ use super::image::local_name;
 use super::progress::Progress;
 use crate::host::{Launcher, LauncherConfig, Sandbox};
 use crate::image::{self, CaBundle, DEFAULT_NAME, Image, ImageHold, Store};
-use crate::spec::{BindMount, Limits, Network, SandboxSpec};
+use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Upper};
 
 /// What a sandbox is like.
 #[derive(Debug, Clone, Args)]
@@ -29,6 +29,12 @@ pub(super) struct SandboxArgs {
     /// Bytes that may be written; at most half of the memory
     #[arg(long, value_name = "SIZE", default_value = "1g", value_parser = size)]
     pub(super) disk: u64,
+    /// Where writes go: memory, or a file on disk that needs root for its limit
+    #[arg(long, value_name = "WHERE", default_value = "tmpfs")]
+    pub(super) upper: Where,
+    /// With `--upper disk`: write as much as the disk has
+    #[arg(long, requires = "upper")]
+    pub(super) no_disk_limit: bool,
     /// Files that may be made
     #[arg(long, value_name = "N", default_value_t = 200_000)]
     pub(super) inodes: u64,
@@ -58,6 +64,15 @@ pub(super) struct Started {
     _hold: ImageHold,
 }
 
+/// See [`Upper`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Where {
+    /// A tmpfs.
+    Tmpfs,
+    /// The state directory's file system.
+    Disk,
+}
+
 /// See [`Network`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Net {
@@ -78,6 +93,8 @@ impl SandboxArgs {
             pids: limits.pids.unwrap_or(0),
             disk: limits.disk_bytes.unwrap_or(0),
             inodes: limits.inodes.unwrap_or(0),
+            upper: Where::Tmpfs,
+            no_disk_limit: false,
             cpus: None,
             ro_bind: Vec::new(),
             env: Vec::new(),
@@ -94,6 +111,7 @@ impl SandboxArgs {
     ) -> Result<Started, CliError> {
         let config = LauncherConfig {
             require_limits: self.require_limits,
+            upper_directory: Some(image::state_dir(state)?.join("uppers")),
             ..launcher_config()
         };
         let launcher = Launcher::start(config).await?;
@@ -126,9 +144,12 @@ impl SandboxArgs {
             spec.network = Network::Host;
         }
         spec.env.extend(self.env);
+        if let (Where::Disk, Root::Overlay { upper, .. }) = (self.upper, &mut spec.root) {
+            *upper = Upper::Disk;
+        }
         spec.limits = Limits {
             memory_bytes: Some(self.memory),
-            disk_bytes: Some(self.disk),
+            disk_bytes: (!self.no_disk_limit).then_some(self.disk),
             inodes: Some(self.inodes),
             pids: Some(self.pids),
             cpus: self.cpus,

@@ -43,6 +43,9 @@ pub enum HostError {
     /// A limit that was required cannot be set here.
     #[error("this host cannot enforce: {0}")]
     Unenforceable(String),
+    /// A writable layer on disk was asked for, and the launcher was given no directory for it.
+    #[error("no directory for writable layers on disk")]
+    NoUpperDirectory,
     /// Id maps of an ordinary user.
     #[error("newuidmap or newgidmap failed: {0}")]
     IdMap(String),
@@ -77,7 +80,7 @@ impl HostError {
                 Some("run `llm-in-sandbox doctor`")
             }
             Self::Unenforceable(_) => {
-                Some("drop --require-limits, or give this user a delegated cgroup")
+                Some("see `llm-in-sandbox doctor`; --no-disk-limit lifts that of a disk upper")
             }
             Self::NotHooked => {
                 Some("call `llm_in_sandbox::zygote_entry` first in `main`, or name the program")
@@ -86,6 +89,7 @@ impl HostError {
             | Self::TimedOut(..)
             | Self::Plan(_)
             | Self::NoIds(_)
+            | Self::NoUpperDirectory
             | Self::LeftOver(_) => None,
         }
     }

@@ -14,12 +14,15 @@ use super::ids::{self, Range};
 use super::link::{Answer, Answers, Link};
 use super::registry::{Entry, EntryInfo, Registry};
 use super::sandbox::{Held, InForce, Sandbox};
+use super::upper::{self, DiskUpper};
 use super::{DEFAULT_ENV, HostError};
 use crate::plan::{Allotment, plan};
 use crate::spec::{Root, SandboxSpec, Upper};
 use crate::sys::channel::Channel;
 use crate::sys::mount;
-use crate::wire::{FromInit, FromZygote, IdMap, RequestId, SetupPlan, ToZygote, ZYGOTE};
+use crate::wire::{
+    FromInit, FromZygote, IdMap, RequestId, SetupPlan, ToZygote, UpperSource, ZYGOTE,
+};
 
 /// Nothing that we wait for during a start takes longer on a working host.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -141,7 +144,7 @@ impl Launcher {
         if self.config.require_limits && !in_force.unenforced.is_empty() {
             return Err(HostError::Unenforceable(in_force.unenforced.join(", ")));
         }
-        let entry = self.registry.register()?;
+        let mut entry = self.registry.register()?;
         let range = match self.ids {
             Ids::Ranges => Some(ids::allot(&self.registry.ids_directory())?),
             Ids::Fixed { .. } => None,
@@ -152,7 +155,12 @@ impl Launcher {
             .cgroups
             .create(&entry.id, &spec.limits)
             .map_err(HostError::file("make the cgroup of", entry.directory()))?;
-        let plan = self.plan(&spec, &entry, range.as_ref())?;
+        let upper = self.disk_upper(&spec, &mut entry).await?;
+        let plan = self.plan(
+            &spec,
+            range.as_ref(),
+            upper.as_ref().map(|u| u.source.clone()),
+        )?;
         let description = EntryInfo {
             id: entry.id.clone(),
             host_pid: std::process::id(),
@@ -183,27 +191,7 @@ impl Launcher {
     /// # Errors
     /// The kernel refused, or the zygote is gone.
     pub async fn remove_tree(&self, path: &Path) -> Result<(), HostError> {
-        let link = &self.zygote.link;
-        let mut answers = link.open();
-        let request = ToZygote::Remove {
-            id: answers.id,
-            path: path.to_owned(),
-        };
-        link.send(&request, &[])
-            .await
-            .map_err(|e| HostError::Zygote("talk to the zygote", e))?;
-        let answer = timeout(REMOVE_DEADLINE, answers.next())
-            .await
-            .map_err(|_| HostError::TimedOut("deleting a tree", REMOVE_DEADLINE.as_secs()))?;
-        match answer.map(|answer| answer.message) {
-            Some(FromZygote::Removed { error: None, .. }) => Ok(()),
-            Some(FromZygote::Removed {
-                error: Some(error), ..
-            }) => Err(HostError::file("delete", path)(std::io::Error::other(
-                error,
-            ))),
-            _ => Err(HostError::ZygoteGone("is gone".into())),
-        }
+        self.zygote.remove_tree(path).await
     }
 
     /// Directory of running sandboxes.
@@ -212,11 +200,33 @@ impl Launcher {
         &self.registry
     }
 
+    /// The writable layer on disk, where one is asked for.
+    async fn disk_upper(
+        &self,
+        spec: &SandboxSpec,
+        entry: &mut Entry,
+    ) -> Result<Option<DiskUpper>, HostError> {
+        let Root::Overlay {
+            upper: Upper::Disk, ..
+        } = &spec.root
+        else {
+            return Ok(None);
+        };
+        let Some(parent) = &self.config.upper_directory else {
+            return Err(HostError::NoUpperDirectory);
+        };
+        let path = parent.join(&entry.id);
+        entry.note_upper(path.clone())?;
+        let privileged = matches!(self.ids, Ids::Ranges);
+        let made = upper::make(&path, &spec.limits, privileged).await?;
+        Ok(Some(made))
+    }
+
     fn plan(
         &self,
         spec: &SandboxSpec,
-        entry: &Entry,
         range: Option<&Range>,
+        disk_upper: Option<UpperSource>,
     ) -> Result<SetupPlan, HostError> {
         let mut spec = spec.clone();
         let mut env: Vec<(String, String)> = DEFAULT_ENV
@@ -245,26 +255,11 @@ impl Launcher {
             (Ids::Ranges, Some(range)) => (range.map, true),
             (Ids::Ranges, None) => return Err(HostError::NoIds(0)),
         };
-        let disk = matches!(
-            &spec.root,
-            Root::Overlay {
-                upper: Upper::Disk,
-                ..
-            }
-        );
-        let upper_directory = match &self.config.upper_directory {
-            Some(parent) if disk => {
-                let directory = parent.join(&entry.id);
-                std::fs::create_dir(&directory).map_err(HostError::file("make", &directory))?;
-                Some(directory)
-            }
-            _ => None,
-        };
         let allotment = Allotment {
             ids,
             privileged: matches!(self.ids, Ids::Ranges),
             setgroups,
-            upper_directory,
+            disk_upper,
             pids_by_rlimit: !self.cgroups.controllers().pids,
         };
         let mut plan = plan(&spec, &allotment)?;
@@ -378,6 +373,31 @@ fn read_only(program: &Path) -> std::io::Result<OwnedFd> {
 }
 
 impl Zygote {
+    /// See [`Launcher::remove_tree`].
+    pub(super) async fn remove_tree(&self, path: &Path) -> Result<(), HostError> {
+        let link = &self.link;
+        let mut answers = link.open();
+        let request = ToZygote::Remove {
+            id: answers.id,
+            path: path.to_owned(),
+        };
+        link.send(&request, &[])
+            .await
+            .map_err(|e| HostError::Zygote("talk to the zygote", e))?;
+        let answer = timeout(REMOVE_DEADLINE, answers.next())
+            .await
+            .map_err(|_| HostError::TimedOut("deleting a tree", REMOVE_DEADLINE.as_secs()))?;
+        match answer.map(|answer| answer.message) {
+            Some(FromZygote::Removed { error: None, .. }) => Ok(()),
+            Some(FromZygote::Removed {
+                error: Some(error), ..
+            }) => Err(HostError::file("delete", path)(std::io::Error::other(
+                error,
+            ))),
+            _ => Err(HostError::ZygoteGone("is gone".into())),
+        }
+    }
+
     async fn greet(
         &self,
         greetings: &mut Answers<FromZygote>,

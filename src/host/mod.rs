@@ -13,6 +13,7 @@ mod process;
 mod registry;
 mod sandbox;
 mod shell;
+mod upper;
 
 pub use attach::{Door, SHELL, Visit, enter};
 pub use cgroup::{Cgroups, Controllers};

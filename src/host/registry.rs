@@ -4,8 +4,10 @@
 //! with the host, however it dies; whoever comes next takes away what is left. A process id would
 //! not do: it may be somebody else's by then.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -52,6 +54,7 @@ pub struct Registry {
 pub(super) struct Entry {
     pub(super) id: String,
     directory: PathBuf,
+    upper: Option<PathBuf>,
     abandoned: bool,
     _lock: File,
 }
@@ -62,6 +65,8 @@ const LOCK: &str = "lock";
 const INFO: &str = "info.json";
 /// One path a line: another process may not find them again, its own cgroup being another.
 const CGROUPS: &str = "cgroups";
+/// Path of a writable layer on disk.
+const UPPER: &str = "upper";
 
 impl Registry {
     /// Opens it: `$LLM_IN_SANDBOX_RUNTIME_DIR` where that is set, else `/run/llm-in-sandbox` for
@@ -139,6 +144,7 @@ impl Registry {
         Ok(Entry {
             id,
             directory,
+            upper: None,
             abandoned: false,
             _lock: lock,
         })
@@ -233,6 +239,19 @@ impl Entry {
         fs::write(&path, lines.join("\n")).map_err(HostError::file("write", path))
     }
 
+    /// Notes the path of a writable layer on disk. Before it is made.
+    pub(super) fn note_upper(&mut self, upper: PathBuf) -> Result<(), HostError> {
+        let path = self.directory.join(UPPER);
+        fs::write(&path, upper.as_os_str().as_bytes()).map_err(HostError::file("write", path))?;
+        self.upper = Some(upper);
+        Ok(())
+    }
+
+    /// Its writable layer on disk, as long as there is one.
+    pub(super) fn upper(&self) -> Option<&Path> {
+        self.upper.as_deref().filter(|upper| upper.exists())
+    }
+
     /// Leaves the rest to the next clean-up.
     pub(super) fn abandon(&mut self) {
         self.abandoned = true;
@@ -253,7 +272,8 @@ impl Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if !self.abandoned {
+        // A layer that is still there takes a zygote, or the next clean-up, to remove.
+        if !self.abandoned && self.upper().is_none() {
             let _ = fs::remove_dir_all(&self.directory);
         }
     }
@@ -278,6 +298,14 @@ fn remove(directory: &Path) -> io::Result<()> {
                 return Err(error);
             }
             std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    if let Ok(upper) = fs::read(directory.join(UPPER)) {
+        let upper = Path::new(OsStr::from_bytes(&upper));
+        match fs::symlink_metadata(upper) {
+            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(upper)?,
+            Ok(_) => fs::remove_file(upper)?,
+            Err(_) => {}
         }
     }
     match fs::remove_dir_all(directory) {

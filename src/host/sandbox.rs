@@ -106,7 +106,7 @@ impl Drop for Held {
 pub struct Sandbox {
     pub(super) link: Arc<Link<FromInit>>,
     // Keeps the zygote, and so this sandbox, alive when the launcher is dropped first.
-    _zygote: Arc<Zygote>,
+    zygote: Arc<Zygote>,
     exit: Answers<FromZygote>,
     held: Option<Held>,
     in_force: InForce,
@@ -128,7 +128,7 @@ impl Sandbox {
     ) -> Self {
         Self {
             link: Arc::new(link),
-            _zygote: zygote,
+            zygote,
             exit,
             held: Some(held),
             in_force,
@@ -210,6 +210,9 @@ impl Sandbox {
             _ => return Err(HostError::ZygoteGone("is gone".into())),
         };
         let peak_memory_bytes = held.cgroup.peak_memory();
+        if let Some(upper) = held.entry.upper() {
+            self.zygote.remove_tree(upper).await?;
+        }
         // A cgroup can be removed only when no process is in it: this is the proof.
         held.cgroup
             .remove()

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
@@ -74,6 +75,9 @@ fn upper_layer(source: &UpperSource, ids: IdMap) -> Result<OwnedFd, SetupFailure
             let source = open_path(path).map_err(|e| failure(step(), &e))?;
             clone_tree(source.as_fd(), c"").map_err(|e| failure(step(), &e))?
         }
+        UpperSource::Device(path) => {
+            ext4(path).map_err(|e| failure(format!("mount {}", path.display()), &e))?
+        }
         UpperSource::Tmpfs { bytes, inodes } => {
             tmpfs(*bytes, *inodes).map_err(|e| failure("make the writable layer", &e))?
         }
@@ -83,6 +87,15 @@ fn upper_layer(source: &UpperSource, ids: IdMap) -> Result<OwnedFd, SetupFailure
             .map_err(|e| failure(format!("make the overlay's {name} directory"), &e))?;
     }
     Ok(directory)
+}
+
+fn ext4(device: &Path) -> io::Result<OwnedFd> {
+    let source = CString::new(device.as_os_str().as_bytes())?;
+    new_fs(
+        c"ext4",
+        &[FsOption::Value(c"source", &source)],
+        NODEV | NOSUID,
+    )
 }
 
 fn tmpfs(bytes: u64, inodes: u64) -> io::Result<OwnedFd> {

@@ -17,8 +17,8 @@ pub struct Allotment {
     pub privileged: bool,
     /// `setgroups` works in its user namespace.
     pub setgroups: bool,
-    /// A directory for a writable layer on disk.
-    pub upper_directory: Option<std::path::PathBuf>,
+    /// A writable layer on disk.
+    pub disk_upper: Option<UpperSource>,
     /// No cgroup bounds its processes: `RLIMIT_NPROC` has to.
     pub pids_by_rlimit: bool,
 }
@@ -40,8 +40,8 @@ pub enum PlanError {
     #[error("{0} is not an absolute path without ..")]
     BadTarget(String),
     /// A disk upper was asked for and none was allotted.
-    #[error("no directory for a disk upper")]
-    NoUpperDirectory,
+    #[error("no writable layer on disk was made")]
+    NoDiskUpper,
 }
 
 /// Capabilities of the sandbox's root: Docker's default set less `NET_RAW` and `MKNOD`.
@@ -180,12 +180,7 @@ fn root(spec: &SandboxSpec, allotment: &Allotment) -> Result<RootSource, PlanErr
                 inodes: spec.limits.inodes.unwrap_or(0),
             }
         }
-        Upper::Disk => UpperSource::Directory(
-            allotment
-                .upper_directory
-                .clone()
-                .ok_or(PlanError::NoUpperDirectory)?,
-        ),
+        Upper::Disk => allotment.disk_upper.clone().ok_or(PlanError::NoDiskUpper)?,
     };
     Ok(RootSource::Overlay {
         lower: lower.clone(),

@@ -29,7 +29,7 @@ fn privileged() -> Allotment {
         },
         privileged: true,
         setgroups: true,
-        upper_directory: None,
+        disk_upper: None,
         pids_by_rlimit: false,
     }
 }
@@ -53,7 +53,7 @@ fn the_plan_of_an_ordinary_user_with_the_hosts_network() {
         },
         privileged: false,
         setgroups: false,
-        upper_directory: None,
+        disk_upper: None,
         pids_by_rlimit: true,
     };
     insta::assert_json_snapshot!(plan(&spec, &allotment).unwrap());

@@ -6,6 +6,7 @@
 
 pub mod channel;
 pub mod fork;
+pub mod loopdev;
 pub mod mount;
 pub mod process;
 pub mod pty;

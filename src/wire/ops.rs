@@ -65,6 +65,8 @@ pub enum UpperSource {
     },
     /// A directory on disk that is ours alone.
     Directory(PathBuf),
+    /// A block device with an empty ext4 file system.
+    Device(PathBuf),
 }
 
 /// A host path to show inside.
