@@ -86,7 +86,7 @@ test_as_users() {
     while read -r name path; do
         install -m 755 "$path" "$shared/$name"
     done <<<"$list"
-    timeout 300 "$bin" image export "$shared/image.tar" || die "the image could not be exported"
+    timeout 300 "$bin" image export --output "$shared/image.tar" || die "the image could not be exported"
     chmod 644 "$shared/image.tar"
 
     # System users get no subordinate ids, other users do.

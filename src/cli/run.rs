@@ -199,6 +199,8 @@ pub async fn run<F>(args: RunArgs, with_sandbox: F) -> u8
 where
     F: AsyncFnOnce(&mut Session, Cancel) -> Result<Option<Usage>, RunError>,
 {
+    // From here on a signal finds its handler: what it interrupts leaves nothing half-made.
+    let signals = Signals::listen();
     let environment = Environment::process();
     let begun = resolve(args, environment, std::env::home_dir().as_deref())
         .and_then(|settings| Session::begin(settings, environment));
@@ -212,7 +214,7 @@ where
         let work = Box::pin(with_sandbox(&mut session, cancel));
         tokio::select! {
             finished = work => finished,
-            code = signals(&stop, &caught) => return code,
+            code = heed(signals, &stop, &caught) => return code,
         }
     };
     let caught = *caught
@@ -242,32 +244,45 @@ fn fail(error: &RunError) -> u8 {
     error.exit()
 }
 
+/// The two signals that end a run.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => EXIT_INTERRUPTED,
+            _ = self.terminate.recv() => EXIT_TERMINATED,
+        }
+    }
+}
+
 /// Waits for signals: the first asks the run to end, and what it means for the exit code is kept in `caught`; the second
 /// ends the wait. Without signal handlers it waits for ever, and the signals keep their usual meaning.
-async fn signals(stop: &watch::Sender<bool>, caught: &Mutex<Option<u8>>) -> u8 {
-    let listen = || {
-        Ok::<_, std::io::Error>((
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        ))
-    };
-    let Ok((mut interrupt, mut terminate)) = listen() else {
+async fn heed(
+    signals: std::io::Result<Signals>,
+    stop: &watch::Sender<bool>,
+    caught: &Mutex<Option<u8>>,
+) -> u8 {
+    let Ok(mut signals) = signals else {
         return std::future::pending().await;
     };
-    let code = either(&mut interrupt, &mut terminate).await;
+    let code = signals.next().await;
     *caught
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(code);
     output::note("ending the run; once more to end at once");
     stop.send_replace(true);
-    either(&mut interrupt, &mut terminate).await
-}
-
-async fn either(interrupt: &mut Signal, terminate: &mut Signal) -> u8 {
-    tokio::select! {
-        _ = interrupt.recv() => EXIT_INTERRUPTED,
-        _ = terminate.recv() => EXIT_TERMINATED,
-    }
+    signals.next().await
 }
 
 #[cfg(test)]

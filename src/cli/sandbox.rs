@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::error::CliError;
 use super::image::local_name;
 use super::progress::Progress;
-use crate::host::{Launcher, LauncherConfig, Sandbox};
+use crate::host::{HostError, Launcher, LauncherConfig, Sandbox};
 use crate::image::{self, CaBundle, DEFAULT_NAME, Image, ImageHold, Store};
 use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Upper};
 
@@ -109,6 +109,10 @@ impl SandboxArgs {
         state: Option<&Path>,
         purpose: &str,
     ) -> Result<Started, CliError> {
+        // Before anything starts, and before an image is built for nothing.
+        if self.upper == Where::Tmpfs {
+            crate::plan::check_tmpfs(&self.limits()).map_err(HostError::from)?;
+        }
         let config = LauncherConfig {
             require_limits: self.require_limits,
             upper_directory: Some(image::state_dir(state)?.join("uppers")),
@@ -131,7 +135,19 @@ impl SandboxArgs {
         })
     }
 
+    fn limits(&self) -> Limits {
+        Limits {
+            memory_bytes: Some(self.memory),
+            disk_bytes: (!self.no_disk_limit).then_some(self.disk),
+            inodes: Some(self.inodes),
+            pids: Some(self.pids),
+            cpus: self.cpus,
+            ..Limits::default()
+        }
+    }
+
     fn spec(self, image: &Image, purpose: &str) -> SandboxSpec {
+        let limits = self.limits();
         let mut spec = image.spec();
         spec.binds = self.ro_bind;
         if self.net == Net::Host {
@@ -147,14 +163,7 @@ impl SandboxArgs {
         if let (Where::Disk, Root::Overlay { upper, .. }) = (self.upper, &mut spec.root) {
             *upper = Upper::Disk;
         }
-        spec.limits = Limits {
-            memory_bytes: Some(self.memory),
-            disk_bytes: (!self.no_disk_limit).then_some(self.disk),
-            inodes: Some(self.inodes),
-            pids: Some(self.pids),
-            cpus: self.cpus,
-            ..Limits::default()
-        };
+        spec.limits = limits;
         spec.workdir = self.workdir;
         spec.purpose = purpose.into();
         spec

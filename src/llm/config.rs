@@ -36,7 +36,7 @@ impl Default for Timeouts {
 pub struct HttpConfig {
     /// Up to and including `/v1`; `/chat/completions` is added when it is missing.
     pub base_url: String,
-    /// As the user gave it; see [`served_name`].
+    /// As the user gave it; see `served_name`.
     pub model: String,
     /// Sent as a bearer token.
     pub api_key: Option<Secret>,

@@ -170,11 +170,7 @@ fn root(spec: &SandboxSpec, allotment: &Allotment) -> Result<RootSource, PlanErr
     };
     let upper = match upper {
         Upper::Tmpfs => {
-            if let (Some(disk), Some(memory)) = (spec.limits.disk_bytes, spec.limits.memory_bytes)
-                && disk > memory / 2
-            {
-                return Err(PlanError::DiskExceedsMemory { disk, memory });
-            }
+            check_tmpfs(&spec.limits)?;
             UpperSource::Tmpfs {
                 bytes: spec.limits.disk_bytes.unwrap_or(0),
                 inodes: spec.limits.inodes.unwrap_or(0),
@@ -241,6 +237,19 @@ fn limits(limits: &Limits, allotment: &Allotment, setup: &mut Vec<SetupOp>) {
     if let (true, Some(pids)) = (allotment.pids_by_rlimit, limits.pids) {
         limit("NPROC", pids);
     }
+}
+
+/// Whether a tmpfs can hold the writes of a sandbox with these limits; [`plan`] asks it, too.
+///
+/// # Errors
+/// [`PlanError::DiskExceedsMemory`].
+pub fn check_tmpfs(limits: &Limits) -> Result<(), PlanError> {
+    if let (Some(disk), Some(memory)) = (limits.disk_bytes, limits.memory_bytes)
+        && disk > memory / 2
+    {
+        return Err(PlanError::DiskExceedsMemory { disk, memory });
+    }
+    Ok(())
 }
 
 fn check_target(path: &str) -> Result<(), PlanError> {

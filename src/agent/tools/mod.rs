@@ -1,6 +1,6 @@
 //! The three functions that a model is offered, and what becomes of a call.
 //!
-//! A call can fail in ways that are the model's own ([`Observation::error`]) and in ways that are not ([`EnvError::Died`],
+//! A call can fail in ways that are the model's own (`Observation::error`) and in ways that are not ([`EnvError::Died`],
 //! [`EnvError::Infrastructure`]): the latter never become an observation.
 
 pub(crate) mod bash;
