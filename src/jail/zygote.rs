@@ -247,9 +247,14 @@ fn prepare(plan: &SetupPlan, child: &Cloned, channel: &Channel) -> Result<(), Se
 }
 
 fn write_maps(pid: i32, ids: IdMap) -> io::Result<()> {
-    let line = format!("0 {} {}\n", ids.base, ids.count);
-    fs::write(format!("/proc/{pid}/uid_map"), &line)?;
-    fs::write(format!("/proc/{pid}/gid_map"), &line)
+    let mut lines = format!("0 {} 1\n", ids.base);
+    if ids.count > 1 {
+        // An ordinary user's own id and his subordinate ids are two extents of the zygote's map, and
+        // the kernel takes no line that reaches over two.
+        lines.push_str(&format!("1 {} {}\n", ids.base + 1, ids.count - 1));
+    }
+    fs::write(format!("/proc/{pid}/uid_map"), &lines)?;
+    fs::write(format!("/proc/{pid}/gid_map"), &lines)
 }
 
 /// Ends this process without destructors or exit handlers.
