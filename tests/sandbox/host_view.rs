@@ -91,8 +91,8 @@ fn two_sandboxes_of_root_share_no_id() {
                 .map(|n| n.parse().unwrap())
                 .collect();
             assert_eq!(
-                (fields[0], fields[2], fields[1]),
-                (0, 65536, fields[4]),
+                (fields[0], fields[2] + fields[5], fields[1]),
+                (0, 65536, fields[7]),
                 "{maps}"
             );
             assert!(fields[1] >= 0x7000_0000);

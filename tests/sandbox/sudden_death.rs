@@ -31,7 +31,13 @@ impl Drop for Run {
 impl Host {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        fs::copy(program(), directory.path().join("program")).unwrap();
+        // Not by this process: a child that another test starts meanwhile would hold the file open
+        // for writing, and then nobody could run it.
+        let copied = Command::new("cp")
+            .arg(program())
+            .arg(directory.path().join("program"))
+            .status();
+        assert!(copied.unwrap().success());
         Self { directory }
     }
 
