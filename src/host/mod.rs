@@ -14,6 +14,7 @@ mod registry;
 mod sandbox;
 mod shell;
 mod upper;
+mod zygote;
 
 pub use attach::{Door, SHELL, Visit, enter};
 pub use cgroup::{Cgroups, Controllers};

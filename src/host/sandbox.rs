@@ -13,11 +13,11 @@ use tokio::time::timeout;
 use super::HostError;
 use super::cgroup::{Cgroup, Controllers};
 use super::ids::Range;
-use super::launcher::Zygote;
 use super::link::{Answers, Link};
 use super::process::{self, Process, Spawn, Terminal};
 use super::registry::Entry;
 use super::shell::{self, Shell, ShellMode};
+use super::zygote::Zygote;
 use crate::env::{
     DirEntry, Env, EnvError, ExecRequest, ExecResult, FileError, FileStat, GuestPath, Listing,
     ShellResult,
