@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::error::CliError;
@@ -96,6 +97,8 @@ async fn run(
     }
     let out = pump(out, if json { Target::Stderr } else { Target::Stdout });
     let err = pump(err, Target::Stderr);
+    // From before the command begins: whoever sees it run may interrupt it.
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut process = sandbox
         .spawn(Spawn {
             argv,
@@ -108,7 +111,7 @@ async fn run(
         .await?;
     let ended = tokio::select! {
         ended = process.wait_at_most(limit) => ended,
-        () = interrupted() => Ok((ExitStatus::Signal(libc::SIGINT), false)),
+        _ = interrupts.recv() => Ok((ExitStatus::Signal(libc::SIGINT), false)),
     };
     // What the command left behind may hold the pipes: kill it, then read to their ends.
     let _ = process.kill(libc::SIGKILL).await;
@@ -123,12 +126,6 @@ fn seconds(text: &str) -> Result<Duration, String> {
         .parse()
         .map_err(|_| format!("{text} is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
-}
-
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 enum Target {

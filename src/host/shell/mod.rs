@@ -275,8 +275,15 @@ impl Shell {
                         return Ok(End::TimedOut { shell_lives: false });
                     }
                 }
-                read = streams.out.read(&self.link) => read?,
-                read = streams.err.read(&self.link) => read?,
+                // Only the waiting may be broken off: what was taken from a pipe is nowhere else.
+                ready = streams.out.readable() => {
+                    ready?;
+                    streams.out.take(&self.link).await;
+                }
+                ready = streams.err.readable() => {
+                    ready?;
+                    streams.err.take(&self.link).await;
+                }
                 ready = self.terminal.readable() => {
                     let mut guard = ready.map_err(host_failed)?;
                     match guard.try_io(read_terminal) {

@@ -65,11 +65,9 @@ impl Stream {
         }
     }
 
-    /// Waits for output and takes some. Cancel-safe up to the first byte.
-    pub(super) async fn read(&mut self, link: &Link<FromInit>) -> Result<(), EnvError> {
-        self.pipe.readable().await.map_err(host_failed)?;
-        self.take(link).await;
-        Ok(())
+    /// Waits for output.
+    pub(super) async fn readable(&self) -> Result<(), EnvError> {
+        self.pipe.readable().await.map_err(host_failed)
     }
 
     async fn drain(&mut self, link: &Link<FromInit>) {
@@ -81,8 +79,8 @@ impl Stream {
         }
     }
 
-    /// False when nothing is there.
-    async fn take(&mut self, link: &Link<FromInit>) -> bool {
+    /// Takes some output; false when nothing is there. Not cancel-safe.
+    pub(super) async fn take(&mut self, link: &Link<FromInit>) -> bool {
         let Ok(count @ 1..) = self.pipe.try_read(&mut self.buffer) else {
             return false;
         };
