@@ -11,7 +11,7 @@ use crate::host::process::{gone, lost, unexpected};
 use crate::wire::{FromInit, ToInit};
 
 /// Time for an interrupted command to end by itself, before each harder signal.
-const GRACE: Duration = Duration::from_millis(300);
+const GRACE: Duration = Duration::from_millis(250);
 
 /// The steps from a polite interrupt to the end of the shell.
 pub(super) struct Escalation {
@@ -34,24 +34,31 @@ impl Escalation {
     /// Does the next step; false when there is none left.
     pub(super) async fn strike(&mut self, shell: &Shell) -> Result<bool, EnvError> {
         self.step += 1;
-        self.next = Instant::now() + GRACE;
+        let mut patience = GRACE;
         match self.step {
-            1 => {
-                // As a person would: bash and the foreground get it from their terminal.
-                let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
-                kill_command(&shell.link, libc::SIGINT, false).await?;
-            }
-            2 => kill_command(&shell.link, libc::SIGTERM, false).await?,
-            3 => {
+            // As a person would: bash and the foreground get it from their terminal, together. Had the
+            // command it from us first, bash would take its end for the end of one command of a list.
+            1 => interrupt(shell),
+            // What left the foreground, by setsid(1) say.
+            2 => kill_command(&shell.link, libc::SIGINT, false).await?,
+            3 => kill_command(&shell.link, libc::SIGTERM, false).await?,
+            4 => {
                 kill_command(&shell.link, libc::SIGKILL, false).await?;
                 // A loop of the shell itself starts the next process: bash gets another interrupt.
-                let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
+                interrupt(shell);
+                // Now bash alone is waited for: a loaded machine is no reason to lose its state.
+                patience = 4 * GRACE;
             }
-            4 => kill_command(&shell.link, libc::SIGKILL, true).await?,
+            5 => kill_command(&shell.link, libc::SIGKILL, true).await?,
             _ => return Ok(false),
         }
+        self.next = Instant::now() + patience;
         Ok(true)
     }
+}
+
+fn interrupt(shell: &Shell) {
+    let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
 }
 
 pub(super) async fn kill_command(
