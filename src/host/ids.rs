@@ -15,7 +15,7 @@ use crate::wire::IdMap;
 /// First id of the first range: above what systemd and container engines allot (below 0x7000_0000).
 const FIRST: u32 = 0x7000_0000;
 /// Ids of a range.
-const RANGE: u32 = 65_536;
+pub(super) const RANGE: u32 = 65_536;
 /// Ranges up to systemd's "foreign" ids at 0x7ffe_0000.
 const RANGES: u32 = 0xffe;
 

@@ -144,6 +144,15 @@ impl Launcher {
         self.zygote.remove_tree(path).await
     }
 
+    /// How many user and group ids exist inside a sandbox.
+    #[must_use]
+    pub fn ids_inside(&self) -> u32 {
+        match self.ids {
+            Ids::Ranges => ids::RANGE,
+            Ids::Fixed { count, .. } => count,
+        }
+    }
+
     /// Directory of running sandboxes.
     #[must_use]
     pub fn registry(&self) -> &Registry {

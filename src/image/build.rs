@@ -183,6 +183,9 @@ pub async fn build(
     tell: Tell<'_>,
 ) -> Result<Image, ImageError> {
     let recipe = &choice.recipe;
+    if launcher.ids_inside() == 1 {
+        return Err(ImageError::OneId);
+    }
     let draft = store.draft()?;
     let base = resolve_base(&recipe.base, architecture());
     let source = unpack_base(launcher, &draft, &base, tell).await?;

@@ -100,6 +100,9 @@ pub enum ImageError {
         /// The first.
         first: String,
     },
+    /// Packages belong to many users, and a sandbox of this user has one.
+    #[error("build an image: only one id is mapped for this user, and packages need a range")]
+    OneId,
     /// Our own thread died.
     #[error("image worker thread failed")]
     Worker,
@@ -116,6 +119,9 @@ impl ImageError {
             ),
             Self::NoRecipe(_) => Some(
                 "`image build --recipe FILE` builds any recipe; `ubuntu` and `debian` are built in",
+            ),
+            Self::OneId => Some(
+                "give this user a range in /etc/subuid and /etc/subgid (`doctor` tells how), or `image import FILE` an image that was exported elsewhere",
             ),
             Self::Compression { .. } => Some("repack it with gzip or zstd, or not at all"),
             Self::Fetch(_) => {
