@@ -58,8 +58,8 @@ import json, sys
 for line in sys.stdin:
     artifact = json.loads(line)
     target = artifact.get("target", {})
-    # tidy and agent need no sandbox, so one run of them says everything.
-    if target.get("kind") == ["test"] and target["name"] not in ("tidy", "agent"):
+    # These need no sandbox, so one run of them says everything.
+    if target.get("kind") == ["test"] and target["name"] not in ("tidy", "agent", "steps"):
         print(target["name"], artifact["executable"])
 '
 }
@@ -70,6 +70,7 @@ as_user() {
     shift 3
     run "$name ($user)" "$seconds" env -i -C "$home" PATH="$PATH" HOME="$home" USER="$user" LANG=C.UTF-8 \
         LLM_IN_SANDBOX_HOME="$home/state" LIS_TEST_BIN="$shared/llm-in-sandbox" LIS_TEST_REQUIRE="${LIS_TEST_REQUIRE-}" \
+        LLM_IN_SANDBOX_TEST_URL="$LLM_IN_SANDBOX_TEST_URL" LLM_IN_SANDBOX_TEST_MODEL="$LLM_IN_SANDBOX_TEST_MODEL" \
         setpriv --reuid "$user" --regid "$user" --init-groups --inh-caps=-all -- "$@"
 }
 
@@ -119,6 +120,11 @@ timeout 1800 cargo test --workspace --locked --no-run || die "the tests do not c
 
 say "the image: built once, for all tests"
 timeout 1200 "$bin" image build || die "the image could not be built"
+
+say "the small real model, for all tests"
+url=$(scripts/local-model.sh serve $$) || die "the local model did not start"
+export LLM_IN_SANDBOX_TEST_URL=$url/v1 LLM_IN_SANDBOX_TEST_MODEL=smollm2-135m-instruct
+export NO_PROXY=127.0.0.1${NO_PROXY:+,$NO_PROXY}
 
 [[ $EUID == 0 && ${1-} == --user ]] ||
     run "all tests ($(id -un))" 1500 cargo test --workspace --locked --no-fail-fast -- --show-output

@@ -12,7 +12,14 @@ use crate::{config, run_with};
 #[tokio::test]
 async fn a_real_server_understands_every_request() {
     let Ok(url) = std::env::var("LLM_IN_SANDBOX_TEST_URL") else {
-        println!("SKIP: LLM_IN_SANDBOX_TEST_URL is not set");
+        let required = std::env::var("LIS_TEST_REQUIRE").unwrap_or_default();
+        assert!(
+            !required.split(',').any(|name| name == "model"),
+            "no model is served"
+        );
+        println!(
+            "SKIP a_real_server_understands_every_request: LLM_IN_SANDBOX_TEST_URL is not set"
+        );
         return;
     };
     let name = std::env::var("LLM_IN_SANDBOX_TEST_MODEL").unwrap_or_else(|_| "default".into());

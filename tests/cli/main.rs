@@ -15,6 +15,7 @@ mod exec;
 mod flags;
 mod library;
 mod live;
+mod real;
 mod replay;
 mod reports;
 

@@ -1,7 +1,7 @@
 //! From a recipe or a file to an image and back, in the real runtime.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use llm_in_sandbox::host::{Launcher, LauncherConfig};
@@ -64,7 +64,16 @@ fn small_system() -> Archive {
 }
 
 async fn launcher() -> Launcher {
-    Launcher::start(LauncherConfig::default()).await.unwrap()
+    // The real program: this one cannot be a zygote.
+    let program = std::env::var_os("LIS_TEST_BIN").map_or_else(
+        || env!("CARGO_BIN_EXE_llm-in-sandbox").into(),
+        PathBuf::from,
+    );
+    let config = LauncherConfig {
+        program: Some(std::path::absolute(program).unwrap()),
+        ..LauncherConfig::default()
+    };
+    Launcher::start(config).await.unwrap()
 }
 
 fn silent(_: &str) {}
