@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::fixture::{alive, block_on, kill, program, until};
@@ -59,8 +60,11 @@ impl Host {
         self.directory.path().join("run")
     }
 
-    fn sleep(&self, number: usize) -> Run {
-        let marker = format!("1000.{}{number:03}", std::process::id());
+    /// Sleeps for a number of seconds that no other run has: it is seen in the list of processes.
+    fn sleep(&self) -> Run {
+        static RUNS: AtomicU32 = AtomicU32::new(1);
+        let number = RUNS.fetch_add(1, Ordering::Relaxed);
+        let marker = format!("1000.{}{number:05}", std::process::id());
         let child = self
             .command()
             .args(["exec", "--", "sleep", &marker])
@@ -155,13 +159,13 @@ fn a_kill_at_any_moment_leaves_nothing() {
     let host = Host::new();
     let (before, mut names) = (mounts(), Vec::new());
     let began = Instant::now();
-    let run = host.sleep(0);
+    let run = host.sleep();
     run.running(&host);
     let usual = began.elapsed();
     drop(run);
     let mut started = 0;
     for number in 1..=50_u32 {
-        let run = host.sleep(number as usize);
+        let run = host.sleep();
         // From the first instant to a while after the command has begun, in no regular steps.
         let jitter = Duration::from_nanos(u64::from(began.elapsed().subsec_nanos() % 400_000));
         let moment = usual * number / 40 + jitter;
@@ -186,7 +190,7 @@ fn a_kill_at_any_moment_leaves_nothing() {
 #[test]
 fn a_kill_during_a_command_needs_no_clean_up_to_end_it() {
     let host = Host::new();
-    let mut run = host.sleep(0);
+    let mut run = host.sleep();
     run.running(&host);
     let all = Traces::of(&host.program(), &run.marker);
     let names: Vec<String> = all.iter().map(|pid| comm(*pid)).collect();
@@ -218,7 +222,7 @@ fn a_kill_during_a_command_needs_no_clean_up_to_end_it() {
 #[test]
 fn the_program_tells_when_its_zygote_was_killed() {
     let host = Host::new();
-    let mut run = host.sleep(0);
+    let mut run = host.sleep();
     let command = run.running(&host);
     let all = Traces::of(&host.program(), &run.marker);
     kill(*all.iter().find(|pid| comm(**pid) == "lis-zygote").unwrap());
@@ -233,7 +237,7 @@ fn the_program_tells_when_its_zygote_was_killed() {
 #[test]
 fn an_interrupt_ends_it_cleanly() {
     let host = Host::new();
-    let mut run = host.sleep(0);
+    let mut run = host.sleep();
     run.running(&host);
     run.signal(nix::sys::signal::Signal::SIGINT);
     let status = run.ended(5);
@@ -249,7 +253,7 @@ fn an_interrupt_ends_it_cleanly() {
 #[test]
 fn one_programs_death_is_not_the_others() {
     let host = Host::new();
-    let (mut one, mut other) = (host.sleep(1), host.sleep(2));
+    let (mut one, mut other) = (host.sleep(), host.sleep());
     one.running(&host);
     let stays = other.running(&host);
     assert_eq!(host.entries().len(), 2);
