@@ -7,6 +7,7 @@ use rootfs_builder::{Base, Plan, Recipe, Step, built_in, plan, resolve_base};
 
 use super::Tell;
 use super::base::{list_text, unpack_base};
+use super::draft::Draft;
 use super::error::ImageError;
 use super::fetch::FetchError;
 use super::host_network::{CaBundle, host_network_settings};
@@ -182,13 +183,27 @@ pub async fn build(
     choice: &Choice,
     tell: Tell<'_>,
 ) -> Result<Image, ImageError> {
-    let recipe = &choice.recipe;
     if launcher.ids_inside() == 1 {
         return Err(ImageError::OneId);
     }
     let draft = store.draft()?;
+    let filled = fill(launcher, &draft, choice, tell).await;
+    let manifest = workshop::or_clear(launcher, &draft, filled).await?;
+    let image = store.commit(draft, &manifest)?;
+    store.set_name(&manifest.name, &image.manifest.digest)?;
+    make_default_if_first(store, &image)?;
+    Ok(image)
+}
+
+async fn fill(
+    launcher: &Launcher,
+    draft: &Draft,
+    choice: &Choice,
+    tell: Tell<'_>,
+) -> Result<Manifest, ImageError> {
+    let recipe = &choice.recipe;
     let base = resolve_base(&recipe.base, architecture());
-    let source = unpack_base(launcher, &draft, &base, tell).await?;
+    let source = unpack_base(launcher, draft, &base, tell).await?;
     let Plan {
         prepare,
         install,
@@ -221,7 +236,7 @@ pub async fn build(
     bare.close().await?;
     draft.discard("build.log");
 
-    let manifest = Manifest {
+    Ok(Manifest {
         format: MANIFEST_FORMAT,
         digest,
         tree_digest: None,
@@ -235,11 +250,7 @@ pub async fn build(
         chosen: choice.reason.clone(),
         env: recipe.env.clone(),
         packages,
-    };
-    let image = store.commit(draft, &manifest)?;
-    store.set_name(&recipe.name, &image.manifest.digest)?;
-    make_default_if_first(store, &image)?;
-    Ok(image)
+    })
 }
 
 /// Who has built `debian` by name is not made to wait for `ubuntu` by the next command.

@@ -92,11 +92,26 @@ pub async fn import(
     tell: Tell<'_>,
 ) -> Result<Image, ImageError> {
     let draft = store.draft()?;
+    let filled = fill(launcher, &draft, file, name, tell).await;
+    let manifest = workshop::or_clear(launcher, &draft, filled).await?;
+    let image = store.commit(draft, &manifest)?;
+    store.set_name(name.unwrap_or(&manifest.name), &manifest.digest)?;
+    make_default_if_first(store, &image)?;
+    Ok(image)
+}
+
+async fn fill(
+    launcher: &Launcher,
+    draft: &Draft,
+    file: &Path,
+    name: Option<&str>,
+    tell: Tell<'_>,
+) -> Result<Manifest, ImageError> {
     let Unpacked {
         own,
         env,
         owners_lost,
-    } = unpack_file(launcher, &draft, file, tell).await?;
+    } = unpack_file(launcher, draft, file, tell).await?;
     tell("computing the digest");
     let sandbox = workshop::open(launcher, &draft.rootfs(), Network::None, Vec::new()).await?;
     let packages = match &own {
@@ -106,7 +121,7 @@ pub async fn import(
     };
     let (digest, report) = workshop::digest(&sandbox).await?;
     sandbox.close().await?;
-    let manifest = match own {
+    Ok(match own {
         Some(own) if own.digest == digest => own,
         // Its layer has the digest already; only the owners can differ, and only for this reason.
         Some(own) if owners_lost > 0 => Manifest {
@@ -140,11 +155,7 @@ pub async fn import(
             env,
             packages,
         },
-    };
-    let image = store.commit(draft, &manifest)?;
-    store.set_name(name.unwrap_or(&manifest.name), &manifest.digest)?;
-    make_default_if_first(store, &image)?;
-    Ok(image)
+    })
 }
 
 /// What came out of a file, beside the tree.

@@ -11,6 +11,7 @@ use rootfs_builder::Step;
 use sha2::Digest;
 
 use super::decompress::{HashSink, Pumped, Section, io, pump};
+use super::draft::Draft;
 use super::error::ImageError;
 use super::fetch::hex;
 use crate::env::{EnvError, ExitStatus, GuestPath};
@@ -47,6 +48,20 @@ pub(super) async fn open(
         ..SandboxSpec::new(rootfs)
     };
     Ok(launcher.sandbox(spec).await?)
+}
+
+/// Passes a result on; after a failure the tree goes at once, also where its files belong to
+/// subordinate ids.
+pub(super) async fn or_clear<T>(
+    launcher: &Launcher,
+    draft: &Draft,
+    result: Result<T, ImageError>,
+) -> Result<T, ImageError> {
+    if result.is_err() {
+        // What cannot be deleted now stays for the next start.
+        let _ = launcher.remove_tree(&draft.rootfs()).await;
+    }
+    result
 }
 
 /// Unpacks a section of a file in the tree; returns what was read and what was made.

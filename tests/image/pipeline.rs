@@ -113,6 +113,12 @@ async fn the_ubuntu_recipe_is_built_from_a_server_of_the_same_shape() {
         recipe: recipe.clone(),
         reason: None,
     };
+    if launcher.ids_inside() == 1 {
+        let refused = build(&store, &launcher, &choice, &silent).await;
+        assert!(matches!(refused, Err(ImageError::OneId)));
+        println!("SKIP the_ubuntu_recipe_is_built: only one id is mapped for this user");
+        return;
+    }
     let image = build(&store, &launcher, &choice, &silent).await.unwrap();
 
     assert_eq!(store.find("default").unwrap().unwrap(), image);
@@ -197,7 +203,12 @@ async fn a_step_that_fails_leaves_no_image_and_shows_its_output() {
         reason: None,
     };
     let store = Store::open(&place.path().join("state")).unwrap();
-    let error = build(&store, &launcher().await, &choice, &silent)
+    let launcher = launcher().await;
+    if launcher.ids_inside() == 1 {
+        println!("SKIP a_step_that_fails: only one id is mapped for this user");
+        return;
+    }
+    let error = build(&store, &launcher, &choice, &silent)
         .await
         .unwrap_err();
     let ImageError::Step {
@@ -229,7 +240,11 @@ async fn a_tree_that_was_changed_is_not_verified_and_not_exported() {
     let image = import(&store, &launcher, &base, Some("small"), &silent)
         .await
         .unwrap();
-    fs::write(image.rootfs.join("bin/true"), "changed").unwrap();
+    if let Err(error) = fs::write(image.rootfs.join("bin/true"), "changed") {
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+        println!("SKIP a_tree_that_was_changed: its files are a subordinate id's");
+        return;
+    }
     assert!(matches!(
         verify(&store, &launcher, &image).await,
         Err(ImageError::Digest { .. })

@@ -42,14 +42,19 @@ impl Escalation {
             // What left the foreground, by setsid(1) say.
             2 => kill_command(&shell.link, libc::SIGINT, false).await?,
             3 => kill_command(&shell.link, libc::SIGTERM, false).await?,
-            4 => {
+            4 => kill_command(&shell.link, libc::SIGKILL, false).await?,
+            5 => {
+                // A loop of the shell itself has started the next process: bash gets an interrupt, too.
                 kill_command(&shell.link, libc::SIGKILL, false).await?;
-                // A loop of the shell itself starts the next process: bash gets another interrupt.
                 interrupt(shell);
+            }
+            6 => {
+                // An interrupt that came while bash was at the status line has ended that instead.
+                shell.ask_again();
                 // Now bash alone is waited for: a loaded machine is no reason to lose its state.
                 patience = 4 * GRACE;
             }
-            5 => kill_command(&shell.link, libc::SIGKILL, true).await?,
+            7 => kill_command(&shell.link, libc::SIGKILL, true).await?,
             _ => return Ok(false),
         }
         self.next = Instant::now() + patience;

@@ -39,7 +39,7 @@ use crate::env::{Captured, EnvError, ShellResult};
 use crate::sys::pty::make_silent;
 use crate::wire::{FromInit, ToInit};
 use escalation::{Escalation, is_idle, kill_command, prepare};
-use status::{End, StatusLine, constant_lines};
+use status::{End, StatusLine, constant_lines, status_line};
 pub(in crate::host) use streams::CAPTURE;
 use streams::{Stream, Streams, discard_unless_closed, read_terminal};
 
@@ -304,6 +304,12 @@ impl Shell {
                 }
             }
         }
+    }
+
+    /// Has the status of the current command told once more.
+    fn ask_again(&self) {
+        // A shell that has just died tells by its exit.
+        let _ = (&self.lines).write_all(status_line(self.number).as_bytes());
     }
 
     fn discard_terminal(&self) {

@@ -19,12 +19,20 @@ pub(super) enum End {
     },
 }
 
-/// See the module's documentation.
+/// The line that runs a command, and the one that tells its status. See the module's documentation.
 pub(super) fn constant_lines(number: u64) -> String {
     let at = SHELL_DIRECTORY;
     format!(
-        "POSIXLY_CORRECT=1; \\eval \"$(<{at}/c{number})\" </dev/null >{at}/o{number} 2>{at}/e{number}\n\
-         POSIXLY_CORRECT=$?:${{POSIXLY_CORRECT-}}; \\trap -- \"{number}:$POSIXLY_CORRECT\" 64; \
+        "POSIXLY_CORRECT=1; \\eval \"$(<{at}/c{number})\" </dev/null >{at}/o{number} 2>{at}/e{number}\n{}",
+        status_line(number)
+    )
+}
+
+/// See [`constant_lines`].
+pub(super) fn status_line(number: u64) -> String {
+    let at = SHELL_DIRECTORY;
+    format!(
+        "POSIXLY_CORRECT=$?:${{POSIXLY_CORRECT-}}; \\trap -- \"{number}:$POSIXLY_CORRECT\" 64; \
          \\trap -p 64 >{at}/s; \\trap - 64; \\unset POSIXLY_CORRECT\n"
     )
 }
