@@ -4,11 +4,16 @@ use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::sys::pty;
+
+const LAST_WORDS: Duration = Duration::from_millis(200);
+/// 128 + SIGHUP.
+const HUNG_UP: i32 = 129;
 
 /// Restores the person's terminal when dropped.
 struct Raw(Option<Termios>);
@@ -48,18 +53,30 @@ pub(super) async fn connect(
         File::from(master.try_clone()?),
         File::from(master.try_clone()?),
     );
-    let output = tokio::task::spawn_blocking(move || copy(from, io::stdout()));
-    std::thread::spawn(move || copy(io::stdin(), to));
+    let mut output = tokio::task::spawn_blocking(move || copy(from, io::stdout()));
+    std::thread::spawn(move || {
+        let mut to = to;
+        copy(io::stdin(), &mut to);
+        // The person's side is at its end: so is the program's.
+        let _ = to.write_all(b"\x04");
+    });
     tokio::pin!(ended);
-    let status = loop {
+    loop {
         tokio::select! {
-            status = &mut ended => break status?,
+            status = &mut ended => {
+                // The last words of the program are in the terminal still.
+                let _ = tokio::time::timeout(LAST_WORDS, output).await;
+                return status;
+            }
+            _ = &mut output => break,
             _ = resized.recv() => copy_size(&master),
         }
-    };
-    // The last words of the program are in the terminal still.
-    let _ = tokio::time::timeout(std::time::Duration::from_millis(200), output).await;
-    Ok(status)
+    }
+    // Either the program has closed its terminal and ends now, or the person's is gone.
+    match tokio::time::timeout(LAST_WORDS, ended).await {
+        Ok(status) => status,
+        Err(_) => Ok(HUNG_UP),
+    }
 }
 
 fn copy_size(master: &OwnedFd) {
