@@ -118,8 +118,17 @@ impl SandboxArgs {
             upper_directory: Some(image::state_dir(state)?.join("uppers")),
             ..launcher_config()
         };
-        let launcher = Launcher::start(config).await?;
-        let (image, hold) = find_or_build(&launcher, &self.image, state).await?;
+        let store = Store::open(&image::state_dir(state)?)?;
+        // The zygote comes up meanwhile.
+        let (launcher, found) = tokio::join!(Launcher::start(config), async {
+            store.find(local_name(&self.image))
+        });
+        let launcher = launcher?;
+        let image = match found? {
+            Some(image) => image,
+            None => build_missing(&launcher, &store, &self.image).await?,
+        };
+        let hold = store.hold(&image)?;
         let sandbox = launcher.sandbox(self.spec(&image, purpose)).await?;
         let missing = &sandbox.in_force().unenforced;
         if !missing.is_empty() {
@@ -174,19 +183,12 @@ pub(super) fn launcher_config() -> LauncherConfig {
     LauncherConfig::default()
 }
 
-async fn find_or_build(
-    launcher: &Launcher,
-    name: &str,
-    state: Option<&Path>,
-) -> Result<(Image, ImageHold), CliError> {
-    let store = Store::open(&image::state_dir(state)?)?;
+async fn build_missing(launcher: &Launcher, store: &Store, name: &str) -> Result<Image, CliError> {
     let name = Some(local_name(name)).filter(|name| *name != DEFAULT_NAME);
     let progress = Progress::new();
-    let found = image::ensure(&store, launcher, name, &|line| progress.tell(line)).await;
+    let built = image::ensure(store, launcher, name, &|line| progress.tell(line)).await;
     progress.done();
-    let image = found?;
-    let hold = store.hold(&image)?;
-    Ok((image, hold))
+    Ok(built?)
 }
 
 /// `512k`, `2g`: powers of 1024, either case.
