@@ -176,7 +176,23 @@ impl Canary {
 pub(crate) struct Scene {
     pub(crate) launcher: Launcher,
     // After the launcher: fields are dropped in order.
-    directory: tempfile::TempDir,
+    directory: Place,
+}
+
+/// The directory of a registry. What an abandoned sandbox has left is taken away before it goes.
+#[derive(Debug)]
+pub(crate) struct Place(tempfile::TempDir);
+
+impl Place {
+    pub(crate) fn path(&self) -> &std::path::Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = Registry::at(self.path().join("run")).and_then(|registry| registry.reclaim());
+    }
 }
 
 impl Scene {
@@ -186,7 +202,7 @@ impl Scene {
 
     /// One whose sandboxes lack walls.
     pub(crate) async fn without(walls: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = Place(tempfile::tempdir().unwrap());
         let config = LauncherConfig {
             program: Some(program()),
             registry: Some(Registry::at(directory.path().join("run")).unwrap()),
@@ -203,7 +219,7 @@ impl Scene {
         self.launcher.sandbox(spec).await.unwrap()
     }
 
-    pub(crate) fn take_apart(self) -> (Launcher, tempfile::TempDir) {
+    pub(crate) fn take_apart(self) -> (Launcher, Place) {
         (self.launcher, self.directory)
     }
 

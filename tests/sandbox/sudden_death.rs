@@ -29,6 +29,13 @@ impl Drop for Run {
     }
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Its directory goes, and with it all knowledge of what a killed program has left.
+        let _ = self.command().arg("gc").status();
+    }
+}
+
 impl Host {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
