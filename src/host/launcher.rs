@@ -238,18 +238,21 @@ impl Launcher {
         mut description: EntryInfo,
     ) -> Result<(Link<FromInit>, Answers<FromZygote>, Held), HostError> {
         let failed = |what| move |e| HostError::Zygote(what, e);
+        // Before the clone: should our caller give up in the middle of it, this cleans up.
+        let mut held = Held {
+            pidfd: None,
+            cgroup,
+            entry,
+            _range: range,
+        };
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
         let init = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
         let mut readiness = init.open_as(0);
-        let (mut exit, pid, pidfd) = self.zygote.clone_sandbox(plan, &theirs, &cgroup).await?;
+        let cloned = self.zygote.clone_sandbox(plan, &theirs, &held.cgroup);
+        let (mut exit, pid, pidfd) = cloned.await?;
+        held.pidfd = Some(pidfd);
         // From here on PID 1 holds the other end alone: its death is the end of our answers.
         drop(theirs);
-        let held = Held {
-            pidfd,
-            cgroup,
-            _range: range,
-            entry,
-        };
         if let Err(error) = wait_ready(&mut readiness).await {
             held.kill();
             let _ = timeout(START_DEADLINE, exit.next()).await;

@@ -70,7 +70,8 @@ impl InForce {
 /// What the host holds for a sandbox. Fields drop in this order: the ids are free again last.
 #[derive(Debug)]
 pub(super) struct Held {
-    pub(super) pidfd: OwnedFd,
+    /// Of PID 1, once it is known.
+    pub(super) pidfd: Option<OwnedFd>,
     pub(super) cgroup: Cgroup,
     pub(super) entry: Entry,
     pub(super) _range: Option<Range>,
@@ -79,7 +80,9 @@ pub(super) struct Held {
 impl Held {
     /// Kills PID 1, and with it everything: the kernel ends a pid namespace with its first process.
     pub(super) fn kill(&self) {
-        let _ = signal_pidfd(self.pidfd.as_fd(), libc::SIGKILL);
+        if let Some(pidfd) = &self.pidfd {
+            let _ = signal_pidfd(pidfd.as_fd(), libc::SIGKILL);
+        }
     }
 }
 
