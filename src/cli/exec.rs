@@ -1,19 +1,21 @@
 //! `exec`: a new sandbox, one command, gone.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::error::CliError;
-use super::sandbox::SandboxArgs;
+use super::sandbox::{SandboxArgs, keyless_launcher_config};
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
-use crate::host::{InForce, Sandbox, Spawn};
+use crate::host::{InForce, Process, Sandbox, Spawn};
 use crate::spec::Usage;
 
 /// Arguments of `exec`.
@@ -48,27 +50,41 @@ struct Report<'a> {
 /// # Errors
 /// The sandbox could not be started or ended; the command's own failure is no error.
 pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, CliError> {
-    let started = args.sandbox.start(state, &args.command.join(" ")).await?;
+    let purpose = args.command.join(" ");
+    let start = args
+        .sandbox
+        .start(state, &purpose, keyless_launcher_config());
+    let started = start.await?;
     let sandbox = started.sandbox;
-    let in_force = sandbox.in_force().clone();
-    let result = run(
-        &sandbox,
-        args.command,
-        args.interactive,
-        args.json,
-        args.timeout,
-    )
-    .await;
-    let usage = sandbox.close().await?;
-    let (status, timed_out) = result?;
-    if args.json {
-        let report = Report {
-            status: status.code(),
+    // From before the command begins: whoever sees it run may interrupt it.
+    let mut interrupts = signal(SignalKind::interrupt()).map_err(host_failed)?;
+    let (mut process, pumps) = spawn(&sandbox, args.command, args.interactive, args.json).await?;
+    let ended = tokio::select! {
+        ended = process.wait_at_most(args.timeout) => ended,
+        _ = interrupts.recv() => Ok((ExitStatus::Signal(libc::SIGINT), false)),
+    };
+    let limits = args.json.then(|| sandbox.in_force().clone());
+    let usage = if args.json {
+        sandbox.close().await?
+    } else {
+        sandbox.discard().await?
+    };
+    // No process holds the pipes now: they end. Only whoever reads our output can make us wait.
+    for pump in pumps {
+        tokio::select! {
+            _ = pump => {}
+            _ = interrupts.recv() => {}
+        }
+    }
+    let (status, timed_out) = ended?;
+    if let Some(limits) = &limits {
+        let (status, usage) = (status.code(), &usage);
+        super::output::json(&Report {
+            status,
             timed_out,
-            usage: &usage,
-            limits: &in_force,
-        };
-        super::output::json(&report)?;
+            usage,
+            limits,
+        })?;
     }
     let code = if timed_out {
         i32::from(exit::TIMED_OUT)
@@ -78,47 +94,40 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
     Ok(u8::try_from(code & 0xff).unwrap_or(exit::FAILED))
 }
 
-async fn run(
+async fn spawn(
     sandbox: &Sandbox,
     argv: Vec<String>,
     interactive: bool,
     json: bool,
-    limit: Option<Duration>,
-) -> Result<(ExitStatus, bool), EnvError> {
-    let failed = |e: io::Error| EnvError::Infrastructure(e.to_string());
-    let (stdin, feed) = io::pipe().map_err(failed)?;
-    let (out, stdout) = io::pipe().map_err(failed)?;
-    let (err, stderr) = io::pipe().map_err(failed)?;
+) -> Result<(Process, [JoinHandle<()>; 2]), EnvError> {
+    let (stdin, feed) = io::pipe().map_err(host_failed)?;
+    let (out, stdout) = io::pipe().map_err(host_failed)?;
+    let (err, stderr) = io::pipe().map_err(host_failed)?;
     if interactive {
         // A thread of its own, never joined: a read of the terminal cannot be broken off.
         std::thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut { feed }));
     } else {
         drop(feed);
     }
-    let out = pump(out, if json { Target::Stderr } else { Target::Stdout });
-    let err = pump(err, Target::Stderr);
-    // From before the command begins: whoever sees it run may interrupt it.
-    let mut interrupts = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut process = sandbox
-        .spawn(Spawn {
-            argv,
-            env: Vec::new(),
-            cwd: None,
-            stdin: OwnedFd::from(stdin),
-            stdout: OwnedFd::from(stdout),
-            stderr: OwnedFd::from(stderr),
-        })
-        .await?;
-    let ended = tokio::select! {
-        ended = process.wait_at_most(limit) => ended,
-        _ = interrupts.recv() => Ok((ExitStatus::Signal(libc::SIGINT), false)),
-    };
-    // What the command left behind may hold the pipes: kill it, then read to their ends.
-    let _ = process.kill(libc::SIGKILL).await;
-    for pumped in [out, err] {
-        let _ = tokio::time::timeout(Duration::from_secs(1), pumped).await;
-    }
-    ended
+    let to = if json { Target::Stderr } else { Target::Stdout };
+    let pumps = [pump(out.into(), to)?, pump(err.into(), Target::Stderr)?];
+    let process = sandbox.spawn(Spawn {
+        argv,
+        env: Vec::new(),
+        cwd: None,
+        stdin: OwnedFd::from(stdin),
+        stdout: OwnedFd::from(stdout),
+        stderr: OwnedFd::from(stderr),
+    });
+    Ok((process.await?, pumps))
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the form that map_err asks for"
+)]
+fn host_failed(error: io::Error) -> EnvError {
+    EnvError::Infrastructure(error.to_string())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -128,27 +137,46 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
+#[derive(Clone, Copy)]
 enum Target {
     Stdout,
     Stderr,
 }
 
-/// Copies on a thread: the fastest way, and the only one for a stdout that blocks.
-fn pump(mut from: impl Read + Send + 'static, to: Target) -> oneshot::Receiver<()> {
-    let (done, finished) = oneshot::channel();
-    std::thread::spawn(move || {
-        let mut to: Box<dyn Write> = match to {
-            Target::Stdout => Box::new(io::stdout()),
-            Target::Stderr => Box::new(io::stderr()),
-        };
+/// Copies on a thread: the fastest way, and the only one for a stdout that blocks. It begins with the
+/// first byte, for most commands print nothing on one of the two.
+fn pump(from: OwnedFd, to: Target) -> Result<JoinHandle<()>, EnvError> {
+    let from = pipe::Receiver::from_owned_fd(from).map_err(host_failed)?;
+    Ok(tokio::spawn(async move {
         let mut buffer = vec![0; 64 << 10];
-        while let Ok(count @ 1..) = from.read(&mut buffer) {
-            let chunk = buffer.get(..count).unwrap_or_default();
-            if to.write_all(chunk).and_then(|()| to.flush()).is_err() {
-                break;
+        let count = loop {
+            if from.readable().await.is_err() {
+                return;
             }
+            match from.try_read(&mut buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(0) | Err(_) => return,
+                Ok(count) => break count,
+            }
+        };
+        if let Ok(from) = from.into_blocking_fd() {
+            let copied =
+                tokio::task::spawn_blocking(move || copy(File::from(from), to, buffer, count));
+            let _ = copied.await;
         }
-        let _ = done.send(());
-    });
-    finished
+    }))
+}
+
+fn copy(mut from: File, to: Target, mut buffer: Vec<u8>, mut count: usize) {
+    let mut to: Box<dyn Write> = match to {
+        Target::Stdout => Box::new(io::stdout()),
+        Target::Stderr => Box::new(io::stderr()),
+    };
+    while count > 0 {
+        let chunk = buffer.get(..count).unwrap_or_default();
+        if to.write_all(chunk).and_then(|()| to.flush()).is_err() {
+            return;
+        }
+        count = from.read(&mut buffer).unwrap_or(0);
+    }
 }

@@ -56,9 +56,10 @@ enum Verb {
 
 /// Runs the command line; gives the exit code.
 pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
-    let argv = argv::normalize(&Cli::command(), argv);
-    let parsed = Cli::command()
-        .try_get_matches_from(argv)
+    let mut command = Cli::command();
+    let argv = argv::normalize(&command, argv);
+    let parsed = command
+        .try_get_matches_from_mut(argv)
         .and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,

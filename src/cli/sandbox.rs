@@ -108,6 +108,7 @@ impl SandboxArgs {
         self,
         state: Option<&Path>,
         purpose: &str,
+        config: LauncherConfig,
     ) -> Result<Started, CliError> {
         // Before anything starts, and before an image is built for nothing.
         if self.upper == Where::Tmpfs {
@@ -116,14 +117,11 @@ impl SandboxArgs {
         let config = LauncherConfig {
             require_limits: self.require_limits,
             upper_directory: Some(image::state_dir(state)?.join("uppers")),
-            ..launcher_config()
+            ..config
         };
+        let launcher = Launcher::start(config).await?;
         let store = Store::open(&image::state_dir(state)?)?;
-        // The zygote comes up meanwhile.
-        let (launcher, found) = tokio::join!(Launcher::start(config), async {
-            store.find(local_name(&self.image))
-        });
-        let launcher = launcher?;
+        let found = store.find(local_name(&self.image));
         let image = match found? {
             Some(image) => image,
             None => build_missing(&launcher, &store, &self.image).await?,
@@ -181,6 +179,14 @@ impl SandboxArgs {
 
 pub(super) fn launcher_config() -> LauncherConfig {
     LauncherConfig::default()
+}
+
+/// For commands that never hold a key: their zygote need not be a new program.
+pub(super) fn keyless_launcher_config() -> LauncherConfig {
+    LauncherConfig {
+        forked: Some(crate::jail::zygote_main),
+        ..launcher_config()
+    }
 }
 
 async fn build_missing(launcher: &Launcher, store: &Store, name: &str) -> Result<Image, CliError> {

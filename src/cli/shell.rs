@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::error::CliError;
-use super::sandbox::SandboxArgs;
+use super::sandbox::{SandboxArgs, keyless_launcher_config};
 use super::terminal;
 use crate::host::{Registry, SHELL, enter};
 
@@ -32,7 +32,10 @@ pub(super) async fn shell(args: ShellArgs, state: Option<&Path>) -> Result<u8, C
             .map_err(failed)
             .map(code);
     }
-    let started = args.sandbox.start(state, "shell").await?;
+    let started = args
+        .sandbox
+        .start(state, "shell", keyless_launcher_config())
+        .await?;
     let sandbox = started.sandbox;
     let _door = sandbox.open_door()?;
     let argv = SHELL.map(str::to_owned);

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::run::{self, RunArgs, RunError, SandboxFacts, Session};
-use super::sandbox::SandboxArgs;
+use super::sandbox::{SandboxArgs, launcher_config};
 use crate::agent::Cancel;
 use crate::exit;
 use crate::host::{Sandbox, ShellMode};
@@ -39,7 +39,7 @@ async fn in_sandbox(
     };
     let keep = settings.keep;
     // A start may build an image first: an interrupt does not wait for that.
-    let start = Box::pin(arguments.start(state, "run"));
+    let start = Box::pin(arguments.start(state, "run", launcher_config()));
     let Some(started) = unless(&mut cancel, start).await else {
         return Ok(None);
     };

@@ -96,6 +96,11 @@ impl<M: DeserializeOwned + Send + 'static> Link<M> {
         fds: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
         let bytes = wire::encode(message)?;
+        // First without asking whether it can be written, which costs a turn of the event loop.
+        match self.channel.get_ref().send(&bytes, fds) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return result,
+        }
         loop {
             let mut ready = self.channel.writable().await?;
             match ready.try_io(|channel| channel.get_ref().send(&bytes, fds)) {

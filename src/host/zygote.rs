@@ -3,10 +3,13 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::cgroup::Cgroup;
@@ -14,6 +17,7 @@ use super::launcher::START_DEADLINE;
 use super::link::{Answer, Answers, Link};
 use super::{HostError, LauncherConfig, ids};
 use crate::sys::channel::Channel;
+use crate::sys::fork::{self, Forked, SingleThread, fork};
 use crate::sys::mount;
 use crate::wire::{FromZygote, RequestId, SetupPlan, ToZygote, ZYGOTE};
 
@@ -33,38 +37,43 @@ pub(super) enum Ids {
 #[derive(Debug)]
 pub(super) struct Zygote {
     link: Link<FromZygote>,
-    child: Mutex<Child>,
+    pid: Pid,
+    one_shot: bool,
+    /// What it says of itself; of a failed start, why.
+    greetings: Mutex<Answers<FromZygote>>,
 }
 
 impl Drop for Zygote {
     fn drop(&mut self) {
-        // It holds nothing to save, and its death is what ends the sandboxes.
-        if let Ok(child) = self.child.get_mut() {
-            let _ = child.kill();
-            let _ = child.wait();
+        // It holds nothing to save, and its death is what ends the sandboxes. Only we wait for it, so
+        // that its number is still its own.
+        let _ = kill(self.pid, Signal::SIGKILL);
+        // Its end takes the kernel 0.3 ms. A program for one sandbox ends now, and leaves it to init.
+        if !self.one_shot {
+            let _ = waitpid(self.pid, None);
         }
     }
 }
 
 impl Zygote {
-    /// Starts it and gives it its ids.
+    /// Starts its process. Root's prepares itself while we go on: what it is asked for waits in the
+    /// socket, and so does the reason of a failed start. An ordinary user's has to be given its ids.
     pub(super) async fn start(config: &LauncherConfig) -> Result<(Self, Ids), HostError> {
         let failed = |what| move |e| HostError::Zygote(what, e);
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
         let link = Link::new(ours, request_id).map_err(failed("watch the zygote"))?;
-        let mut greetings = link.open_as(0);
+        let greetings = Mutex::new(link.open_as(0));
         let privileged = nix::unistd::geteuid().is_root();
-        let child = spawn(config, theirs, privileged)?;
-        let pid = child.id();
         let zygote = Self {
+            pid: Pid::from_raw(start_process(config, theirs, privileged)?),
+            one_shot: config.forked.is_some(),
             link,
-            child: Mutex::new(child),
+            greetings,
         };
-        let greeted = timeout(
-            START_DEADLINE,
-            zygote.greet(&mut greetings, pid, privileged),
-        );
-        let ids = greeted
+        if privileged {
+            return Ok((zygote, Ids::Ranges));
+        }
+        let ids = timeout(START_DEADLINE, zygote.greet())
             .await
             .map_err(|_| HostError::TimedOut("starting the zygote", START_DEADLINE.as_secs()))??;
         Ok((zygote, ids))
@@ -95,35 +104,32 @@ impl Zygote {
         }
     }
 
-    async fn greet(
-        &self,
-        greetings: &mut Answers<FromZygote>,
-        pid: u32,
-        privileged: bool,
-    ) -> Result<Ids, HostError> {
-        let mut ids = Ids::Ranges;
-        loop {
-            match greetings.next().await.map(|answer| answer.message) {
-                Some(FromZygote::Ready) if privileged => return Ok(Ids::Ranges),
-                Some(FromZygote::Ready) => return Ok(ids),
-                Some(FromZygote::NeedMaps { .. }) => {
-                    ids = write_user_maps(pid).await?;
-                    self.link
-                        .send(&ToZygote::MapsWritten, &[])
-                        .await
-                        .map_err(|e| HostError::Zygote("talk to the zygote", e))?;
-                }
-                Some(FromZygote::SpawnFailed { failure, .. }) => {
-                    return Err(HostError::Setup(failure));
-                }
-                Some(
-                    FromZygote::Spawned { .. }
-                    | FromZygote::Removed { .. }
-                    | FromZygote::Exited { .. },
-                ) => {}
-                None => return Err(HostError::ZygoteGone("ended at its start".into())),
-            }
+    /// Maps an ordinary user's ids into its namespace, and waits until it serves.
+    async fn greet(&self) -> Result<Ids, HostError> {
+        let mut greetings = self.greetings.lock().await;
+        match greetings.next().await.map(|answer| answer.message) {
+            Some(FromZygote::NeedMaps { .. }) => {}
+            other => return Err(at_start(other)),
         }
+        let ids = write_user_maps(self.pid).await?;
+        let send = self.link.send(&ToZygote::MapsWritten, &[]);
+        send.await
+            .map_err(|e| HostError::Zygote("talk to the zygote", e))?;
+        match greetings.next().await.map(|answer| answer.message) {
+            Some(FromZygote::Ready) => Ok(ids),
+            other => Err(at_start(other)),
+        }
+    }
+
+    /// Why it answers no more.
+    async fn gone(&self) -> HostError {
+        // The link is at its end: what was said has arrived.
+        let mut greetings = self.greetings.lock().await;
+        let mut last = None;
+        while let Some(answer) = greetings.next().await {
+            last = Some(answer.message);
+        }
+        at_start(last)
     }
 
     pub(super) async fn clone_sandbox(
@@ -161,8 +167,18 @@ impl Zygote {
                 ..
             }) => Err(HostError::Setup(failure)),
             Some(other) => Err(HostError::ZygoteGone(format!("said {:?}", other.message))),
-            None => Err(HostError::ZygoteGone("is gone".into())),
+            None => Err(self.gone().await),
         }
+    }
+}
+
+/// The failure in what it said of itself.
+fn at_start(said: Option<FromZygote>) -> HostError {
+    match said {
+        Some(FromZygote::SpawnFailed { failure, .. }) => HostError::Setup(failure),
+        Some(FromZygote::Ready) => HostError::ZygoteGone("is gone".into()),
+        Some(other) => HostError::ZygoteGone(format!("said {other:?}")),
+        None => HostError::ZygoteGone("ended at its start".into()),
     }
 }
 
@@ -177,7 +193,25 @@ fn request_id(message: &FromZygote) -> RequestId {
     }
 }
 
-fn spawn(config: &LauncherConfig, stdin: Channel, privileged: bool) -> Result<Child, HostError> {
+/// Starts the program as zygote, or forks it from this process; gives its pid.
+fn start_process(
+    config: &LauncherConfig,
+    stdin: Channel,
+    privileged: bool,
+) -> Result<i32, HostError> {
+    let stage = |name: &str| match config.lacks("InheritedSeccomp") {
+        false => name.to_owned(),
+        true => format!("{name}:unfiltered"),
+    };
+    let failed = |e| HostError::Zygote("start the zygote", e);
+    // Only for root, whose sandboxes share no id with the owner of the program: a fork runs the
+    // program's own file, no read-only bind of it.
+    if let (Some(main), true, Ok(thread)) = (config.forked, privileged, SingleThread::claim()) {
+        return match fork(thread).map_err(failed)? {
+            Forked::Parent(pid) => Ok(pid),
+            Forked::Child => fork::finish(thread, stdin.as_fd(), || main(&stage("forked"))),
+        };
+    }
     // Without this a program that is not prepared would start itself again and again.
     if config.program.is_none() && std::env::args_os().nth(1).is_some_and(|a| a == ZYGOTE) {
         return Err(HostError::NotHooked);
@@ -187,28 +221,23 @@ fn spawn(config: &LauncherConfig, stdin: Channel, privileged: bool) -> Result<Ch
         .clone()
         .unwrap_or_else(|| "/proc/self/exe".into());
     // Root can show the zygote a read-only program at once; others' zygotes see to it themselves.
-    let bind = if privileged {
-        read_only(&program).ok()
+    let (bind, enter) = if privileged {
+        (read_only(&program).ok(), "enter-host")
     } else {
-        None
+        (None, "enter-user")
     };
     let path = bind.as_ref().map_or(program, |bind| {
         format!("/proc/self/fd/{}", bind.as_raw_fd()).into()
     });
-    let stage = match (privileged, config.lacks("InheritedSeccomp")) {
-        (true, false) => "enter-host",
-        (false, false) => "enter-user",
-        (true, true) => "enter-host:unfiltered",
-        (false, true) => "enter-user:unfiltered",
-    };
-    Command::new(path)
-        .args([ZYGOTE, stage])
+    let child = Command::new(path)
+        .args([ZYGOTE, &stage(enter)])
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(stdin)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|e| HostError::Zygote("start the zygote", e))
+        .map_err(failed)?;
+    Ok(child.id().cast_signed())
 }
 
 /// A detached, read-only bind of a program.
@@ -220,7 +249,7 @@ fn read_only(program: &Path) -> std::io::Result<OwnedFd> {
 
 /// Maps an ordinary user's ids into his zygote's namespace: all of `/etc/subuid` through
 /// `newuidmap`, or his own alone.
-async fn write_user_maps(pid: u32) -> Result<Ids, HostError> {
+async fn write_user_maps(pid: Pid) -> Result<Ids, HostError> {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     let name = nix::unistd::User::from_uid(uid)
         .ok()
@@ -254,8 +283,9 @@ async fn write_user_maps(pid: u32) -> Result<Ids, HostError> {
     })
 }
 
-async fn map_with(tool: &str, pid: u32, own: u32, first: u32, count: u32) -> Result<(), HostError> {
-    let arguments = [pid, 0, own, 1, 1, first, count].map(|number| number.to_string());
+async fn map_with(tool: &str, pid: Pid, own: u32, first: u32, count: u32) -> Result<(), HostError> {
+    let numbers = [0, own, 1, 1, first, count].map(|number| number.to_string());
+    let arguments = std::iter::once(pid.to_string()).chain(numbers);
     let run = tokio::process::Command::new(tool)
         .args(arguments)
         .kill_on_drop(true)

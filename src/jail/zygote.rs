@@ -23,7 +23,8 @@ use crate::wire::{
 };
 
 /// Entry point of `__zygote ARGUMENT`: `enter-host` and `enter-user` prepare its namespaces and
-/// start the program anew as `serve`. Returns the exit code; the control socket is its stdin.
+/// start the program anew as `serve`; `forked`, of root's one-shot hosts, does without the new
+/// program. Returns the exit code; the control socket is its stdin.
 ///
 /// `:unfiltered` behind the argument leaves the inherited filters out: for tests that show what
 /// these filters stop. Whoever can say it has the host's rights anyway.
@@ -35,8 +36,13 @@ pub fn main(argument: &str) -> u8 {
         None => (argument, true),
     };
     let result = match stage {
-        "enter-host" => enter(&control, /*new_user_namespace*/ false, filtered),
-        "enter-user" => enter(&control, /*new_user_namespace*/ true, filtered),
+        "enter-host" => enter(&control, /*new_user_namespace*/ false)
+            .and_then(|()| serve_read_only(&control, filtered)),
+        "enter-user" => enter(&control, /*new_user_namespace*/ true)
+            .and_then(|()| serve_read_only(&control, filtered)),
+        "forked" => {
+            enter(&control, /*new_user_namespace*/ false).and_then(|()| serve(&control, filtered))
+        }
         "serve" => serve(&control, filtered),
         _ => return 64,
     };
@@ -57,12 +63,8 @@ fn say(control: &Channel, message: &FromZygote, fds: &[BorrowedFd<'_>]) -> io::R
     control.send(&encode(message)?, fds)
 }
 
-/// Moves into namespaces of its own and, unless it runs from one, starts this program again from a
-/// read-only bind.
-///
-/// PID 1 of every sandbox shares the zygote's executable: through `/proc/1/exe` a sandbox must never
-/// be able to write it (CVE-2019-5736).
-fn enter(control: &Channel, new_user_namespace: bool, filtered: bool) -> Result<(), SetupFailure> {
+/// Moves into namespaces of its own.
+fn enter(control: &Channel, new_user_namespace: bool) -> Result<(), SetupFailure> {
     // What the caller of our host left open is not ours to hand on.
     process::close_all_but(&[0, 1, 2]).map_err(|e| failure("close descriptors", &e))?;
     // Away from the terminal of the caller: an interrupt there is the host's business.
@@ -82,7 +84,14 @@ fn enter(control: &Channel, new_user_namespace: bool, filtered: bool) -> Result<
         MsFlags::MS_REC | MsFlags::MS_PRIVATE,
         None::<&str>,
     )
-    .map_err(|e| failure("make mounts private", &e.into()))?;
+    .map_err(|e| failure("make mounts private", &e.into()))
+}
+
+/// Serves, and unless it runs from one, starts this program again from a read-only bind first.
+///
+/// PID 1 of every sandbox shares the zygote's executable: through `/proc/1/exe` a sandbox must never
+/// be able to write it (CVE-2019-5736).
+fn serve_read_only(control: &Channel, filtered: bool) -> Result<(), SetupFailure> {
     if runs_read_only() {
         return serve(control, filtered);
     }

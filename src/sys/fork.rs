@@ -5,7 +5,9 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::process;
 
 /// Proof that this process has one thread. Only the zygote and its children own one.
 #[derive(Debug, Clone, Copy)]
@@ -98,4 +100,48 @@ pub fn fork(_proof: SingleThread) -> io::Result<Forked<i32>> {
         0 => Ok(Forked::Child),
         pid => Ok(Forked::Parent(pid)),
     }
+}
+
+/// Runs `main` in the child of a fork as a program of its own: control socket as standard input, no other
+/// descriptor but /dev/null, and neither arguments nor environment of the program it comes from.
+pub fn finish(_proof: SingleThread, stdin: BorrowedFd<'_>, main: impl FnOnce() -> u8) -> ! {
+    let code = match prepare(stdin) {
+        Ok(()) => main(),
+        Err(_) => 70,
+    };
+    // SAFETY: ends this process without the destructors and exit handlers that are its parent's.
+    unsafe { libc::_exit(code.into()) }
+}
+
+fn prepare(stdin: BorrowedFd<'_>) -> io::Result<()> {
+    process::duplicate_to(stdin, 0)?;
+    let null = fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    process::duplicate_to(null.as_fd(), 1)?;
+    process::duplicate_to(null.as_fd(), 2)?;
+    process::reset_signals();
+    forget_arguments()
+}
+
+/// Overwrites what `/proc/PID/cmdline` (which anybody may read) and `/proc/PID/environ` show.
+fn forget_arguments() -> io::Result<()> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // proc_pid_stat(5): the name may hold anything, `)` included; arg_start is field 48, env_end 51.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let mut addresses = fields
+        .split_whitespace()
+        .skip(48 - 3)
+        .take(4)
+        .map(str::parse);
+    let (Some(Ok(start)), Some(Ok(end))) = (addresses.next(), addresses.last()) else {
+        return Err(io::Error::other("/proc/self/stat is not as expected"));
+    };
+    let length = usize::saturating_sub(end, start);
+    let strings: *mut u8 = std::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: the kernel tells where on the stack it put the strings of arguments and environment.
+    // They stay strings, empty ones, for whoever looks at them in this process, which has one thread.
+    unsafe { strings.write_bytes(0, length) };
+    Ok(())
 }

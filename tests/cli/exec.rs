@@ -177,6 +177,25 @@ fn nothing_of_the_callers_environment_comes_along() {
     );
 }
 
+/// Root's zygote is a fork of the program, whose arguments anybody could read in /proc/1/cmdline.
+#[test]
+fn pid_1_shows_nothing_of_the_callers_arguments_and_environment() {
+    let script = "tr -d '\\0' </proc/1/cmdline; cat /proc/1/environ /proc/1/maps /proc/1/exe; ls /proc/1/fd; true";
+    let mut command = command(&["exec", "--env", "INSIDE=hunter2", "--", "sh", "-c", script]);
+    command
+        .env("MY_SECRET", "hunter2")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let output = collect(command.spawn().unwrap());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.is_empty() || text == "llm-in-sandbox__zygoteserve",
+        "{text}"
+    );
+    let refused = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(refused.matches("ermission denied").count(), 4, "{refused}");
+}
+
 #[test]
 fn no_network_means_no_route() {
     let text =
