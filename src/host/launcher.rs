@@ -229,6 +229,8 @@ impl Launcher {
         let allotment = Allotment {
             ids,
             privileged: matches!(self.ids, Ids::Ranges),
+            // Taking a wall away takes away a step of PID 1, which must be there.
+            networks_ahead: matches!(self.ids, Ids::Ranges) && self.config.without.is_empty(),
             setgroups,
             disk_upper,
             pids_by_rlimit: !self.cgroups.controllers().pids,

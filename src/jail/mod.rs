@@ -25,6 +25,7 @@ mod apply;
 mod exec;
 mod files;
 mod init;
+mod networks;
 mod processes;
 mod root;
 mod seccomp;

@@ -13,12 +13,13 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::networks::Networks;
 use super::{failure, init, root, seccomp};
 use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::{Cloned, Forked, SingleThread, clone_into, fork};
 use crate::sys::{mount as mounts, process};
 use crate::wire::{
-    CgroupEntry, FromInit, FromZygote, IdMap, RequestId, SetupFailure, SetupPlan, ToZygote, decode,
+    CgroupEntry, FromInit, FromZygote, IdMap, NetworkSource, RequestId, SetupFailure, SetupPlan, ToZygote, decode,
     encode,
 };
 
@@ -152,7 +153,11 @@ struct Zygote<'a> {
     control: &'a Channel,
     thread: SingleThread,
     children: HashMap<i32, RequestId>,
+    networks: Networks,
 }
+
+/// Without a request for so long it is time to make networks, in milliseconds.
+const IDLE: u8 = 2;
 
 fn serve(control: &Channel, filtered: bool) -> Result<(), SetupFailure> {
     let thread = SingleThread::claim().map_err(|e| failure("count threads", &e))?;
@@ -166,16 +171,26 @@ fn serve(control: &Channel, filtered: bool) -> Result<(), SetupFailure> {
         control,
         thread,
         children: HashMap::new(),
+        networks: Networks::new()
+            .map_err(|e| failure("open the network namespace", &e))?,
     };
     say(control, &FromZygote::Ready, &[]).map_err(|e| failure("report ready", &e))?;
+    // The first network is made while the host prepares its first request.
+    let mut pause = PollTimeout::ZERO;
     loop {
         let mut fds = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        let short = zygote.networks.is_short();
+        match poll(&mut fds, if short { pause } else { PollTimeout::NONE }) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(failure("wait for requests", &error.into())),
+            Ok(0) => {
+                zygote.networks.refill();
+                pause = PollTimeout::from(IDLE);
+                continue;
+            }
             Ok(_) => {}
         }
         let ready = fds.map(|fd| fd.any().unwrap_or(true));
@@ -250,10 +265,13 @@ impl Zygote<'_> {
             | libc::CLONE_NEWPID
             | libc::CLONE_NEWIPC
             | libc::CLONE_NEWUTS;
-        if plan.own_network {
+        if plan.network == NetworkSource::New {
             namespaces |= libc::CLONE_NEWNET;
         }
-        let cloned = clone_into(self.thread, namespaces, born_in.as_ref().map(AsFd::as_fd))
+        let (thread, born_in) = (self.thread, born_in.as_ref().map(AsFd::as_fd));
+        let cloned = self
+            .networks
+            .inside(plan.network, || clone_into(thread, namespaces, born_in))
             .map_err(|e| failure("clone the sandbox", &e))?;
         match cloned {
             Forked::Child => {

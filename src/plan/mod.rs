@@ -4,7 +4,7 @@
 
 use crate::spec::{Limits, Network, Root, SandboxSpec, Upper};
 use crate::wire::{
-    ByteString, FilterSet, IdMap, MountSource, RootSource, SHELL_DIRECTORY, SetupOp, SetupPlan,
+    ByteString, FilterSet, IdMap, MountSource, NetworkSource, RootSource, SHELL_DIRECTORY, SetupOp, SetupPlan,
     UpperSource,
 };
 
@@ -15,6 +15,8 @@ pub struct Allotment {
     pub ids: IdMap,
     /// The zygote is root of the initial user namespace.
     pub privileged: bool,
+    /// The zygote has network namespaces ready.
+    pub networks_ahead: bool,
     /// `setgroups` works in its user namespace.
     pub setgroups: bool,
     /// A writable layer on disk.
@@ -110,7 +112,12 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
             target: bind.target.clone(),
         });
     }
-    if spec.network == Network::None {
+    let network = match (spec.network, allotment.networks_ahead) {
+        (Network::Host, _) => NetworkSource::Host,
+        (Network::None, true) => NetworkSource::MadeAhead,
+        (Network::None, false) => NetworkSource::New,
+    };
+    if network == NetworkSource::New {
         setup.push(SetupOp::Loopback);
         setup.push(SetupOp::AllowPing {
             groups: allotment.ids.count,
@@ -144,7 +151,7 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
     setup.push(SetupOp::Seccomp(FilterSet::Unknown));
     Ok(SetupPlan {
         ids: allotment.ids,
-        own_network: spec.network == Network::None,
+        network,
         root: root(spec, allotment)?,
         binds: spec
             .binds

@@ -12,8 +12,8 @@ use super::ByteString;
 pub struct SetupPlan {
     /// Ids of its user namespace.
     pub ids: IdMap,
-    /// It gets a network namespace of its own.
-    pub own_network: bool,
+    /// Its network namespace.
+    pub network: NetworkSource,
     /// Made by the zygote, which can see the host's files.
     pub root: RootSource,
     /// Host paths to show, opened by the zygote with the caller's rights, in the order of [`SetupOp::Bind`].
@@ -24,6 +24,17 @@ pub struct SetupPlan {
     pub env: Vec<(ByteString, ByteString)>,
     /// Working directory of every process.
     pub workdir: String,
+}
+
+/// Where the network namespace comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NetworkSource {
+    /// It is the host's.
+    Host,
+    /// A new one that belongs to the sandbox's user namespace; PID 1 sets it up.
+    New,
+    /// A fresh one of the zygote's, set up.
+    MadeAhead,
 }
 
 /// How ids inside look outside.
