@@ -69,7 +69,7 @@ async fn file_system(path: &Path, bytes: u64, inodes: u64) -> Result<LoopDevice,
         .open(path);
     let file = file.map_err(failed("create"))?;
     // What the file system needs for itself comes on top of what may be written.
-    let size = bytes + inodes * INODE_BYTES + bytes / 32 + (8 << 20);
+    let size = bytes + inodes * INODE_BYTES + bytes / 64 + (1 << 20);
     file.set_len(size).map_err(failed("size"))?;
     let options = "lazy_itable_init=1,lazy_journal_init=1,nodiscard";
     let run = tokio::process::Command::new("mke2fs")

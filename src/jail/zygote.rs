@@ -19,8 +19,8 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::{Cloned, Forked, SingleThread, clone_into, fork};
 use crate::sys::{mount as mounts, process};
 use crate::wire::{
-    CgroupEntry, FromInit, FromZygote, IdMap, NetworkSource, RequestId, SetupFailure, SetupPlan, ToZygote, decode,
-    encode,
+    CgroupEntry, FromInit, FromZygote, IdMap, NetworkSource, RequestId, SetupFailure, SetupPlan,
+    ToZygote, decode, encode,
 };
 
 /// Entry point of `__zygote ARGUMENT`: `enter-host` and `enter-user` prepare its namespaces and
@@ -171,8 +171,7 @@ fn serve(control: &Channel, filtered: bool) -> Result<(), SetupFailure> {
         control,
         thread,
         children: HashMap::new(),
-        networks: Networks::new()
-            .map_err(|e| failure("open the network namespace", &e))?,
+        networks: Networks::new().map_err(|e| failure("open the network namespace", &e))?,
     };
     say(control, &FromZygote::Ready, &[]).map_err(|e| failure("report ready", &e))?;
     // The first network is made while the host prepares its first request.

@@ -4,8 +4,8 @@
 
 use crate::spec::{Limits, Network, Root, SandboxSpec, Upper};
 use crate::wire::{
-    ByteString, FilterSet, IdMap, MountSource, NetworkSource, RootSource, SHELL_DIRECTORY, SetupOp, SetupPlan,
-    UpperSource,
+    ByteString, FilterSet, IdMap, MountSource, NetworkSource, RootSource, SHELL_DIRECTORY, SetupOp,
+    SetupPlan, UpperSource,
 };
 
 /// What was allotted to this one sandbox on this host.

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use bytes::ByteString;
 pub use ops::{
-    FilterSet, IdMap, MountSource, NetworkSource, RootSource, SetupFailure, SetupOp, SetupPlan, Step, UpperSource,
+    FilterSet, IdMap, MountSource, NetworkSource, RootSource, SetupFailure, SetupOp, SetupPlan,
+    Step, UpperSource,
 };
 
 use crate::tree::{PackOptions, UnpackPolicy};
