@@ -98,6 +98,7 @@ initramfs() {
         *.ko) cp "$file" "$tree/modules/$name" ;;
         esac
     done
+    install -m 755 "$busybox" "$tree/lis/busybox"
     install -m 755 "$bin" "$tree/lis/llm-in-sandbox"
     while read -r name path; do
         strip -o "$tree/lis/$name" "$path"

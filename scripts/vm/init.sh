@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # Before the machine's root file system: the image below a writable layer, and the programs under test in it.
 export PATH=/bin
 busybox mount -t proc proc /proc
@@ -6,6 +7,7 @@ busybox mount -t devtmpfs dev /dev
 for module in /modules/*.ko; do
     busybox insmod "$module" || echo "vm: $module is not loaded"
 done
+busybox ifconfig lo up
 busybox mount -t ext4 -o ro /dev/vda /lower &&
     busybox mount -t tmpfs -o mode=755 tmpfs /rw &&
     busybox mkdir /rw/upper /rw/work &&

@@ -85,13 +85,12 @@ fn takes_detached_layers() -> bool {
 
 /// The layers of an overlay for as long as it is made, in the zygote's own mount namespace; the overlay
 /// keeps clones of them. No sandbox is cloned meanwhile, so none sees them.
-struct Attached<'a>(BorrowedFd<'a>);
+struct Attached<'a>([BorrowedFd<'a>; 2]);
 
 impl<'a> Attached<'a> {
-    fn new(place: &Path, lower: BorrowedFd<'a>, upper: BorrowedFd<'_>) -> io::Result<Self> {
+    fn new(place: &Path, lower: BorrowedFd<'a>, upper: BorrowedFd<'a>) -> io::Result<Self> {
         attach(lower, open_path(place)?.as_fd())?;
-        let attached = Self(lower);
-        // On top of the other, so that one unmount takes both away.
+        let attached = Self([upper, lower]);
         attach(upper, lower)?;
         Ok(attached)
     }
@@ -99,8 +98,11 @@ impl<'a> Attached<'a> {
 
 impl Drop for Attached<'_> {
     fn drop(&mut self) {
-        let lower = format!("/proc/self/fd/{}", self.0.as_raw_fd());
-        let _ = umount2(lower.as_str(), MntFlags::MNT_DETACH);
+        // The upper first: a path to the lower leads to what is mounted on it.
+        for layer in self.0 {
+            let path = format!("/proc/self/fd/{}", layer.as_raw_fd());
+            let _ = umount2(path.as_str(), MntFlags::MNT_DETACH);
+        }
     }
 }
 
