@@ -112,6 +112,13 @@ nothing_left() {
     [[ -z $left ]] || { echo "$left"; return 1; }
 }
 
+# Each launcher in a leaf below the one before it would be too deep one day, and busy on the next.
+one_leaf() {
+    local deeper
+    deeper=$(find $top -path '*/host/*' -type d)
+    [[ -n $(find $top -name host -type d) && -z $deeper ]] || { echo "deeper: $deeper"; return 1; }
+}
+
 limits_hold() {
     check "limits are in force" enforced "$1"
     check "memory binds" memory_binds
@@ -183,8 +190,9 @@ run_phase() {
         echo "+memory +pids +cpu" >$top/delegated/cgroup.subtree_control
         as=(in_scope "$top/delegated")
         limits_hold 2
-        # Many launchers of one process.
+        # Many launchers of one process: they share one leaf.
         tests walls::memory_is_bounded walls::processes_are_bounded
+        check "launchers share a leaf" one_leaf
         ;;
     undelegated)
         mount_v2
