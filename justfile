@@ -8,7 +8,7 @@ fmt:
 lint:
     cargo fmt --all -- --check
     cargo clippy --workspace --all-targets --locked -- -D warnings
-    shellcheck -x scripts/*.sh .ci/run
+    shellcheck -x scripts/*.sh scripts/vm/*.sh .ci/run
 
 # All tests of the current user.
 test:
@@ -21,6 +21,10 @@ test-root:
 # The part of the tests that an ordinary user can run, by that user.
 test-rootless:
     scripts/test.sh --user
+
+# Limits and walls on other kernels and cgroup hierarchies, in a virtual machine.
+test-vm:
+    scripts/vm-test.sh
 
 # The rules of the repository.
 tidy:

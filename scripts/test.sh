@@ -5,6 +5,7 @@
 #
 # As root: every test as root, then the tests of the sandbox again as two ordinary users that are made
 # for it, one with a range of subordinate ids and one without; --user runs only these.
+# At last limits and walls on other kernels and cgroup hierarchies, in a virtual machine (vm-test.sh).
 # As an ordinary user: every test as that user.
 # LIS_TEST_REQUIRE=userns,overlay,… makes a skipped test fail that needs one of those.
 set -euo pipefail
@@ -129,6 +130,7 @@ export NO_PROXY=127.0.0.1${NO_PROXY:+,$NO_PROXY}
 [[ $EUID == 0 && ${1-} == --user ]] ||
     run "all tests ($(id -un))" 1500 cargo test --workspace --locked --no-fail-fast -- --show-output
 [[ $EUID == 0 ]] && test_as_users
+[[ ${1-} == --user ]] || run "vm" 1900 scripts/vm-test.sh
 
 if ((skipped > 0)); then
     say "skipped:"

@@ -1,5 +1,7 @@
 //! What ends a command without a result, and with which exit code.
 
+use std::borrow::Cow;
+
 use crate::env::EnvError;
 use crate::exit;
 use crate::host::HostError;
@@ -26,11 +28,11 @@ pub(super) enum CliError {
 }
 
 impl CliError {
-    pub(super) fn hint(&self) -> Option<&'static str> {
+    pub(super) fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
-            Self::Host(error) => error.hint(),
-            Self::Image(error) => error.hint(),
-            Self::Store(error) => error.hint(),
+            Self::Host(error) | Self::Image(ImageError::Host(error)) => error.hint(),
+            Self::Image(error) => error.hint().map(Cow::Borrowed),
+            Self::Store(error) => error.hint().map(Cow::Borrowed),
             Self::Env(_) | Self::Io(..) => None,
         }
     }

@@ -98,6 +98,6 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         }
         Verb::Ps(args) => status::ps(&args),
         Verb::Gc => status::gc(state).await,
-        Verb::Doctor(args) => doctor::doctor(&args).await,
+        Verb::Doctor(args) => doctor::doctor(&args, state).await,
     }
 }

@@ -10,6 +10,8 @@ use crate::wire::CgroupEntry;
 
 /// The directory below our own cgroup, or below the top one, that holds those of all sandboxes.
 const PARENT: &str = "llm-in-sandbox";
+/// The directory beside it that holds our own processes: limits bind below cgroups without any.
+const LEAF: &str = "host";
 
 /// Where cgroups can be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -309,9 +311,15 @@ fn v2(mounts: &str, own: &str) -> Option<Hierarchy> {
     let home = if nix::unistd::geteuid().is_root() {
         mount
     } else {
-        let home = mount.join(own_path(own, None)?);
-        make_leaf(&home).ok()?;
-        home
+        let own = mount.join(own_path(own, None)?);
+        match own.parent() {
+            // An earlier launcher of this process, or of one that has started us, has moved us here.
+            Some(home) if own.ends_with(LEAF) && home.join(PARENT).is_dir() => home.to_owned(),
+            _ => {
+                make_leaf(&own).ok()?;
+                own
+            }
+        }
     };
     enable(&home);
     let parent = home.join(PARENT);
@@ -335,7 +343,7 @@ fn v2(mounts: &str, own: &str) -> Option<Hierarchy> {
 
 /// Moves this process into a leaf of its own delegated cgroup.
 fn make_leaf(home: &Path) -> io::Result<()> {
-    let leaf = home.join("host");
+    let leaf = home.join(LEAF);
     match fs::create_dir(&leaf) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

@@ -1,5 +1,6 @@
 //! What can go wrong on the host: never the model's business.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -69,14 +70,10 @@ impl HostError {
 
     /// What the user can do about it.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
-        match self {
-            Self::Setup(failure)
-                if failure.step.0.contains("namespaces") || failure.step.0.contains("clone") =>
-            {
-                Some("user namespaces seem to be switched off; run `llm-in-sandbox doctor`")
-            }
-            Self::Setup(_) | Self::ZygoteGone(_) | Self::Zygote(..) | Self::IdMap(_) => {
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        let fixed = match self {
+            Self::Setup(failure) => return Some(super::probe::explain(failure).into()),
+            Self::ZygoteGone(_) | Self::Zygote(..) | Self::IdMap(_) => {
                 Some("run `llm-in-sandbox doctor`")
             }
             Self::Unenforceable(_) => {
@@ -91,6 +88,7 @@ impl HostError {
             | Self::NoIds(_)
             | Self::NoUpperDirectory
             | Self::LeftOver(_) => None,
-        }
+        };
+        fixed.map(Cow::Borrowed)
     }
 }

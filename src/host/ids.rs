@@ -52,9 +52,46 @@ pub(super) fn allot(runtime: &Path) -> Result<Range, HostError> {
     Err(HostError::NoIds(RANGES))
 }
 
+/// Whether this process may give sandboxes ids of their own, and mount what it likes: root of the
+/// host, with the capability for it. Root of a container has one of the two at most, and gets the
+/// sandboxes of an ordinary user.
+pub(super) fn privileged() -> bool {
+    let all = |map: &str| {
+        let map = fs::read_to_string(map).unwrap_or_default();
+        map.split_whitespace().eq(["0", "0", "4294967295"])
+    };
+    nix::unistd::geteuid().is_root()
+        && caps::has_cap(
+            None,
+            caps::CapSet::Effective,
+            caps::Capability::CAP_SYS_ADMIN,
+        )
+        .unwrap_or(false)
+        && all("/proc/self/uid_map")
+        && all("/proc/self/gid_map")
+}
+
 /// A line of `/etc/subuid` or `/etc/subgid`: first id and how many.
 pub(super) fn subordinate(file: &str, user: &str, uid: u32) -> Option<(u32, u32)> {
     parse_subordinate(&fs::read_to_string(file).ok()?, user, uid)
+}
+
+/// A range for `usermod` that no line of either file overlaps.
+pub(super) fn free_subordinate_range() -> String {
+    let texts =
+        ["/etc/subuid", "/etc/subgid"].map(|file| fs::read_to_string(file).unwrap_or_default());
+    let first = first_free(&texts.concat());
+    format!("{first}-{}", first + RANGE - 1)
+}
+
+fn first_free(lines: &str) -> u32 {
+    let ends = lines.lines().filter_map(|line| {
+        let mut numbers = line.trim().split(':').skip(1);
+        let first: u32 = numbers.next()?.parse().ok()?;
+        first.checked_add(numbers.next()?.parse().ok()?)
+    });
+    // Where useradd begins.
+    ends.max().unwrap_or(0).max(100_000)
 }
 
 fn parse_subordinate(text: &str, user: &str, uid: u32) -> Option<(u32, u32)> {
@@ -93,5 +130,7 @@ mod tests {
         let text = "other:1:2\nme:100000:10\n1000:200000:65536\n# me\n";
         assert_eq!(parse_subordinate(text, "me", 1000), Some((200_000, 65_536)));
         assert_eq!(parse_subordinate(text, "nobody", 7), None);
+        assert_eq!(first_free(text), 265_536);
+        assert_eq!(first_free(""), 100_000);
     }
 }

@@ -71,7 +71,7 @@ impl Launcher {
     /// The host lacks something; the error's hint tells where to look.
     pub async fn start(config: LauncherConfig) -> Result<Self, HostError> {
         let (zygote, ids, cgroups);
-        if nix::unistd::geteuid().is_root() {
+        if ids::privileged() {
             // First, for it prepares itself meanwhile.
             (zygote, ids) = Zygote::start(&config).await?;
             cgroups = Cgroups::detect();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::HostError;
-use super::cgroup;
+use super::{cgroup, ids};
 
 /// What `ps` shows of a sandbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,7 +82,9 @@ impl Registry {
         {
             return Self::at(directory.into());
         }
-        let directory = if uid.is_root() {
+        // Root of a user namespace may have no rights in /run.
+        let roots = || ids::privileged() || make_private(Path::new(ROOTS)).is_ok();
+        let directory = if uid.is_root() && roots() {
             PathBuf::from(ROOTS)
         } else {
             match std::env::var_os("XDG_RUNTIME_DIR") {

@@ -63,7 +63,7 @@ impl Zygote {
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
         let link = Link::new(ours, request_id).map_err(failed("watch the zygote"))?;
         let greetings = Mutex::new(link.open_as(0));
-        let privileged = nix::unistd::geteuid().is_root();
+        let privileged = ids::privileged();
         let zygote = Self {
             pid: Pid::from_raw(start_process(config, theirs, privileged)?),
             one_shot: config.forked.is_some(),
@@ -150,10 +150,9 @@ impl Zygote {
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd())
             .chain(entries.iter().map(AsFd::as_fd))
             .collect();
-        self.link
-            .send(&request, &fds)
-            .await
-            .map_err(|e| HostError::Zygote("talk to the zygote", e))?;
+        if self.link.send(&request, &fds).await.is_err() {
+            return Err(self.gone().await);
+        }
         match answers.next().await {
             Some(Answer {
                 message: FromZygote::Spawned { pid, .. },

@@ -7,13 +7,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
+use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{Gid, Uid, fchownat};
 
 use super::failure;
 use crate::sys::mount::{
-    FsOption, NODEV, NOSUID, RDONLY, clone_tree, new_fs, set_attributes, set_idmap,
+    FsOption, NODEV, NOSUID, RDONLY, attach, clone_tree, new_fs, set_attributes, set_idmap,
 };
 use crate::wire::{IdMap, RootSource, SetupFailure, SetupPlan, UpperSource};
 
@@ -34,9 +35,15 @@ pub(super) fn prepare(
             upper,
             user_xattr,
         } => {
-            let lower = shifted(lower, plan.ids, namespace)?;
+            let tree = shifted(lower, plan.ids, namespace)?;
             let upper = upper_layer(upper, plan.ids)?;
-            overlay(lower.as_fd(), upper.as_fd(), *user_xattr)
+            let _attached = if takes_detached_layers() {
+                None
+            } else {
+                let layers = Attached::new(lower, tree.as_fd(), upper.as_fd());
+                Some(layers.map_err(|e| failure("attach the layers", &e))?)
+            };
+            overlay(tree.as_fd(), upper.as_fd(), *user_xattr)
                 .map_err(|e| failure("mount the overlay", &e))
         }
     }
@@ -65,6 +72,38 @@ fn shifted(path: &Path, ids: IdMap, namespace: BorrowedFd<'_>) -> Result<OwnedFd
             .map_err(|e| failure(format!("map the ids of {}", path.display()), &e))?;
     }
     Ok(tree)
+}
+
+/// Before Linux 6.15 overlayfs refuses layers that are attached nowhere (EINVAL, from `clone_private_mount`).
+fn takes_detached_layers() -> bool {
+    let release = nix::sys::utsname::uname();
+    let release = release.as_ref().map(|r| r.release().to_string_lossy());
+    let mut numbers = release.iter().flat_map(|r| r.split(['.', '-']));
+    let mut next = || numbers.next().and_then(|n| n.parse::<u32>().ok());
+    (next(), next()) >= (Some(6), Some(15))
+}
+
+/// The layers of an overlay for as long as it is made, in the zygote's own mount namespace; the overlay
+/// keeps clones of them. No sandbox is cloned meanwhile, so none sees them.
+struct Attached<'a>([BorrowedFd<'a>; 2]);
+
+impl<'a> Attached<'a> {
+    fn new(place: &Path, lower: BorrowedFd<'a>, upper: BorrowedFd<'a>) -> io::Result<Self> {
+        attach(lower, open_path(place)?.as_fd())?;
+        let attached = Self([upper, lower]);
+        attach(upper, lower)?;
+        Ok(attached)
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        // The upper first: a path to the lower leads to what is mounted on it.
+        for layer in self.0 {
+            let path = format!("/proc/self/fd/{}", layer.as_raw_fd());
+            let _ = umount2(path.as_str(), MntFlags::MNT_DETACH);
+        }
+    }
 }
 
 /// A directory that holds `upper` and `work`, owned by the sandbox's root.

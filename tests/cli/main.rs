@@ -15,6 +15,8 @@ mod exec;
 mod flags;
 mod library;
 mod live;
+mod nested;
+mod packaging;
 mod real;
 mod replay;
 mod reports;

@@ -82,7 +82,20 @@ fn doctor_names_every_capability() {
         .iter()
         .map(|f| f["name"].as_str().unwrap())
         .collect();
-    for name in ["kernel", "user namespaces", "ids", "limits", "sandbox"] {
+    for name in [
+        "kernel",
+        "overlayfs",
+        "seccomp",
+        "user namespaces",
+        "surroundings",
+        "ids",
+        "limits",
+        "open files",
+        "terminals",
+        "state directory",
+        "runtime directory",
+        "sandbox",
+    ] {
         assert!(names.contains(&name), "{names:?}");
     }
     let broken = findings.iter().any(|f| f["state"] == "missing");
@@ -90,7 +103,7 @@ fn doctor_names_every_capability() {
     for finding in findings {
         let state = finding["state"].as_str().unwrap();
         assert!(["ok", "degraded", "missing"].contains(&state), "{finding}");
-        assert!(finding["detail"].is_string());
+        assert!(finding["detail"].is_string() && finding["fix"].is_array());
         assert!(state == "ok" || finding["mend"].is_string(), "{finding}");
     }
     assert!(!broken, "sandboxes start in these tests: {findings:?}");
