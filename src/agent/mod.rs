@@ -9,7 +9,6 @@ mod run;
 mod state;
 pub mod tools;
 
-pub(crate) use clean::clean;
 pub use limits::Limits;
 pub use observation::Style;
 pub use prompt::{PromptConfig, PromptError};

@@ -11,6 +11,7 @@ pub mod output;
 mod progress;
 pub mod run;
 mod sandbox;
+mod sanitize;
 mod shell;
 mod status;
 mod task;

@@ -18,6 +18,7 @@ mod live;
 mod real;
 mod replay;
 mod reports;
+mod terminal;
 
 use std::io::Read;
 use std::path::PathBuf;
