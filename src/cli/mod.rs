@@ -11,7 +11,7 @@ pub mod output;
 mod progress;
 pub mod run;
 mod sandbox;
-mod sanitize;
+pub(crate) mod sanitize;
 mod shell;
 mod status;
 mod task;

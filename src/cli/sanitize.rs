@@ -244,7 +244,7 @@ fn is_harmless_csi(body: &str, last: char) -> bool {
 
 /// Text made safe for a terminal, see [`Filter::text`].
 #[must_use]
-pub(super) fn sanitize(text: &str) -> String {
+pub(crate) fn sanitize(text: &str) -> String {
     let (mut filter, mut safe) = (Filter::text(), String::with_capacity(text.len()));
     filter.push(text.as_bytes(), &mut safe);
     filter.finish(&mut safe);
