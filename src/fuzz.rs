@@ -73,11 +73,14 @@ pub fn archive(data: &[u8]) {
         max_entries: 200,
         ..policy
     };
-    check_unpack(&archive, &policy);
+    let _ = check_unpack(&archive, &policy);
 }
 
 /// Unpacks, and looks whether all of it is where and what it may be.
-pub(crate) fn check_unpack(archive: &[u8], policy: &UnpackPolicy) {
+pub(crate) fn check_unpack(
+    archive: &[u8],
+    policy: &UnpackPolicy,
+) -> Result<tree::UnpackReport, tree::UnpackError> {
     let arena = tempfile::tempdir().unwrap();
     let (root, canary) = (arena.path().join("tree"), arena.path().join("canary"));
     fs::create_dir(&root).unwrap();
@@ -105,6 +108,7 @@ pub(crate) fn check_unpack(archive: &[u8], policy: &UnpackPolicy) {
         2,
         "something is outside"
     );
+    done
 }
 
 fn walk(root: &Path, policy: &UnpackPolicy) -> u64 {

@@ -143,3 +143,21 @@ fn json_stays_json_and_holds_no_control() {
         "{safe}"
     );
 }
+
+proptest::proptest! {
+    #[test]
+    fn however_it_is_cut_text_is_text_and_cleaning_again_changes_nothing(
+        pieces in proptest::collection::vec(
+            proptest::prop_oneof![
+                "\u{1b}[\\[\\]PX^_()0-9;?hlmnu\u{7}\\\\\u{18}]{0,8}",
+                "[\r\n\u{8}\u{7}\u{5}\t]{1,4}",
+                "[\u{7f}-\u{9f}\u{202a}-\u{202e}\u{2066}-\u{2069}]{1,3}",
+                "\\PC{0,12}",
+            ],
+            0..60,
+        ),
+        size in proptest::prelude::any::<u8>(),
+    ) {
+        crate::fuzz::terminal(&[&[size], pieces.concat().as_bytes()].concat());
+    }
+}
