@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Looks for hostile input that breaks the host side: each target of fuzz/ for some seconds, one for each core at a time.
+# Looks for hostile input that breaks the host side: each target of fuzz/ for some seconds, a few at a time.
 #
 # usage: fuzz.sh [SECONDS [TARGET…]]
 #
@@ -50,4 +50,4 @@ fuzz() {
 export -f fuzz
 
 say "fuzzing: ${targets[*]}, $seconds s each"
-printf '%s\n' "${targets[@]}" | xargs -P "$(nproc)" -I{} bash -c 'fuzz "$@"' _ "$seconds" "$programs" {}
+printf '%s\n' "${targets[@]}" | xargs -P "$(($(nproc) + 1))" -I{} bash -c 'fuzz "$@"' _ "$seconds" "$programs" {}

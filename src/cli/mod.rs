@@ -38,7 +38,7 @@ struct Cli {
 enum Verb {
     /// Let a model work on one task in a sandbox
     Run(Box<run::RunArgs>),
-    /// Run one command in a new sandbox
+    /// Run one command in a new sandbox (on a terminal its output is shown as text: no colours, no control sequences)
     Exec(Box<exec::ExecArgs>),
     /// Open an interactive shell in a new sandbox, or in a running one
     Shell(Box<shell::ShellArgs>),

@@ -153,7 +153,7 @@ proptest! {
                 prop_oneof![name(), target().prop_map(String::into_bytes)],
                 target(),
                 0_u32..0o10000,
-                prop_oneof![Just(0_usize), 0_usize..3000],
+                prop_oneof![Just(0_usize), 0_usize..30_000],
             ),
             0..30,
         ),
