@@ -19,7 +19,7 @@ use crate::exit;
 use crate::host::{InForce, Process, Sandbox, Spawn};
 use crate::spec::Usage;
 
-/// Arguments of `exec`. Its output passes to the byte to a pipe or a file, and as text to a terminal.
+/// Arguments of `exec`.
 #[derive(Debug, clap::Args)]
 pub(super) struct ExecArgs {
     #[command(flatten)]

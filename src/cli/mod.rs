@@ -38,7 +38,9 @@ struct Cli {
 enum Verb {
     /// Let a model work on one task in a sandbox
     Run(Box<run::RunArgs>),
-    /// Run one command in a new sandbox (on a terminal its output is shown as text: no colours, no control sequences)
+    /// Run one command in a new sandbox
+    ///
+    /// Its output passes to the byte to a pipe or a file; a terminal gets it as text, without colours and control sequences.
     Exec(Box<exec::ExecArgs>),
     /// Open an interactive shell in a new sandbox, or in a running one
     Shell(Box<shell::ShellArgs>),
