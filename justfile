@@ -34,6 +34,10 @@ tidy:
 bench-smoke:
     cargo bench --locked -- --test
 
+# Looks for input that breaks the host side, a minute for each target (needs nightly and cargo-fuzz).
+fuzz seconds="60":
+    scripts/fuzz.sh {{seconds}}
+
 # Licences, bans and sources, without network once `cargo fetch` ran. `cargo deny check` adds the advisories.
 deny:
     cargo deny --offline check bans licenses sources

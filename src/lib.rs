@@ -32,6 +32,8 @@ pub mod agent;
 pub mod cli;
 pub mod env;
 pub mod exit;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod host;
 pub mod image;
 pub mod jail;

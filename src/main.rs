@@ -30,7 +30,8 @@ fn log_to_stderr() {
         .from_env_lossy();
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_writer(llm_in_sandbox::cli::output::log)
         .with_target(false)
         .try_init();
 }

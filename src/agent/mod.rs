@@ -1,15 +1,14 @@
 //! The agent: a model, three tools and a loop. It knows a sandbox only as an [`Env`](crate::env::Env).
 
-mod calls;
-mod clean;
+pub(crate) mod calls;
+pub(crate) mod clean;
 mod limits;
-mod observation;
+pub(crate) mod observation;
 mod prompt;
 mod run;
 mod state;
 pub mod tools;
 
-pub(crate) use clean::clean;
 pub use limits::Limits;
 pub use observation::Style;
 pub use prompt::{PromptConfig, PromptError};

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// The configuration that is used when none is named.
 const GENERAL: &str = include_str!("prompts/general.yaml");
@@ -61,13 +62,13 @@ struct PromptFile {
     input_dir: Option<String>,
     output_dir: Option<String>,
     #[serde(default, rename = "dataset")]
-    _dataset: Option<serde_json::Value>,
+    _dataset: Option<IgnoredAny>,
     #[serde(default, rename = "config")]
-    _config: Option<serde_json::Value>,
+    _config: Option<IgnoredAny>,
     #[serde(default, rename = "split")]
-    _split: Option<serde_json::Value>,
+    _split: Option<IgnoredAny>,
     #[serde(default, rename = "data_files")]
-    _data_files: Option<serde_json::Value>,
+    _data_files: Option<IgnoredAny>,
 }
 
 impl PromptConfig {

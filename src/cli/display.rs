@@ -2,7 +2,8 @@
 
 use std::io::IsTerminal;
 
-use super::output::{note, sanitize};
+use super::output::painted;
+use super::sanitize::sanitize;
 use crate::settings::{Environment, NO_COLOR};
 use crate::trajectory::Event;
 
@@ -35,7 +36,7 @@ impl Display {
     /// Shows one event.
     pub(super) fn show(&self, event: &Event) {
         for line in self.lines(event) {
-            note(&line);
+            painted(&line);
         }
     }
 

@@ -59,7 +59,7 @@ fn show(findings: &[Finding]) {
             State::Degraded => "degraded",
             State::Missing => "missing ",
         };
-        let detail = output::sanitize(&finding.detail);
+        let detail = &finding.detail;
         output::result(&format!("{mark} {:20} {detail}", finding.name));
         if let Some(mend) = &finding.mend {
             output::result(&format!("         {:20} mend: {mend}", ""));

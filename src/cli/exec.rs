@@ -1,7 +1,7 @@
 //! `exec`: a new sandbox, one command, gone.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::error::CliError;
 use super::sandbox::{SandboxArgs, keyless_launcher_config};
+use super::sanitize::{Filter, Filtered};
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
 use crate::host::{InForce, Process, Sandbox, Spawn};
@@ -143,6 +144,23 @@ enum Target {
     Stderr,
 }
 
+impl Target {
+    /// To the byte for a program that reads it; a person's terminal gets the text alone.
+    fn open(self) -> Box<dyn Write> {
+        let filter = Filter::text;
+        match self {
+            Self::Stdout if io::stdout().is_terminal() => {
+                Box::new(Filtered::new(filter(), io::stdout()))
+            }
+            Self::Stderr if io::stderr().is_terminal() => {
+                Box::new(Filtered::new(filter(), io::stderr()))
+            }
+            Self::Stdout => Box::new(io::stdout()),
+            Self::Stderr => Box::new(io::stderr()),
+        }
+    }
+}
+
 /// Copies on a thread: the fastest way, and the only one for a stdout that blocks. It begins with the
 /// first byte, for most commands print nothing on one of the two.
 fn pump(from: OwnedFd, to: Target) -> Result<JoinHandle<()>, EnvError> {
@@ -168,10 +186,7 @@ fn pump(from: OwnedFd, to: Target) -> Result<JoinHandle<()>, EnvError> {
 }
 
 fn copy(mut from: File, to: Target, mut buffer: Vec<u8>, mut count: usize) {
-    let mut to: Box<dyn Write> = match to {
-        Target::Stdout => Box::new(io::stdout()),
-        Target::Stderr => Box::new(io::stderr()),
-    };
+    let mut to = to.open();
     while count > 0 {
         let chunk = buffer.get(..count).unwrap_or_default();
         if to.write_all(chunk).and_then(|()| to.flush()).is_err() {

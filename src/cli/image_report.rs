@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::output::to_json;
+use super::sanitize::{one_line, sanitize};
 use crate::image::{Image, ImageError, Manifest, Packages, Store};
 
 #[derive(Debug, Serialize)]
@@ -37,16 +39,16 @@ pub(super) fn list(store: &Store, json: bool) -> Result<(), ImageError> {
     }
     let mut text = String::new();
     for image in &listed {
-        let short = image.digest.get(..12).unwrap_or(image.digest);
+        let short = one_line(image.digest.get(..12).unwrap_or(image.digest));
         let names = if image.names.is_empty() {
             "-".to_owned()
         } else {
-            image.names.join(",")
+            one_line(&image.names.join(","))
         };
         text.push_str(&format!(
             "{names}\t{short}\t{} MiB\t{}\n",
             image.size >> 20,
-            image.created
+            one_line(image.created)
         ));
     }
     print(&text)
@@ -96,13 +98,19 @@ pub(super) fn inspect(image: &Image, json: bool) -> Result<(), ImageError> {
             packages,
         });
     }
-    let mut text = format!(
-        "name      {name}\ndigest    {digest}\nrootfs    {}\nsize      {} MiB\ncreated   {created}\nsource    {source}\n",
-        image.rootfs.display(),
-        size_bytes >> 20,
-    );
-    if let Some(reason) = chosen {
-        text.push_str(&format!("chosen    {reason}\n"));
+    let mut text = String::new();
+    for (label, value) in [
+        ("name", Some(name)),
+        ("digest", Some(digest)),
+        ("rootfs", Some(&image.rootfs.display().to_string())),
+        ("size", Some(&format!("{} MiB", size_bytes >> 20))),
+        ("created", Some(created)),
+        ("source", Some(source)),
+        ("chosen", chosen.as_ref()),
+    ] {
+        if let Some(value) = value {
+            text.push_str(&format!("{label:9} {}\n", one_line(value)));
+        }
     }
     text.push_str(&format!(
         "packages  {} by apt, {} by pip\n",
@@ -110,17 +118,22 @@ pub(super) fn inspect(image: &Image, json: bool) -> Result<(), ImageError> {
         packages.pip.len()
     ));
     for package in &packages.pip {
-        text.push_str(&format!("  {} {}\n", package.name, package.version));
+        let (name, version) = (one_line(&package.name), one_line(&package.version));
+        text.push_str(&format!("  {name} {version}\n"));
     }
     print(&text)
 }
 
 fn print_json<T: Serialize>(value: &T) -> Result<(), ImageError> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| stdout_error(error.into()))?;
-    print(&format!("{text}\n"))
+    let text = to_json(value).map_err(|error| stdout_error(error.into()))?;
+    write(&format!("{text}\n"))
 }
 
 pub(super) fn print(text: &str) -> Result<(), ImageError> {
+    write(&sanitize(text))
+}
+
+fn write(text: &str) -> Result<(), ImageError> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         // Whoever reads has seen enough.

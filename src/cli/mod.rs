@@ -11,6 +11,7 @@ pub mod output;
 mod progress;
 pub mod run;
 mod sandbox;
+pub(crate) mod sanitize;
 mod shell;
 mod status;
 mod task;
@@ -38,6 +39,8 @@ enum Verb {
     /// Let a model work on one task in a sandbox
     Run(Box<run::RunArgs>),
     /// Run one command in a new sandbox
+    ///
+    /// Its output passes to the byte to a pipe or a file; a terminal gets it as text, without colours and control sequences.
     Exec(Box<exec::ExecArgs>),
     /// Open an interactive shell in a new sandbox, or in a running one
     Shell(Box<shell::ShellArgs>),

@@ -1,63 +1,52 @@
 //! The only way out to the person: results on stdout, everything else on stderr.
 //!
+//! All of it may hold what a sandbox, a model, a server or an archive said, so all of it is sanitized here.
 //! A reader that is gone (a closed pipe) is no reason to stop working.
 
 use std::io::{self, Write};
 
-/// Writes a line to stdout.
-pub fn result(line: &str) {
-    let _ = writeln!(io::stdout().lock(), "{line}");
+use super::sanitize::{Filter, Filtered, escape_json, sanitize};
+
+/// Writes a line, or several, to stdout.
+pub(super) fn result(line: &str) {
+    let _ = writeln!(io::stdout().lock(), "{}", sanitize(line));
 }
 
 /// Writes a value as JSON to stdout.
 pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<(), super::error::CliError> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| super::error::CliError::Io("write JSON", e.into()))?;
-    result(&text);
+    let text = to_json(value).map_err(|e| super::error::CliError::Io("write JSON", e.into()))?;
+    let _ = writeln!(io::stdout().lock(), "{text}");
     Ok(())
 }
 
-/// Writes a line to stderr.
-pub fn note(line: &str) {
+/// A value as JSON that can be shown on a terminal.
+pub(super) fn to_json<T: serde::Serialize>(value: &T) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(value).map(|text| escape_json(&text))
+}
+
+/// Writes a line, or several, to stderr.
+pub(super) fn note(line: &str) {
+    painted(&sanitize(line));
+}
+
+/// Writes a line to stderr that is sanitized already, and may hold colours of ours.
+pub(super) fn painted(line: &str) {
     let _ = writeln!(io::stderr().lock(), "{line}");
 }
 
-/// Writes an error and its causes to stderr, on one line.
-pub fn error(error: &dyn std::error::Error) {
+/// Writes an error and its causes to stderr. No line but the first begins at the margin: none can pose as one of ours.
+pub(super) fn error(error: &dyn std::error::Error) {
     let mut text = format!("error: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    note(&sanitize(&text));
+    painted(&sanitize(&text).replace('\n', "\n  "));
 }
 
-/// Text that comes from a model, a server or a sandbox, made safe for a terminal: no escape sequences, no control characters
-/// but line ends and tabs, nothing that turns the direction of writing.
+/// Where log lines go: stderr, sanitized.
 #[must_use]
-pub fn sanitize(text: &str) -> String {
-    crate::agent::clean(text.as_bytes())
-        .chars()
-        .map(|c| match c {
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {
-                '\u{fffd}'
-            }
-            '\u{2028}' | '\u{2029}' => '\n',
-            c => c,
-        })
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_reaches_the_terminal_but_text() {
-        let hostile = "a\u{1b}]52;c;ZXZpbA==\u{7}b\u{1b}[2Jc\u{9b}31md\u{202e}e\r\nf";
-        let safe = sanitize(hostile);
-        assert_eq!(safe, "abc\\x9b31md\u{fffd}e\nf");
-        assert!(!safe.contains('\u{1b}'));
-    }
+pub fn log() -> impl Write {
+    Filtered::new(Filter::text(), io::stderr())
 }

@@ -1,6 +1,9 @@
 //! What people see on stderr while something takes long.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
+
+use super::output::note;
+use super::sanitize::one_line;
 
 /// What people see while they wait: one line that changes on a terminal, lines elsewhere.
 #[derive(Debug)]
@@ -22,15 +25,12 @@ impl Progress {
 
     /// Shows what is being done.
     pub(super) fn tell(&self, line: &str) {
+        let line = one_line(line);
         match &self.bar {
             // A choice made for the user must not be overwritten by the next line.
             Some(bar) if line.starts_with("taking ") => bar.println(line),
-            Some(bar) => bar.set_message(line.to_owned()),
-            None => {
-                let mut err = std::io::stderr().lock();
-                // A closed stderr is no reason to stop.
-                let _ = writeln!(err, "image: {line}");
-            }
+            Some(bar) => bar.set_message(line),
+            None => note(&format!("image: {line}")),
         }
     }
 

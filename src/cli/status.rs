@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::error::CliError;
 use super::output;
+use super::sanitize::one_line;
 use crate::host::Registry;
 use crate::image::{self, Store, state_dir};
 
@@ -32,7 +33,7 @@ pub(super) fn ps(args: &PsArgs) -> Result<u8, CliError> {
         let init = info
             .init_pid
             .map_or_else(String::new, |pid| pid.to_string());
-        let purpose: String = output::sanitize(&info.purpose).chars().take(60).collect();
+        let purpose: String = one_line(&info.purpose).chars().take(60).collect();
         output::result(&format!(
             "{:12} {:>8} {init:>8}  {purpose}",
             info.id, info.host_pid
@@ -45,7 +46,7 @@ pub(super) fn ps(args: &PsArgs) -> Result<u8, CliError> {
 pub(super) async fn gc(state: Option<&Path>) -> Result<u8, CliError> {
     let reclaimed = Registry::open()?.reclaim()?;
     for failed in &reclaimed.failed {
-        output::note(&format!("not removed: {failed}"));
+        output::note(&one_line(&format!("not removed: {failed}")));
     }
     let state = state_dir(state)?;
     let drafts = if state.exists() {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::run::{self, RunArgs, RunError, SandboxFacts, Session};
 use super::sandbox::{SandboxArgs, launcher_config};
+use super::sanitize::one_line;
 use crate::agent::Cancel;
 use crate::exit;
 use crate::host::{Sandbox, ShellMode};
@@ -89,7 +90,8 @@ async fn work(
     match sandbox.copy_out(&session.output_dir(), &files).await {
         Ok(report) => {
             for left in &report.left_out.listed {
-                super::output::note(&format!("not copied: {} ({:?})", left.path, left.reason));
+                let path = one_line(&left.path);
+                super::output::note(&format!("not copied: {path} ({:?})", left.reason));
             }
         }
         // The record of the run is worth more than its files.

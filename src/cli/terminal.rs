@@ -1,14 +1,18 @@
 //! Connects the person's terminal with one inside.
+//!
+//! What is drawn there is the sandbox's: programs move the cursor and choose colours, so this is no text that can be believed.
+//! But nothing of it makes the terminal type, remember or print anything, see [`Filter::screen`].
 
 use std::fs::File;
 use std::future::Future;
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::sanitize::{AFTER_SCREEN, Filter, Filtered};
 use crate::sys::pty;
 
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -34,6 +38,10 @@ impl Drop for Raw {
         if let Some(modes) = &self.0 {
             let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, modes);
         }
+        if io::stdout().is_terminal() {
+            let _ = io::stdout().write_all(AFTER_SCREEN.as_bytes());
+            let _ = io::stdout().flush();
+        }
     }
 }
 
@@ -53,7 +61,13 @@ pub(super) async fn connect(
         File::from(master.try_clone()?),
         File::from(master.try_clone()?),
     );
-    let mut output = tokio::task::spawn_blocking(move || copy(from, io::stdout()));
+    let mut output = tokio::task::spawn_blocking(move || {
+        if io::stdout().is_terminal() {
+            copy(from, Filtered::new(Filter::screen(), io::stdout()));
+        } else {
+            copy(from, io::stdout());
+        }
+    });
     std::thread::spawn(move || {
         let mut to = to;
         copy(io::stdin(), &mut to);

@@ -41,11 +41,7 @@ pub(super) fn allot(runtime: &Path) -> Result<Range, HostError> {
     for offset in 0..RANGES {
         let index = (start + offset) % RANGES;
         if try_lock_byte(file.as_fd(), index).map_err(HostError::file("lock", &path))? {
-            let map = IdMap {
-                base: FIRST + index * RANGE,
-                count: RANGE,
-                shift_files: true,
-            };
+            let map = range(index);
             return Ok(Range { map, _lock: file });
         }
     }
@@ -69,6 +65,14 @@ pub(super) fn privileged() -> bool {
         .unwrap_or(false)
         && all("/proc/self/uid_map")
         && all("/proc/self/gid_map")
+}
+
+fn range(index: u32) -> IdMap {
+    IdMap {
+        base: FIRST + index * RANGE,
+        count: RANGE,
+        shift_files: true,
+    }
 }
 
 /// A line of `/etc/subuid` or `/etc/subgid`: first id and how many.
@@ -103,12 +107,58 @@ fn parse_subordinate(text: &str, user: &str, uid: u32) -> Option<(u32, u32)> {
             let count = fields.next()?.parse().ok()?;
             (owner == user || owner == uid.to_string()).then_some((first, count))
         })
+        // Not what no map can hold, and never the host's own root.
+        .filter(|&(first, count): &(u32, u32)| {
+            first > 0 && count > 0 && first.checked_add(count).is_some()
+        })
         .max_by_key(|(_, count)| *count)
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    #[test]
+    fn all_ranges_lie_side_by_side_and_none_leaves_its_place() {
+        let mut end = u64::from(FIRST);
+        for index in 0..RANGES {
+            let map = range(index);
+            assert_eq!(u64::from(map.base), end, "range {index}");
+            end += u64::from(map.count);
+        }
+        assert!(FIRST >= 0x7000_0000 && end <= 0x7ffe_0000);
+    }
+
+    proptest! {
+        #[test]
+        fn a_subordinate_range_is_one_of_the_file_and_can_be_mapped(
+            lines in proptest::collection::vec(
+                ("(me|you|1000|7|#me|)", "(0|1|100000|4294967295|4294967296|-1|x|)", "(0|1|65536|4294967295|9{20}|)", "(:x)?"),
+                0..8,
+            ),
+            noise in "\\PC{0,40}",
+        ) {
+            let mut text = noise;
+            text.push('\n');
+            for (owner, first, count, rest) in &lines {
+                text.push_str(&format!("{owner}:{first}:{count}{rest}\n"));
+            }
+            let mine: Vec<(u32, u32)> = lines
+                .iter()
+                .filter(|(owner, ..)| owner == "me" || owner == "1000")
+                .filter_map(|(_, first, count, _)| Some((first.parse().ok()?, count.parse().ok()?)))
+                .filter(|&(first, count): &(u32, u32)| first > 0 && count > 0 && u64::from(first) + u64::from(count) <= u64::from(u32::MAX))
+                .collect();
+            let found = parse_subordinate(&text, "me", 1000);
+            prop_assert_eq!(found.is_some(), !mine.is_empty());
+            if let Some(range) = found {
+                prop_assert!(mine.contains(&range));
+                prop_assert!(mine.iter().all(|(_, count)| *count <= range.1));
+            }
+        }
+    }
 
     #[test]
     fn two_sandboxes_never_share_a_range() {

@@ -71,14 +71,15 @@ impl Launcher {
     /// The host lacks something; the error's hint tells where to look.
     pub async fn start(config: LauncherConfig) -> Result<Self, HostError> {
         let (zygote, ids, cgroups);
-        if ids::privileged() {
+        let privileged = ids::privileged();
+        if privileged {
             // First, for it prepares itself meanwhile.
-            (zygote, ids) = Zygote::start(&config).await?;
+            (zygote, ids) = Zygote::start(&config, privileged).await?;
             cgroups = Cgroups::detect();
         } else {
             // An ordinary user's process leaves its own cgroup for a leaf, where his zygote belongs, too.
             cgroups = Cgroups::detect();
-            (zygote, ids) = Zygote::start(&config).await?;
+            (zygote, ids) = Zygote::start(&config, privileged).await?;
         }
         let registry = match &config.registry {
             Some(registry) => registry.clone(),

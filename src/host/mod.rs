@@ -7,12 +7,12 @@ mod files;
 mod ids;
 mod launcher;
 mod link;
-mod output;
+pub(crate) mod output;
 pub mod probe;
 mod process;
 mod registry;
 mod sandbox;
-mod shell;
+pub(crate) mod shell;
 mod upper;
 mod zygote;
 

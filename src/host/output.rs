@@ -6,7 +6,7 @@ use crate::env::Captured;
 
 /// Keeps at most `limit` bytes of a stream: half from its head, half from its tail.
 #[derive(Debug)]
-pub(super) struct HeadTail {
+pub(crate) struct HeadTail {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     half: usize,
@@ -14,7 +14,7 @@ pub(super) struct HeadTail {
 }
 
 impl HeadTail {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
             head: Vec::new(),
             tail: VecDeque::new(),
@@ -23,7 +23,7 @@ impl HeadTail {
         }
     }
 
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.total += bytes.len() as u64;
         let room = self.half.saturating_sub(self.head.len()).min(bytes.len());
         let (head, rest) = bytes.split_at(room);
@@ -37,16 +37,16 @@ impl HeadTail {
     }
 
     /// Bytes seen, kept or not.
-    pub(super) fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         self.total
     }
 
     /// Something was left out.
-    pub(super) fn overflowed(&self) -> bool {
+    pub(crate) fn overflowed(&self) -> bool {
         self.total > (self.head.len() + self.tail.len()) as u64
     }
 
-    pub(super) fn finish(self) -> Captured {
+    pub(crate) fn finish(self) -> Captured {
         let mut head = self.head;
         let kept = (head.len() + self.tail.len()) as u64;
         let omitted = self.total - kept;

@@ -58,12 +58,14 @@ impl Drop for Zygote {
 impl Zygote {
     /// Starts its process. Root's prepares itself while we go on: what it is asked for waits in the
     /// socket, and so does the reason of a failed start. An ordinary user's has to be given its ids.
-    pub(super) async fn start(config: &LauncherConfig) -> Result<(Self, Ids), HostError> {
+    pub(super) async fn start(
+        config: &LauncherConfig,
+        privileged: bool,
+    ) -> Result<(Self, Ids), HostError> {
         let failed = |what| move |e| HostError::Zygote(what, e);
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
         let link = Link::new(ours, request_id).map_err(failed("watch the zygote"))?;
         let greetings = Mutex::new(link.open_as(0));
-        let privileged = ids::privileged();
         let zygote = Self {
             pid: Pid::from_raw(start_process(config, theirs, privileged)?),
             one_shot: config.forked.is_some(),

@@ -15,7 +15,7 @@ mod fetch;
 mod host_network;
 mod import;
 mod manifest;
-mod oci;
+pub(crate) mod oci;
 mod state;
 mod store;
 mod workshop;

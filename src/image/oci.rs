@@ -139,7 +139,7 @@ struct DockerEntry {
 }
 
 /// Reads an OCI layout through `read`, which gives a small file of the archive or `None`.
-pub(super) fn read_layout<E: From<OciError>>(
+pub(crate) fn read_layout<E: From<OciError>>(
     architecture: &str,
     mut read: impl FnMut(&str) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<OciImage, E> {
@@ -170,7 +170,7 @@ pub(super) fn read_layout<E: From<OciError>>(
 }
 
 /// Reads an archive of `docker save` from before it was an OCI layout as well.
-pub(super) fn read_docker<E: From<OciError>>(
+pub(crate) fn read_docker<E: From<OciError>>(
     mut read: impl FnMut(&str) -> Result<Option<Vec<u8>>, E>,
 ) -> Result<OciImage, E> {
     let entries: Vec<DockerEntry> = json(&mut read, "manifest.json")?;

@@ -166,9 +166,7 @@ impl Assembler {
         }
         let at = self.calls.len();
         if at >= MAX_CALLS {
-            return Err(LlmError::Protocol(
-                "too many tool calls in one answer".into(),
-            ));
+            return Err(too_many_calls());
         }
         self.calls.push(Map::new());
         if let Some(index) = index {
@@ -222,6 +220,10 @@ pub(crate) fn whole(body: &[u8]) -> Result<Answer, LlmError> {
     let Some(message) = choice.get("message").and_then(Value::as_object) else {
         return Err(LlmError::Protocol("the choice holds no message".into()));
     };
+    let calls = message.get("tool_calls").and_then(Value::as_array);
+    if calls.is_some_and(|calls| calls.len() > MAX_CALLS) {
+        return Err(too_many_calls());
+    }
     Ok(Answer {
         message: Message::assistant(message.clone()),
         finish_reason: choice
@@ -231,6 +233,10 @@ pub(crate) fn whole(body: &[u8]) -> Result<Answer, LlmError> {
         usage: response.get("usage").and_then(TokenUsage::from_json),
         response,
     })
+}
+
+fn too_many_calls() -> LlmError {
+    LlmError::Protocol("too many tool calls in one answer".into())
 }
 
 /// An error told with status 200: its own code counts where it has one.

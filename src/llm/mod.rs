@@ -3,7 +3,7 @@
 //! [`HttpModel`] talks to an OpenAI-compatible server, [`ReplayModel`] reads its answers from a file.
 //! Nothing here knows sandboxes or tools; a partial answer never leaves this module.
 
-mod assemble;
+pub(crate) mod assemble;
 mod config;
 mod context;
 mod dropped_tools;
@@ -11,7 +11,7 @@ mod endpoint;
 mod http;
 mod replay;
 mod retry;
-mod sse;
+pub(crate) mod sse;
 mod text_calls;
 mod types;
 

@@ -19,6 +19,9 @@ pub const MESSAGE_MAX: usize = 64 << 20;
 /// Most descriptors of one message.
 pub const FDS_MAX: usize = 16;
 
+/// Most descriptors that the kernel passes at once (`SCM_MAX_FD`): room for fewer, and those that had room would arrive unseen.
+const KERNEL_FDS_MAX: usize = 253;
+
 const INLINE: u8 = 0;
 const IN_MEMFD: u8 = 1;
 
@@ -100,7 +103,7 @@ impl Channel {
     /// `WouldBlock` on a non-blocking socket; `InvalidData` for a message that breaks a bound.
     pub fn receive(&self) -> io::Result<Option<Received>> {
         let mut buffer = vec![0_u8; INLINE_MAX + 2];
-        let mut space = nix::cmsg_space!([RawFd; FDS_MAX]);
+        let mut space = nix::cmsg_space!([RawFd; KERNEL_FDS_MAX]);
         let mut fds = Vec::new();
         let (length, flags) = {
             let mut iov = [IoSliceMut::new(&mut buffer)];
@@ -125,6 +128,10 @@ impl Channel {
         }
         if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
             return Err(invalid("a message is larger than agreed"));
+        }
+        // Its body may come as one more.
+        if fds.len() > FDS_MAX + 1 {
+            return Err(invalid("a message has more descriptors than agreed"));
         }
         buffer.truncate(length);
         match buffer.first() {
@@ -177,6 +184,13 @@ impl From<Channel> for OwnedFd {
 }
 
 fn read_body(memfd: OwnedFd) -> io::Result<Vec<u8>> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+    // Only a memfd has seals. A pipe, or a file of somebody's own file system, could make us wait for ever.
+    let seals = fcntl(&memfd, FcntlArg::F_GET_SEALS)
+        .map_or(SealFlag::empty(), SealFlag::from_bits_truncate);
+    if !seals.contains(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SHRINK) {
+        return Err(invalid("the body of a large message is not sealed"));
+    }
     let mut bytes = Vec::new();
     let limit = MESSAGE_MAX as u64;
     let read = File::from(memfd).take(limit + 1).read_to_end(&mut bytes)?;
@@ -206,5 +220,34 @@ mod tests {
         }
         drop(a);
         assert!(b.receive().unwrap().is_none());
+    }
+
+    #[test]
+    fn more_descriptors_than_agreed_are_refused_and_none_is_kept() {
+        for count in [FDS_MAX + 2, FDS_MAX + 3, 100, KERNEL_FDS_MAX] {
+            let (a, b) = Channel::pair().unwrap();
+            let (reader, writer) = nix::unistd::pipe().unwrap();
+            a.send_packet(INLINE, b"x", &vec![writer.as_raw_fd(); count])
+                .unwrap();
+            drop(writer);
+            assert_eq!(b.receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
+            drop((a, b));
+            // The end of the pipe: no copy of its other side is left in this process.
+            let mut ready = [nix::poll::PollFd::new(
+                reader.as_fd(),
+                nix::poll::PollFlags::POLLIN,
+            )];
+            nix::poll::poll(&mut ready, 0_u16).unwrap();
+            let seen = ready[0].revents().unwrap();
+            assert!(seen.contains(nix::poll::PollFlags::POLLHUP), "{count}");
+        }
+    }
+
+    #[test]
+    fn a_large_body_that_never_ends_is_not_waited_for() {
+        let (a, b) = Channel::pair().unwrap();
+        let (reader, _writer) = nix::unistd::pipe().unwrap();
+        a.send_packet(IN_MEMFD, b"", &[reader.as_raw_fd()]).unwrap();
+        assert_eq!(b.receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

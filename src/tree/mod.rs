@@ -13,6 +13,8 @@ mod index;
 mod layer;
 mod names;
 mod pack;
+#[cfg(test)]
+mod property_tests;
 mod sparse;
 mod unpack;
 

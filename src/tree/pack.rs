@@ -128,7 +128,8 @@ impl<W: Write> Packer<'_, W> {
             Ok(stat) => stat,
             // Deleted since it was listed: the tree of a live sandbox may change under our hands.
             Err(Errno::ENOENT) => return Ok(()),
-            Err(error) => return Err(tree_error("stat", path)(error)),
+            // Its directory may be listed, not searched.
+            Err(error) => return self.unopened(path, error),
         };
         match stat.st_mode & S_IFMT {
             S_IFDIR => self.subdirectory(parent, name, path, depth),

@@ -27,9 +27,14 @@ impl<R: Read> Reader<R> {
         sparse_blocks(&gnu.sparse, &mut segments).map_err(|kind| kind.at(&member.path))?;
         let mut more = gnu.is_extended();
         while more {
+            let known = segments.len();
             let mut block = GnuExtSparseHeader::new();
             self.exact(block.as_mut_bytes())?;
             sparse_blocks(block.sparse(), &mut segments).map_err(|kind| kind.at(&member.path))?;
+            // A chain of empty blocks has no end.
+            if segments.len() == known {
+                return Err(UnpackErrorKind::UnsupportedSparse.at(&member.path));
+            }
             more = block.is_extended();
         }
         member.size = self.number(gnu.real_size(), "real size")?;

@@ -31,15 +31,15 @@ pub(crate) fn lines_until(from: impl Read + Send + 'static, mark: &'static str) 
 }
 
 /// The program on a pseudo-terminal.
-struct Session {
+pub(crate) struct Session {
     child: Child,
     keys: File,
     screen: Receiver<Vec<u8>>,
-    seen: String,
+    pub(crate) seen: String,
 }
 
 impl Session {
-    fn start(arguments: &[&str]) -> Self {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
         let pty = openpty(None, None).unwrap();
         let end = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
         let child = command(arguments)
@@ -68,12 +68,12 @@ impl Session {
         }
     }
 
-    fn press(&mut self, keys: &str) {
+    pub(crate) fn press(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).unwrap();
     }
 
     /// Waits until the screen shows this.
-    fn expect(&mut self, text: &str) {
+    pub(crate) fn expect(&mut self, text: &str) {
         while !self.seen.contains(text) {
             let more = self.screen.recv_timeout(DEADLINE / 2);
             let more = more.unwrap_or_else(|_| panic!("no {text:?} in: {}", self.seen));
@@ -81,7 +81,7 @@ impl Session {
         }
     }
 
-    fn leave(mut self, code: i32) {
+    pub(crate) fn leave(mut self, code: i32) {
         self.press(&format!("exit {code}\n"));
         assert_eq!(ended(&mut self.child).code(), Some(code), "{}", self.seen);
     }

@@ -20,6 +20,7 @@ mod packaging;
 mod real;
 mod replay;
 mod reports;
+mod terminal;
 mod upper;
 
 use std::io::Read;

@@ -27,7 +27,7 @@ impl Replay {
         self.directory.path().join(name)
     }
 
-    fn command(&self, flags: &[&str]) -> Command {
+    pub(crate) fn command(&self, flags: &[&str]) -> Command {
         let base = [
             "run",
             "add two numbers",

@@ -340,3 +340,24 @@ fn resident() -> u64 {
         .unwrap()
         * 1024
 }
+
+#[test]
+fn a_flood_of_status_lines_or_of_the_terminal_delays_nobody() {
+    for target in ["/run/shell-io/s", "/dev/tty"] {
+        in_sandbox(async |sandbox| {
+            let sandbox = &*sandbox;
+            out(
+                sandbox,
+                &format!("for n in 1 2 3 4; do yes > {target} & done"),
+            )
+            .await;
+            let limit = Duration::from_secs(1);
+            for command in ["echo still here", "sleep 600"] {
+                let began = Instant::now();
+                let result = sandbox.shell(command, limit).await.unwrap();
+                assert!(began.elapsed() < limit * 20, "{target}: {command}");
+                assert_eq!(result.timed_out.is_some(), command == "sleep 600");
+            }
+        });
+    }
+}

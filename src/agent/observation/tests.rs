@@ -1,5 +1,7 @@
 //! Cleaning and layout.
 
+use proptest::prelude::*;
+
 use std::time::Duration;
 
 use super::*;
@@ -150,4 +152,35 @@ fn a_stream_cut_by_the_sandbox_tells_how_much_and_where() {
             "start \n{rule}\n<1000004 bytes left out here; the whole is in /tmp/out.1>\n{rule}\n end"
         )
     );
+}
+
+proptest! {
+    /// Text without controls is cut at characters only, and every byte of it is either shown or counted.
+    #[test]
+    fn what_is_cut_is_counted_to_the_byte(
+        parts in proptest::collection::vec("[aü€😀\n]{0,400}", 0..80),
+        capture in 8_usize..100_000,
+        piece in 1_usize..5_000,
+    ) {
+        let text = parts.concat();
+        let mut kept = crate::host::output::HeadTail::new(capture);
+        text.as_bytes().chunks(piece).for_each(|bytes| kept.push(bytes));
+        let stream = kept.finish();
+        let cleaned = clean_stream(&stream);
+        prop_assert!(text.starts_with(&cleaned.head) && text.ends_with(&cleaned.tail));
+        let shown = cleaned.head.len() + cleaned.tail.len();
+        let cut = cleaned.cut.map_or(0, |cut| cut.bytes);
+        prop_assert_eq!(shown as u64 + cut, text.len() as u64);
+    }
+
+    #[test]
+    fn any_bytes_are_cleaned_once_and_for_all(
+        pieces in proptest::collection::vec(
+            prop_oneof!["\u{1b}[\\[\\]PX^_()0-9;?m\u{7}\\\\]{0,6}", "[\r\n\u{8}\u{7}\t]{1,4}", "\\PC{0,12}"],
+            0..60,
+        ),
+        size in any::<u8>(),
+    ) {
+        crate::fuzz::output(&[&[size], pieces.concat().as_bytes()].concat());
+    }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{EXIT_NOT_SUBMITTED, EXIT_SUBMITTED, ModelSettings, RunError, RunSettings};
 use crate::agent::{self, AgentConfig, Cancel, Outcome, Progress, StopReason, tools};
 use crate::cli::display::Display;
-use crate::cli::output::{note, result, sanitize};
+use crate::cli::output::{note, result};
 use crate::env::{Env, EnvError, ExecRequest, ExitStatus, GuestPath};
 use crate::llm::{HttpModel, Model, ReplayModel, Sampling, shown_url};
 use crate::settings::Environment;
@@ -184,7 +184,7 @@ impl Session {
         let answer = files.join("answer.txt");
         if let Some(text) = read_answer(&answer) {
             result(&format!("answer:     {}", answer.display()));
-            result(&sanitize(&text));
+            result(&text);
         } else {
             note("there is no answer.txt in the output directory");
         }
@@ -199,9 +199,7 @@ impl Session {
             outcome.steps
         ));
         if let Some(detail) = &outcome.detail {
-            note(&sanitize(
-                &detail.chars().take(MAX_DETAIL).collect::<String>(),
-            ));
+            note(&detail.chars().take(MAX_DETAIL).collect::<String>());
         }
         note(&format!(
             "tokens {} in, {} out; model {:.1} s, tools {:.1} s, in all {:.1} s",

@@ -19,7 +19,7 @@
 //! seen by its missing status line: the shell is replaced and the model is told.
 
 mod escalation;
-mod status;
+pub(crate) mod status;
 mod streams;
 
 use std::fs::File;
@@ -45,6 +45,9 @@ use streams::{Stream, Streams, discard_unless_closed, read_terminal};
 
 /// PID 1 answers within this time, or the sandbox is broken.
 const INIT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Reads of one pipe or terminal before the others have their turn: what is in it at most, and no more of a writer without end.
+const TURNS: usize = 64;
 
 /// How commands are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -313,8 +316,8 @@ impl Shell {
     }
 
     fn discard_terminal(&self) {
-        while let Ok(bytes) = read_terminal(&self.terminal) {
-            if bytes.is_empty() {
+        for _ in 0..TURNS {
+            if !read_terminal(&self.terminal).is_ok_and(|bytes| !bytes.is_empty()) {
                 return;
             }
         }

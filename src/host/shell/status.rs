@@ -2,11 +2,12 @@
 
 use tokio::net::unix::pipe;
 
+use super::TURNS;
 use crate::wire::SHELL_DIRECTORY;
 
 /// How a command ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     Status(i32),
     /// The shell itself ended, with this status.
     ShellExited(i32),
@@ -39,24 +40,38 @@ pub(super) fn status_line(number: u64) -> String {
 
 /// What has come through the status pipe so far. Anybody inside may write there.
 #[derive(Default)]
-pub(super) struct StatusLine(Vec<u8>);
+pub(crate) struct StatusLine(Vec<u8>);
 
 impl StatusLine {
+    /// Bytes of a line that are kept, and one more to tell that there were more.
     const MAX: usize = 4096;
 
     pub(super) fn read(&mut self, pipe: &pipe::Receiver, number: u64) -> Option<End> {
-        let mut buffer = [0; 512];
-        while let Ok(count @ 1..) = pipe.try_read(&mut buffer) {
-            self.0
-                .extend_from_slice(buffer.get(..count).unwrap_or_default());
-            if self.0.len() > Self::MAX {
-                self.0.clear();
+        let mut buffer = [0; 4096];
+        // Whoever writes faster than we read does not keep us from everything else.
+        for _ in 0..TURNS {
+            let Ok(count @ 1..) = pipe.try_read(&mut buffer) else {
+                return None;
+            };
+            let end = self.push(buffer.get(..count).unwrap_or_default(), number);
+            if end.is_some() {
+                return end;
             }
         }
-        let text = String::from_utf8_lossy(&self.0).into_owned();
-        let end = text.lines().find_map(|line| parse_status(line, number));
-        if let Some((_, rest)) = text.rsplit_once('\n') {
-            self.0 = rest.as_bytes().to_vec();
+        None
+    }
+
+    /// Takes bytes of the pipe. Of a line that is too long nothing counts.
+    pub(crate) fn push(&mut self, bytes: &[u8], number: u64) -> Option<End> {
+        let mut end = None;
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.0
+                .extend(piece.iter().take(Self::MAX + 1 - self.0.len()));
+            if piece.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.0);
+                let text = std::str::from_utf8(&line).unwrap_or_default();
+                end = end.or_else(|| parse_status(text.trim_end_matches('\n'), number));
+            }
         }
         end
     }

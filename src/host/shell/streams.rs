@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 
-use super::Shell;
+use super::{Shell, TURNS};
 use crate::env::{Captured, EnvError, FullCopy, GuestPath};
 use crate::host::files::Sink;
 use crate::host::link::Link;
@@ -31,11 +31,11 @@ impl Streams {
     pub(super) async fn finish(mut self, shell: &mut Shell) -> [Captured; 3] {
         self.out.drain(&shell.link).await;
         self.err.drain(&shell.link).await;
-        while let Ok(bytes) = read_terminal(&shell.terminal) {
-            if bytes.is_empty() {
-                break;
+        for _ in 0..TURNS {
+            match read_terminal(&shell.terminal) {
+                Ok(bytes) if !bytes.is_empty() => self.tty.push(&bytes),
+                Ok(_) | Err(_) => break,
             }
-            self.tty.push(&bytes);
         }
         let (out, out_pipe) = self.out.finish().await;
         let (err, err_pipe) = self.err.finish().await;
@@ -72,7 +72,7 @@ impl Stream {
 
     async fn drain(&mut self, link: &Link<FromInit>) {
         // A daemon may print faster than we read: what a pipe holds at most, and no more.
-        for _ in 0..64 {
+        for _ in 0..TURNS {
             if !self.take(link).await {
                 return;
             }
