@@ -129,6 +129,7 @@ export NO_PROXY=127.0.0.1${NO_PROXY:+,$NO_PROXY}
 
 [[ $EUID == 0 && ${1-} == --user ]] ||
     run "all tests ($(id -un))" 1500 cargo test --workspace --locked --no-fail-fast -- --show-output
+[[ $EUID == 0 && ${1-} != --user ]] && run "compatibility" 1800 scripts/compat.sh
 [[ $EUID == 0 ]] && test_as_users
 [[ ${1-} == --user ]] || run "vm" 1900 scripts/vm-test.sh
 

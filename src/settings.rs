@@ -58,6 +58,11 @@ pub const LLM_TEMPERATURE: EnvVar = EnvVar {
     name: "LLM_TEMPERATURE",
     doc: "sampling temperature, as --temperature",
 };
+/// Refused system calls.
+pub const SECCOMP: EnvVar = EnvVar {
+    name: "LLM_IN_SANDBOX_SECCOMP",
+    doc: "refused system calls of `run`, as --seccomp",
+};
 /// Colours.
 pub const NO_COLOR: EnvVar = EnvVar {
     name: "NO_COLOR",
@@ -65,7 +70,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 8] = [
+pub const ENV_VARS: [EnvVar; 9] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -73,6 +78,7 @@ pub const ENV_VARS: [EnvVar; 8] = [
     OPENAI_API_KEY,
     ANTHROPIC_API_KEY,
     LLM_TEMPERATURE,
+    SECCOMP,
     NO_COLOR,
 ];
 
@@ -144,6 +150,8 @@ pub struct SettingsFile {
     pub task_timeout: Option<f64>,
     /// Parent of the run folders.
     pub output_dir: Option<PathBuf>,
+    /// Refused system calls.
+    pub seccomp: Option<String>,
 }
 
 /// The settings cannot be used.

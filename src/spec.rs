@@ -14,6 +14,8 @@ pub struct SandboxSpec {
     pub network: Network,
     /// Its limits.
     pub limits: Limits,
+    /// System calls that it refuses beside those that every sandbox does.
+    pub seccomp: Seccomp,
     /// Host paths shown inside, read-only.
     pub binds: Vec<BindMount>,
     /// Environment of every process, added to the defaults.
@@ -37,6 +39,7 @@ impl SandboxSpec {
             },
             network: Network::None,
             limits: Limits::default(),
+            seccomp: Seccomp::default(),
             binds: Vec::new(),
             env: Vec::new(),
             workdir: "/testbed".into(),
@@ -78,6 +81,16 @@ pub enum Network {
     None,
     /// The host's network, unprotected.
     Host,
+}
+
+/// System calls that a sandbox refuses beside those that every sandbox does: nothing here loosens.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Seccomp {
+    /// No sockets but those of files, no process looks into another, no `chroot`.
+    pub strict: bool,
+    /// Names of more calls.
+    pub deny: Vec<String>,
 }
 
 /// What a sandbox may use up. `None` means no limit.

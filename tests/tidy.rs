@@ -18,9 +18,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("spec", &[]),
     ("env", &[]),
     ("tree", &["sys"]),
-    ("plan", &["spec", "wire"]),
-    ("jail", &["sys", "wire", "tree"]),
-    ("host", &["sys", "wire", "spec", "env", "plan", "tree"]),
+    ("policy", &[]),
+    ("plan", &["spec", "wire", "policy"]),
+    ("jail", &["sys", "wire", "tree", "policy"]),
+    (
+        "host",
+        &["sys", "wire", "spec", "env", "plan", "tree", "policy"],
+    ),
     ("image", &["host", "spec", "env", "tree"]),
     ("llm", &[]),
     ("trajectory", &["env", "spec", "llm"]),
@@ -34,6 +38,7 @@ const TOP: &[&str] = &["lib", "main", "cli", "fuzz"];
 /// Module, and outside names that must not appear in it.
 const BANNED: &[(&str, &[&str])] = &[
     ("plan", &["std::fs", "tokio", "reqwest", "tracing"]),
+    ("policy", &["std::fs", "tokio", "reqwest", "tracing"]),
     ("jail", &["tokio", "reqwest", "tracing"]),
     ("sys", &["tokio", "reqwest", "tracing"]),
     ("wire", &["tokio", "reqwest", "tracing"]),

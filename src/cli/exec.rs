@@ -16,7 +16,7 @@ use super::sandbox::{SandboxArgs, keyless_launcher_config};
 use super::sanitize::{Filter, Filtered};
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
-use crate::host::{InForce, Process, Sandbox, Spawn};
+use crate::host::{InForce, LauncherConfig, Process, Refused, Sandbox, Spawn, Walls};
 use crate::spec::Usage;
 
 /// Arguments of `exec`.
@@ -33,6 +33,9 @@ pub(super) struct ExecArgs {
     /// Print status, usage and the limits in force as JSON on stdout, after the command's output on stderr.
     #[arg(long)]
     json: bool,
+    /// Tell at the end which system calls were refused, and by which rule.
+    #[arg(long)]
+    seccomp_log: bool,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
@@ -44,6 +47,9 @@ struct Report<'a> {
     timed_out: bool,
     usage: &'a Usage,
     limits: &'a InForce,
+    walls: &'a Walls,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<&'a [Refused]>,
 }
 
 /// Runs it; gives the exit code of the program.
@@ -52,9 +58,11 @@ struct Report<'a> {
 /// The sandbox could not be started or ended; the command's own failure is no error.
 pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, CliError> {
     let purpose = args.command.join(" ");
-    let start = args
-        .sandbox
-        .start(state, &purpose, keyless_launcher_config());
+    let config = LauncherConfig {
+        report_refusals: args.seccomp_log,
+        ..keyless_launcher_config()
+    };
+    let start = args.sandbox.start(state, &purpose, config);
     let started = start.await?;
     let sandbox = started.sandbox;
     // From before the command begins: whoever sees it run may interrupt it.
@@ -65,6 +73,7 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
         _ = interrupts.recv() => Ok((ExitStatus::Signal(libc::SIGINT), false)),
     };
     let limits = args.json.then(|| sandbox.in_force().clone());
+    let walls = sandbox.walls().clone();
     let usage = if args.json {
         sandbox.close().await?
     } else {
@@ -78,6 +87,7 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
         }
     }
     let (status, timed_out) = ended?;
+    let refused = args.seccomp_log.then(|| walls.refused());
     if let Some(limits) = &limits {
         let (status, usage) = (status.code(), &usage);
         super::output::json(&Report {
@@ -85,7 +95,11 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
             timed_out,
             usage,
             limits,
+            walls: &walls,
+            refused: refused.as_deref(),
         })?;
+    } else {
+        tell(&refused.unwrap_or_default());
     }
     let code = if timed_out {
         i32::from(exit::TIMED_OUT)
@@ -93,6 +107,18 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
         status.code()
     };
     Ok(u8::try_from(code & 0xff).unwrap_or(exit::FAILED))
+}
+
+fn tell(refused: &[Refused]) {
+    for Refused {
+        call,
+        errno,
+        rule,
+        count,
+    } in refused
+    {
+        super::output::note(&format!("refused {count} times: {call} ({errno}): {rule}"));
+    }
 }
 
 async fn spawn(

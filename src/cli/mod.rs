@@ -12,6 +12,7 @@ mod progress;
 pub mod run;
 mod sandbox;
 pub(crate) mod sanitize;
+mod seccomp;
 mod shell;
 mod status;
 mod task;

@@ -110,6 +110,9 @@ pub struct RunArgs {
     /// Give observations the exact text of the original system
     #[arg(long, value_name = "SYSTEM")]
     pub compat: Option<Compat>,
+    /// System calls that are refused: `default`, `strict` or a TOML file [env: LLM_IN_SANDBOX_SECCOMP]
+    #[arg(long, value_name = "PROFILE")]
+    pub seccomp: Option<String>,
     /// Leave the sandbox running afterwards
     #[arg(long)]
     pub keep: bool,

@@ -7,9 +7,10 @@ use clap::{Args, ValueEnum};
 use super::error::CliError;
 use super::image::local_name;
 use super::progress::Progress;
+use super::seccomp::profile;
 use crate::host::{HostError, Launcher, LauncherConfig, Sandbox};
 use crate::image::{self, CaBundle, DEFAULT_NAME, Image, ImageHold, Store};
-use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Upper};
+use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Seccomp, Upper};
 
 /// What a sandbox is like.
 #[derive(Debug, Clone, Args)]
@@ -50,6 +51,10 @@ pub(super) struct SandboxArgs {
     /// Working directory inside, made when missing
     #[arg(long, value_name = "DIR", default_value = "/testbed")]
     pub(super) workdir: String,
+    /// System calls that are refused: `default`, `strict` (no network, no look into other processes,
+    /// no chroot), or a TOML file whose `deny` names more
+    #[arg(long, value_name = "PROFILE", default_value = "default", value_parser = profile)]
+    pub(super) seccomp: Seccomp,
     /// Fail where a limit cannot be enforced, rather than warn
     #[arg(long)]
     pub(super) require_limits: bool,
@@ -99,6 +104,7 @@ impl SandboxArgs {
             ro_bind: Vec::new(),
             env: Vec::new(),
             workdir: "/testbed".into(),
+            seccomp: Seccomp::default(),
             require_limits: false,
         }
     }
@@ -171,6 +177,7 @@ impl SandboxArgs {
             *upper = Upper::Disk;
         }
         spec.limits = limits;
+        spec.seccomp = self.seccomp;
         spec.workdir = self.workdir;
         spec.purpose = purpose.into();
         spec

@@ -34,6 +34,7 @@ async fn in_sandbox(
         .unwrap_or_else(|| DEFAULT_NAME.to_owned());
     let mut arguments = SandboxArgs::defaults(image);
     arguments.workdir.clone_from(&settings.prompt.working_dir);
+    arguments.seccomp.clone_from(&settings.seccomp);
     let mode = match settings.shell {
         crate::agent::Shell::Persistent => ShellMode::Persistent,
         crate::agent::Shell::Fresh => ShellMode::Fresh,
@@ -48,7 +49,7 @@ async fn in_sandbox(
     let sandbox = started.sandbox.with_shell(mode);
     let facts = SandboxFacts {
         image_digest: Some(started.image.manifest.digest.clone()),
-        spec: json!({ "network": "none", "limits": sandbox.in_force() }),
+        spec: json!({ "network": "none", "limits": sandbox.in_force(), "walls": sandbox.walls() }),
     };
     let mut worked = Box::pin(work(session, &sandbox, facts, cancel.clone())).await;
     if keep && worked.is_ok() && !*cancel.borrow() {

@@ -1,5 +1,6 @@
 //! Owns the zygote and starts sandboxes through it.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,11 +13,13 @@ use super::link::{Answers, Link};
 use super::registry::{Entry, EntryInfo, Registry};
 use super::sandbox::{Held, InForce, Sandbox};
 use super::upper::{self, DiskUpper};
+use super::walls::Walls;
 use super::zygote::{Ids, Zygote};
 use super::{DEFAULT_ENV, HostError};
 use crate::plan::{Allotment, plan};
 use crate::spec::{Root, SandboxSpec, Upper};
 use crate::sys::channel::Channel;
+use crate::sys::landlock;
 use crate::wire::{FromInit, FromZygote, IdMap, SetupPlan, UpperSource};
 
 /// Nothing that we wait for during a start takes longer on a working host.
@@ -38,6 +41,9 @@ pub struct LauncherConfig {
     pub require_limits: bool,
     /// Directory for writable layers on disk, on the file system that is to hold them.
     pub upper_directory: Option<PathBuf>,
+    /// Tell which system calls were refused, see [`Walls::refused`]: each refusal is then this
+    /// program's answer to a question of the kernel, and a sandbox has no listener of its own.
+    pub report_refusals: bool,
     /// Walls to leave out, each named by the beginning of its step's `Debug` form (`MaskFile`,
     /// `Seccomp(Unknown`), or `Ids` (inside-root is the caller himself) or `InheritedSeccomp`.
     ///
@@ -124,6 +130,7 @@ impl Launcher {
             range.as_ref(),
             upper.as_ref().map(|u| u.source.clone()),
         )?;
+        let walls = Walls::new(&spec, &plan);
         let description = EntryInfo {
             id: entry.id.clone(),
             host_pid: std::process::id(),
@@ -135,7 +142,7 @@ impl Launcher {
             purpose: spec.purpose.clone(),
         };
         let starting = self.start_sandbox(plan, cgroup, entry, range, description);
-        let (link, exit, held) = timeout(START_DEADLINE, starting)
+        let (link, exit, held, listener) = timeout(START_DEADLINE, starting)
             .await
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
         Ok(Sandbox::new(
@@ -146,7 +153,8 @@ impl Launcher {
             in_force,
             spec.workdir,
             started,
-        ))
+        )
+        .with_walls(walls.watched(listener)))
     }
 
     /// Deletes a tree whose files may belong to subordinate ids, which this process may not touch.
@@ -235,6 +243,8 @@ impl Launcher {
             setgroups,
             disk_upper,
             pids_by_rlimit: !self.cgroups.controllers().pids,
+            landlock: landlock::version(),
+            report_refusals: self.config.report_refusals,
         };
         let mut plan = plan(&spec, &allotment)?;
         if !self.config.without.is_empty() {
@@ -251,7 +261,7 @@ impl Launcher {
         entry: Entry,
         range: Option<Range>,
         mut description: EntryInfo,
-    ) -> Result<(Link<FromInit>, Answers<FromZygote>, Held), HostError> {
+    ) -> Result<Running, HostError> {
         let failed = |what| move |e| HostError::Zygote(what, e);
         // Before the clone: should our caller give up in the middle of it, this cleans up.
         let mut held = Held {
@@ -268,22 +278,30 @@ impl Launcher {
         held.pidfd = Some(pidfd);
         // From here on PID 1 holds the other end alone: its death is the end of our answers.
         drop(theirs);
-        if let Err(error) = wait_ready(&mut readiness).await {
-            held.kill();
-            let _ = timeout(START_DEADLINE, exit.next()).await;
-            return Err(error);
-        }
+        let listener = match wait_ready(&mut readiness).await {
+            Ok(listener) => listener,
+            Err(error) => {
+                held.kill();
+                let _ = timeout(START_DEADLINE, exit.next()).await;
+                return Err(error);
+            }
+        };
         description.init_pid = Some(pid);
         held.entry.describe(&description)?;
-        Ok((init, exit, held))
+        Ok((init, exit, held, listener))
     }
 }
 
-async fn wait_ready(readiness: &mut Answers<FromInit>) -> Result<(), HostError> {
-    match readiness.next().await.map(|answer| answer.message) {
+/// A sandbox that has just been started, and the listener for its refused calls.
+type Running = (Link<FromInit>, Answers<FromZygote>, Held, Option<OwnedFd>);
+
+async fn wait_ready(readiness: &mut Answers<FromInit>) -> Result<Option<OwnedFd>, HostError> {
+    let answer = readiness.next().await;
+    let (message, fds) = answer.map_or((None, Vec::new()), |a| (Some(a.message), a.fds));
+    match message {
         Some(FromInit::Ready { steps_us }) => {
             tracing::debug!(?steps_us, "sandbox ready");
-            Ok(())
+            Ok(fds.into_iter().next())
         }
         Some(FromInit::Failed(failure)) => Err(HostError::Setup(failure)),
         Some(other) => Err(HostError::ZygoteGone(format!("let PID 1 say {other:?}"))),

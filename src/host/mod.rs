@@ -14,6 +14,7 @@ mod registry;
 mod sandbox;
 pub(crate) mod shell;
 mod upper;
+mod walls;
 mod zygote;
 
 pub use attach::{Door, SHELL, Visit, enter};
@@ -24,6 +25,7 @@ pub use process::{Process, Spawn, Terminal};
 pub use registry::{EntryInfo, Reclaimed, Registry};
 pub use sandbox::{InForce, Sandbox};
 pub use shell::ShellMode;
+pub use walls::{Refused, Walls};
 
 /// Environment of every process inside, unless the image or the caller says otherwise.
 ///

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::ids;
 use super::{Cgroups, HostError, Launcher, LauncherConfig, Registry};
 use crate::spec::SandboxSpec;
+use crate::sys::landlock;
 use crate::wire::SetupFailure;
 
 /// How well a capability of the host serves.
@@ -80,6 +81,7 @@ pub async fn all(state: &Path) -> Vec<Finding> {
         container(),
         ids_of_user(),
         cgroups(),
+        landlock(),
         open_files(),
         terminals(),
         state_directory(state),
@@ -339,6 +341,25 @@ fn state_directory(state: &Path) -> Finding {
                 .mend("set LLM_IN_SANDBOX_HOME to a directory on another file system, or remount it with exec")
         }
         Some(_) => Finding::new(name, State::Ok, shown.to_string()),
+    }
+}
+
+fn landlock() -> Finding {
+    let version = landlock::version();
+    let detail = format!("version {version}");
+    match version {
+        6.. => Finding::new("landlock", State::Ok, detail),
+        2.. => {
+            let detail =
+                format!("{detail}; with --net host, abstract sockets of the host can be reached");
+            Finding::new("landlock", State::Degraded, detail).mend("boot Linux 6.12 or newer")
+        }
+        _ => Finding::new(
+            "landlock",
+            State::Degraded,
+            "none that serves: one layer less",
+        )
+        .mend("boot Linux 6.12 or newer, with landlock in lsm= of its command line"),
     }
 }
 

@@ -17,6 +17,7 @@ use super::link::{Answers, Link};
 use super::process::{self, Process, Spawn, Terminal};
 use super::registry::Entry;
 use super::shell::{self, Shell, ShellMode};
+use super::walls::Walls;
 use super::zygote::Zygote;
 use crate::env::{
     DirEntry, Env, EnvError, ExecRequest, ExecResult, FileError, FileStat, GuestPath, Listing,
@@ -117,6 +118,7 @@ pub struct Sandbox {
     started: Instant,
     shell: Mutex<Option<Shell>>,
     mode: ShellMode,
+    walls: Walls,
 }
 
 impl Sandbox {
@@ -139,7 +141,13 @@ impl Sandbox {
             started,
             shell: Mutex::new(None),
             mode: ShellMode::Persistent,
+            walls: Walls::default(),
         }
+    }
+
+    pub(super) fn with_walls(mut self, walls: Walls) -> Self {
+        self.walls = walls;
+        self
     }
 
     /// Chooses between one shell for all commands and a fresh one for each.
@@ -166,6 +174,12 @@ impl Sandbox {
     #[must_use]
     pub fn in_force(&self) -> &InForce {
         &self.in_force
+    }
+
+    /// Its walls, as far as they depend on the specification and the kernel.
+    #[must_use]
+    pub fn walls(&self) -> &Walls {
+        &self.walls
     }
 
     /// Starts a program.

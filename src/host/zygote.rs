@@ -200,7 +200,9 @@ fn start_process(
     stdin: Channel,
     privileged: bool,
 ) -> Result<i32, HostError> {
-    let stage = |name: &str| match config.lacks("InheritedSeccomp") {
+    // Where refusals are reported, all filters are one, and PID 1 installs it.
+    let unfiltered = config.report_refusals || config.lacks("InheritedSeccomp");
+    let stage = |name: &str| match unfiltered {
         false => name.to_owned(),
         true => format!("{name}:unfiltered"),
     };

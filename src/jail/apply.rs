@@ -16,6 +16,7 @@ use nix::unistd::{
 };
 
 use super::seccomp;
+use crate::sys::landlock;
 use crate::sys::mount::{
     FsOption, NODEV, NOEXEC, NOSUID, RDONLY, attach, clone_tree, new_fs, set_attributes,
 };
@@ -29,6 +30,8 @@ pub(super) struct Stage {
     pub(super) root: OwnedFd,
     /// The mounts of the plan's binds, in order.
     pub(super) binds: std::vec::IntoIter<OwnedFd>,
+    /// Where the host hears of refused calls.
+    pub(super) listener: Option<OwnedFd>,
 }
 
 impl Stage {
@@ -83,7 +86,11 @@ impl Stage {
                     nix::sys::signal::Signal::SIGKILL,
                 )?)
             }
-            SetupOp::Seccomp(set) => seccomp::install_last(*set),
+            SetupOp::Landlock { version, tcp } => give_up_rights(*version, *tcp),
+            SetupOp::Seccomp(set) => {
+                self.listener = seccomp::install_last(set)?;
+                Ok(())
+            }
         }
     }
 
@@ -247,6 +254,20 @@ fn become_root(drop_groups: bool) -> io::Result<()> {
     setresuid(user, user, user)?;
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
     Ok(())
+}
+
+/// Devices cannot be made, renaming goes on everywhere, and nobody outside can be signalled or
+/// reached through an abstract socket, which with the host's network would be the host's services.
+fn give_up_rights(version: u32, tcp: bool) -> io::Result<()> {
+    let files = landlock::MAKE_CHAR | landlock::MAKE_BLOCK | landlock::REFER;
+    let network = if tcp && version >= 4 {
+        landlock::TCP
+    } else {
+        0
+    };
+    let scoped = if version >= 6 { landlock::SCOPES } else { 0 };
+    let root = open_directory("/")?;
+    landlock::restrict(files, network, scoped, root.as_fd(), landlock::REFER)
 }
 
 fn limit(name: &str, value: u64) -> io::Result<()> {

@@ -29,7 +29,14 @@ pub(super) fn main(
 ) -> u8 {
     let _ = nix::sys::prctl::set_name(c"lis-init");
     match set_up(control, zygote, plan) {
-        Ok(steps_us) => serve(control, plan, thread, steps_us).map_or(70, |()| 0),
+        Ok((steps_us, listener)) => {
+            let fds: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
+            let ready = say(control, &FromInit::Ready { steps_us }, &fds);
+            drop(listener);
+            ready
+                .and_then(|()| serve(control, plan, thread))
+                .map_or(70, |()| 0)
+        }
         Err(failure) => {
             let _ = say(control, &FromInit::Failed(failure), &[]);
             70
@@ -41,9 +48,10 @@ fn say(control: &Channel, message: &FromInit, fds: &[BorrowedFd<'_>]) -> io::Res
     control.send(&encode(message)?, fds)
 }
 
-type Timings = Vec<(Step, u64)>;
+/// Times of the steps, and the listener for refused calls.
+type Done = (Vec<(Step, u64)>, Option<OwnedFd>);
 
-fn set_up(control: &Channel, zygote: &Channel, plan: &SetupPlan) -> Result<Timings, SetupFailure> {
+fn set_up(control: &Channel, zygote: &Channel, plan: &SetupPlan) -> Result<Done, SetupFailure> {
     let began = Instant::now();
     let elapsed = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     null_stdio().map_err(|e| failure("open /dev/null", &e))?;
@@ -60,17 +68,20 @@ fn set_up(control: &Channel, zygote: &Channel, plan: &SetupPlan) -> Result<Timin
     let mut stage = Stage {
         root,
         binds: mounts,
+        listener: None,
     };
     for op in &plan.setup {
         stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
         steps.push((op.step(), elapsed()));
     }
+    let listener = stage.listener.take();
     drop(stage);
     // The old ones are the host's nodes; PID 1 keeps no descriptor of the host but its control socket.
     null_stdio().map_err(|e| failure("open the sandbox's /dev/null", &e))?;
-    process::close_all_but(&[0, 1, 2, control.as_raw_fd()])
-        .map_err(|e| failure("close descriptors", &e))?;
-    Ok(steps)
+    let mut keep = vec![0, 1, 2, control.as_raw_fd()];
+    keep.extend(listener.as_ref().map(AsRawFd::as_raw_fd));
+    process::close_all_but(&keep).map_err(|e| failure("close descriptors", &e))?;
+    Ok((steps, listener))
 }
 
 fn null_stdio() -> io::Result<()> {
@@ -102,12 +113,7 @@ struct Init<'a> {
     shell: Option<Shell>,
 }
 
-fn serve(
-    control: &Channel,
-    plan: &SetupPlan,
-    thread: SingleThread,
-    steps_us: Timings,
-) -> io::Result<()> {
+fn serve(control: &Channel, plan: &SetupPlan, thread: SingleThread) -> io::Result<()> {
     let signals = zygote::child_signals()?;
     let mut init = Init {
         control,
@@ -119,7 +125,6 @@ fn serve(
         running: HashMap::new(),
         shell: None,
     };
-    say(control, &FromInit::Ready { steps_us }, &[])?;
     loop {
         let mut fds = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),

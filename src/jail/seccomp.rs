@@ -1,214 +1,147 @@
-//! The system call policy, as data, compiled by seccompiler.
+//! Filters of [`crate::policy`], compiled by seccompiler.
 //!
-//! Four filters, because a filter has one answer and because installing costs: the kernel runs a new
-//! filter over all call numbers, so the long list goes in once, in the zygote, and is inherited.
-//!
-//! | filter | where | answer | what |
-//! |---|---|---|---|
-//! | sockets | zygote, inherited | `EAFNOSUPPORT` | families but UNIX, INET, INET6 and the routes of NETLINK |
-//! | deny | zygote, inherited | `EPERM` | [`DENIED`] and argument checks: nothing that the zygote or PID 1 needs |
-//! | setup | PID 1, last | `EPERM` | [`SETUP_ONLY`]: what PID 1 needed to build the sandbox, and new namespaces |
-//! | unknown | PID 1, last | `ENOSYS` | `clone3`, and every number that did not exist when this was written |
-//!
-//! `clone3` has its flags in memory, where no filter can see them: glibc falls back to `clone` on
-//! `ENOSYS`, and only on that. The strictest answer of all filters wins.
+//! The kernel runs a new filter over all call numbers, so installing costs: the long tables go in
+//! once, in the zygote, and are inherited. The strictest answer of all filters wins, and among
+//! errors that of the newest.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
 
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, TargetArch, apply_filter, sock_filter,
 };
 
-use crate::wire::FilterSet;
+use crate::policy::{
+    CLONE3, DENIED, FAMILIES, KNOWN, Rule, SETUP_ONLY, STRICT, STRICT_FAMILIES, Test,
+};
+use crate::sys::seccomp::install_with_listener;
+use crate::wire::{FilterSet, Profile};
 
 #[cfg(target_arch = "x86_64")]
 const ARCH: (TargetArch, u32) = (TargetArch::x86_64, 0xC000_003E);
 #[cfg(target_arch = "aarch64")]
 const ARCH: (TargetArch, u32) = (TargetArch::aarch64, 0xC000_00B7);
 
-/// The numbers that exist up to Linux 6.18 on this architecture, as half-open ranges.
-#[cfg(target_arch = "x86_64")]
-const KNOWN: [(u32, u32); 2] = [(0, 335), (424, 470)];
-#[cfg(target_arch = "aarch64")]
-const KNOWN: [(u32, u32); 3] = [(0, 244), (260, 295), (424, 470)];
+const NOT_PERMITTED: SeccompAction = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+const NO_SUCH_FAMILY: SeccompAction = SeccompAction::Errno(libc::EAFNOSUPPORT.cast_unsigned());
 
-/// Refused to everybody, the zygote included.
-const DENIED: &[libc::c_long] = &[
-    // Another kernel, or code in this one.
-    libc::SYS_kexec_load,
-    libc::SYS_kexec_file_load,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_bpf,
-    // Large attack surface, no use in a sandbox.
-    libc::SYS_perf_event_open,
-    libc::SYS_io_uring_setup,
-    libc::SYS_io_uring_enter,
-    libc::SYS_io_uring_register,
-    libc::SYS_userfaultfd,
-    libc::SYS_fanotify_init,
-    libc::SYS_fanotify_mark,
-    // Keys are not namespaced; joining a keyring is PID 1's last use of keyctl, see SETUP_ONLY.
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    // Files by handle: past every mount namespace (CVE-2014-3519 and the "shocker").
-    libc::SYS_open_by_handle_at,
-    libc::SYS_name_to_handle_at,
-    // Descriptors and memory of other processes.
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    libc::SYS_move_pages,
-    libc::SYS_migrate_pages,
-    // The host's clocks, logs, disks and power.
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_clock_adjtime,
-    libc::SYS_adjtimex,
-    libc::SYS_syslog,
-    libc::SYS_acct,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_quotactl,
-    443, // quotactl_fd
-    libc::SYS_vhangup,
-    libc::SYS_lookup_dcookie,
-    // Mounts of the whole namespace, by number (Linux 6.8).
-    457, // statmount
-    458, // listmount
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_iopl,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_ioperm,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_uselib,
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_modify_ldt,
-];
+const RETURN: u16 = 0x06;
+const ALLOW: u32 = 0x7fff_0000;
+const NOT_IMPLEMENTED: u32 = 0x0005_0000 | libc::ENOSYS.cast_unsigned();
+const ASK: u32 = 0x7fc0_0000;
 
-/// Refused from the moment PID 1 is ready.
-const SETUP_ONLY: &[libc::c_long] = &[
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_fsopen,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fspick,
-    libc::SYS_open_tree,
-    467, // open_tree_attr
-    libc::SYS_move_mount,
-    libc::SYS_mount_setattr,
-    libc::SYS_setns,
-    libc::SYS_unshare,
-    libc::SYS_sethostname,
-    libc::SYS_setdomainname,
-    libc::SYS_keyctl,
-];
-
-const NAMESPACE_FLAGS: u64 = 0x7E02_0080;
-/// Faking input of the terminal (CVE-2017-5226) and selecting text on a console.
-const TERMINAL_IOCTLS: [u64; 2] = [0x5412, 0x541C];
-const FAMILIES: [i32; 4] = [
-    libc::AF_UNIX,
-    libc::AF_INET,
-    libc::AF_INET6,
-    libc::AF_NETLINK,
-];
-
-/// Installs the long list, in the zygote.
+/// Installs the long tables, in the zygote.
 pub(super) fn install_inherited() -> io::Result<()> {
-    apply(&compile(socket_rules()?, libc::EAFNOSUPPORT)?)?;
-    apply(&compile(inherited_rules()?, libc::EPERM)?)
+    apply(&compile(rules(&[FAMILIES])?, NO_SUCH_FAMILY)?)?;
+    apply(&compile(rules(&[DENIED])?, NOT_PERMITTED)?)
 }
 
-/// Installs what PID 1 could not have before.
-pub(super) fn install_last(set: FilterSet) -> io::Result<()> {
+/// Installs what PID 1 could not have before; gives the listener of [`FilterSet::Reported`].
+pub(super) fn install_last(set: &FilterSet) -> io::Result<Option<OwnedFd>> {
     match set {
-        FilterSet::SetupOnly => apply(&compile(last_rules()?, libc::EPERM)?),
-        FilterSet::Unknown => apply(&unknown_filter()),
+        FilterSet::SetupOnly => apply(&compile(rules(&[SETUP_ONLY])?, NOT_PERMITTED)?)?,
+        FilterSet::Profile(profile) => install_profile(profile)?,
+        FilterSet::Unknown => apply(&unknown_filter(NOT_IMPLEMENTED))?,
+        FilterSet::Reported(profile) => {
+            let filter: Vec<_> = asking_filter(profile)?
+                .iter()
+                .map(|i| libc::sock_filter {
+                    code: i.code,
+                    jt: i.jt,
+                    jf: i.jf,
+                    k: i.k,
+                })
+                .collect();
+            return install_with_listener(&filter).map(Some);
+        }
     }
+    Ok(None)
+}
+
+fn install_profile(profile: &Profile) -> io::Result<()> {
+    let mut denied = rules(if profile.strict { &[STRICT] } else { &[] })?;
+    add(&mut denied, &profile.deny);
+    if profile.strict {
+        apply(&compile(rules(&[STRICT_FAMILIES])?, NO_SUCH_FAMILY)?)?;
+    }
+    apply(&compile(denied, NOT_PERMITTED)?)
+}
+
+/// Every refusal of a sandbox in one filter, for a process can have but one listener: unknown
+/// numbers first, as in [`unknown_filter`], and then the tables.
+fn asking_filter(profile: &Profile) -> io::Result<BpfProgram> {
+    // seccompiler does not know the action, but one that nobody else uses.
+    const UNUSED: u32 = 0x7ff0_0001;
+    let mut tables = vec![FAMILIES, DENIED, SETUP_ONLY];
+    if profile.strict {
+        tables.extend([STRICT, STRICT_FAMILIES]);
+    }
+    let mut all = rules(&tables)?;
+    add(&mut all, &profile.deny);
+    let mut rest = compile(all, SeccompAction::Trace(UNUSED & 0xffff))?;
+    for step in &mut rest {
+        if (step.code, step.k) == (RETURN, UNUSED) {
+            step.k = ASK;
+        }
+    }
+    let mut filter = unknown_filter(ASK);
+    let end = filter.len();
+    for (at, step) in filter.iter_mut().enumerate() {
+        if (step.code, step.k) == (RETURN, ALLOW) {
+            step.code = 0x05; // an unconditional jump
+            step.k = u32::try_from(end - at - 1).map_err(io::Error::other)?;
+        }
+    }
+    filter.append(&mut rest);
+    Ok(filter)
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-fn inherited_rules() -> io::Result<Rules> {
-    let mut rules: Rules = DENIED.iter().map(|number| (*number, Vec::new())).collect();
-    // Compared as 32 bits, as the kernel does: high bits are no disguise (CVE-2019-10063).
-    rules.insert(
-        libc::SYS_ioctl,
-        TERMINAL_IOCTLS
-            .iter()
-            .map(|request| rule(&[(1, SeccompCmpOp::Eq, *request)]))
-            .collect::<io::Result<_>>()?,
-    );
-    // PER_LINUX, PER_LINUX32, UNAME26 and the query; the rest changes how memory is laid out.
-    let personalities: Vec<_> = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff]
-        .iter()
-        .map(|p| (0, SeccompCmpOp::Ne, *p))
-        .collect();
-    rules.insert(libc::SYS_personality, vec![rule(&personalities)?]);
-    Ok(rules)
-}
-
-/// Answered as by a kernel without them: programs go on without audit or packet sockets (shadow's
-/// `groupadd` stops at any other answer).
-fn socket_rules() -> io::Result<Rules> {
-    let other_families: Vec<_> = FAMILIES
-        .iter()
-        .map(|f| (0, SeccompCmpOp::Ne, family(*f)))
-        .collect();
-    let not_route = [
-        (0, SeccompCmpOp::Eq, family(libc::AF_NETLINK)),
-        (2, SeccompCmpOp::Ne, family(libc::NETLINK_ROUTE)),
-    ];
-    Ok(Rules::from([(
-        libc::SYS_socket,
-        vec![rule(&other_families)?, rule(&not_route)?],
-    )]))
-}
-
-fn last_rules() -> io::Result<Rules> {
-    let mut rules: Rules = SETUP_ONLY
-        .iter()
-        .map(|number| (*number, Vec::new()))
-        .collect();
-    let mut namespaces = Vec::new();
-    for bit in 0..32 {
-        let flag = 1_u64 << bit;
-        if NAMESPACE_FLAGS & flag != 0 {
-            namespaces.push(rule(&[(0, SeccompCmpOp::MaskedEq(flag), flag)])?);
+/// For seccompiler: the rules of each call, of which one is enough; no rule means always.
+fn rules(tables: &[&[Rule]]) -> io::Result<Rules> {
+    let (mut all, mut always) = (Rules::new(), Vec::new());
+    for rule in tables.iter().copied().flatten() {
+        for call in rule.calls {
+            if rule.when.is_empty() {
+                always.push(*call);
+            } else {
+                all.entry(*call).or_default().push(conditions(rule.when)?);
+            }
         }
     }
-    rules.insert(libc::SYS_clone, namespaces);
-    Ok(rules)
+    all.extend(always.into_iter().map(|call| (call, Vec::new())));
+    Ok(all)
 }
 
-fn family(number: i32) -> u64 {
-    u64::from(number.cast_unsigned())
+fn add(rules: &mut Rules, numbers: &[u32]) {
+    rules.extend(
+        numbers
+            .iter()
+            .map(|number| (i64::from(*number), Vec::new())),
+    );
 }
 
-fn rule(conditions: &[(u8, SeccompCmpOp, u64)]) -> io::Result<SeccompRule> {
-    let conditions: Result<Vec<_>, _> = conditions
+fn conditions(tests: &[(u8, Test)]) -> io::Result<SeccompRule> {
+    let conditions: Result<Vec<_>, _> = tests
         .iter()
-        .map(|(argument, op, value)| {
-            SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, op.clone(), *value)
+        .map(|(argument, test)| {
+            let (operator, value) = match *test {
+                Test::Is(value) => (SeccompCmpOp::Eq, value),
+                Test::Not(value) => (SeccompCmpOp::Ne, value),
+                Test::Bits(mask, value) => (SeccompCmpOp::MaskedEq(mask.into()), value),
+            };
+            SeccompCondition::new(*argument, SeccompCmpArgLen::Dword, operator, value.into())
         })
         .collect();
     SeccompRule::new(conditions.map_err(io::Error::other)?).map_err(io::Error::other)
 }
 
-fn compile(rules: Rules, errno: i32) -> io::Result<BpfProgram> {
-    let filter = SeccompFilter::new(
-        rules,
-        SeccompAction::Allow,
-        SeccompAction::Errno(errno.cast_unsigned()),
-        ARCH.0,
-    )
-    .map_err(io::Error::other)?;
+fn compile(rules: Rules, refused: SeccompAction) -> io::Result<BpfProgram> {
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, ARCH.0);
+    let filter = filter.map_err(io::Error::other)?;
     filter.try_into().map_err(io::Error::other)
 }
 
@@ -216,32 +149,29 @@ fn apply(program: &BpfProgram) -> io::Result<()> {
     apply_filter(program).map_err(io::Error::other)
 }
 
-/// Answers `ENOSYS` to clone3 and to unknown numbers, which seccompiler cannot say: it knows
-/// conditions on arguments, not on the number. The x32 calls of x86-64 have bit 30 set in their
-/// numbers and so are unknown ones. A test compares its verdict with the table for all numbers.
-fn unknown_filter() -> BpfProgram {
+/// Refuses clone3 and unknown numbers, which seccompiler cannot say: it knows conditions on
+/// arguments, not on the number. The x32 calls of x86-64 have bit 30 set in their numbers and so are
+/// unknown ones.
+fn unknown_filter(refused: u32) -> BpfProgram {
     const LOAD: u16 = 0x20;
     const JUMP_EQUAL: u16 = 0x15;
     const JUMP_NOT_LESS: u16 = 0x35;
-    const RETURN: u16 = 0x06;
-    const ALLOW: u32 = 0x7fff_0000;
     const KILL_PROCESS: u32 = 0x8000_0000;
-    const NOT_IMPLEMENTED: u32 = 0x0005_0000 | libc::ENOSYS.cast_unsigned();
     let step = |code, k, jt, jf| sock_filter { code, jt, jf, k };
     let mut program = vec![
         step(LOAD, 4, 0, 0), // seccomp_data.arch
         step(JUMP_EQUAL, ARCH.1, 1, 0),
         step(RETURN, KILL_PROCESS, 0, 0),
-        step(LOAD, 0, 0, 0),         // seccomp_data.nr
-        step(JUMP_EQUAL, 435, 0, 1), // clone3
-        step(RETURN, NOT_IMPLEMENTED, 0, 0),
+        step(LOAD, 0, 0, 0), // seccomp_data.nr
+        step(JUMP_EQUAL, CLONE3, 0, 1),
+        step(RETURN, refused, 0, 0),
     ];
     for (first, end) in KNOWN {
         program.push(step(JUMP_NOT_LESS, first, 0, 2));
         program.push(step(JUMP_NOT_LESS, end, 1, 0));
         program.push(step(RETURN, ALLOW, 0, 0));
     }
-    program.push(step(RETURN, NOT_IMPLEMENTED, 0, 0));
+    program.push(step(RETURN, refused, 0, 0));
     program
 }
 

@@ -9,6 +9,7 @@ fn spec() -> SandboxSpec {
         },
         network: Network::None,
         limits: Limits::default(),
+        seccomp: Seccomp::default(),
         binds: vec![BindMount {
             source: "/etc/hosts".into(),
             target: "/etc/hosts".into(),
@@ -32,6 +33,8 @@ fn privileged() -> Allotment {
         setgroups: true,
         disk_upper: None,
         pids_by_rlimit: false,
+        landlock: 7,
+        report_refusals: false,
     }
 }
 
@@ -57,6 +60,8 @@ fn the_plan_of_an_ordinary_user_with_the_hosts_network() {
         setgroups: false,
         disk_upper: None,
         pids_by_rlimit: true,
+        landlock: 0,
+        report_refusals: false,
     };
     insta::assert_json_snapshot!(plan(&spec, &allotment).unwrap());
 }
@@ -93,4 +98,55 @@ fn contradictions_are_refused() {
             Err(PlanError::BadTarget(bad.into()))
         );
     }
+}
+
+#[test]
+fn a_profile_is_one_filter_more_and_a_report_the_only_one() {
+    let filters = |seccomp: Seccomp, report_refusals| {
+        let spec = SandboxSpec { seccomp, ..spec() };
+        let allotment = Allotment {
+            report_refusals,
+            ..privileged()
+        };
+        let setup = plan(&spec, &allotment).unwrap().setup;
+        setup
+            .into_iter()
+            .filter_map(|op| {
+                if let SetupOp::Seccomp(set) = op {
+                    Some(set)
+                } else {
+                    None
+                }
+            })
+            .collect::<Vec<_>>()
+    };
+    let seccomp = Seccomp {
+        strict: true,
+        deny: vec!["bpf".into()],
+    };
+    let profile = Profile {
+        strict: true,
+        deny: vec![policy::number("bpf").unwrap()],
+    };
+    assert_eq!(
+        filters(seccomp.clone(), false),
+        [
+            FilterSet::SetupOnly,
+            FilterSet::Profile(profile.clone()),
+            FilterSet::Unknown
+        ]
+    );
+    assert_eq!(filters(seccomp, true), [FilterSet::Reported(profile)]);
+    let denies = |name: &str| Seccomp {
+        strict: false,
+        deny: vec![name.into()],
+    };
+    assert_eq!(
+        super::profile(&denies("opn")),
+        Err(PlanError::UnknownCall("opn".into()))
+    );
+    assert_eq!(
+        super::profile(&denies("execve")),
+        Err(PlanError::NeededCall("execve".into()))
+    );
 }

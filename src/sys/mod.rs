@@ -6,10 +6,12 @@
 
 pub mod channel;
 pub mod fork;
+pub mod landlock;
 pub mod loopdev;
 pub mod mount;
 pub mod process;
 pub mod pty;
+pub mod seccomp;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

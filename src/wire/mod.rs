@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use bytes::ByteString;
 pub use ops::{
-    FilterSet, IdMap, MountSource, NetworkSource, RootSource, SetupFailure, SetupOp, SetupPlan,
-    Step, UpperSource,
+    FilterSet, IdMap, MountSource, NetworkSource, Profile, RootSource, SetupFailure, SetupOp,
+    SetupPlan, Step, UpperSource,
 };
 
 use crate::tree::{PackOptions, UnpackPolicy};
@@ -173,7 +173,7 @@ pub struct Exec {
 /// PID 1 to host.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromInit {
-    /// Every step of the plan is done.
+    /// Every step of the plan is done. Descriptor, where the plan has [`FilterSet::Reported`]: its listener.
     Ready {
         /// Microseconds since PID 1 began, at the end of each step.
         steps_us: Vec<(Step, u64)>,

@@ -177,17 +177,38 @@ pub enum SetupOp {
     Capabilities(Vec<String>),
     /// Not dumpable (nobody reads PID 1's memory), dies with the zygote. After the last change of ids, which clears both.
     Guard,
+    /// Give up what Landlock can take. After [`SetupOp::Pivot`]: a domain cannot mount.
+    Landlock {
+        /// Version of the kernel's interface.
+        version: u32,
+        /// TCP, too.
+        tcp: bool,
+    },
     /// Install filters. Last: they refuse most of the steps above.
     Seccomp(FilterSet),
 }
 
-/// Which seccomp filters PID 1 installs on top of those it inherits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Which seccomp filters PID 1 installs on top of those it inherits; see [`crate::policy`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FilterSet {
     /// What only PID 1 needed: mounts and namespaces refused.
     SetupOnly,
-    /// Unknown calls and clone3 "not implemented".
+    /// What a profile refuses beside the default.
+    Profile(Profile),
+    /// Unknown calls and clone3 "not implemented". After the others: the newest answer counts.
     Unknown,
+    /// All of these and those of the zygote, which has installed none, in one filter. The host is asked
+    /// to refuse each call, and so learns of it.
+    Reported(Profile),
+}
+
+/// What is refused beside the default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// What the strict profile refuses.
+    pub strict: bool,
+    /// Numbers of more calls.
+    pub deny: Vec<u32>,
 }
 
 /// Names a step in errors and timings.
@@ -225,6 +246,7 @@ impl SetupOp {
             Self::Keyring => "join a new session keyring".to_owned(),
             Self::Capabilities(_) => "reduce capabilities".to_owned(),
             Self::Guard => "guard PID 1".to_owned(),
+            Self::Landlock { .. } => "give up rights through Landlock".to_owned(),
             Self::Seccomp(_) => "install seccomp filters".to_owned(),
         };
         Step(name)

@@ -219,3 +219,29 @@ fn the_hosts_network_reaches_the_hosts_loopback_and_none_does_not() {
     assert!(stderr(&output).contains("shares the host's network"));
     assert!(eventually(|| listener.accept().is_ok()));
 }
+
+#[test]
+fn refused_calls_are_told_with_the_rule_that_refused_them() {
+    let script = "dmesg; unshare -r true; echo end";
+    let output = run(&["exec", "--seccomp-log", "--", "sh", "-c", script]);
+    assert_eq!(code(&output), 0);
+    let told = stderr(&output);
+    for sign in ["syslog (EPERM)", "unshare (EPERM): namespaces"] {
+        assert!(told.contains(sign), "no {sign} in {told}");
+    }
+    let flags = ["exec", "--json", "--seccomp", "strict", "--seccomp-log"];
+    let script = "import socket; socket.socket(socket.AF_INET)";
+    let output = run(&[&flags[..], &["--", "python3", "-c", script]].concat());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["walls"]["seccomp"]["strict"], true);
+    assert!(report["walls"]["landlock"].is_u64());
+    let refused = report["refused"].as_array().unwrap();
+    let socket = refused.iter().find(|r| r["call"] == "socket").unwrap();
+    assert_eq!(
+        (&socket["errno"], &socket["count"]),
+        (&"EAFNOSUPPORT".into(), &1.into())
+    );
+    let plain = run(&["exec", "--json", "--", "true"]);
+    let report: Value = serde_json::from_slice(&plain.stdout).unwrap();
+    assert!(report.get("refused").is_none());
+}

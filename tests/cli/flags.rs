@@ -79,6 +79,9 @@ fn malformed_values_are_refused_before_anything_starts() {
         &["exec", "--env", "A", "--", "true"],
         &["exec", "--net", "internet", "--", "true"],
         &["exec", "--timeout", "soon", "--", "true"],
+        &["exec", "--seccomp", "loose", "--", "true"],
+        &["exec", "--seccomp", "Cargo.toml", "--", "true"],
+        &["run", "task", "--llm_name", "m", "--seccomp", "loose"],
         &["exec"],
         &["run", "task", "--llm_name", "m", "--input_dir", "missing"],
         &["run", "task", "--llm_name", "replay:missing.jsonl"],
@@ -88,6 +91,18 @@ fn malformed_values_are_refused_before_anything_starts() {
     ] {
         nothing_starts(arguments);
     }
+}
+
+#[test]
+fn a_seccomp_profile_that_would_loosen_is_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "allow = ['mount']").unwrap();
+    let path = file.path().to_str().unwrap();
+    let message = nothing_starts(&["exec", "--seccomp", path, "--", "true"]);
+    assert!(
+        message.contains("allow") && message.contains("deny"),
+        "{message}"
+    );
 }
 
 #[test]

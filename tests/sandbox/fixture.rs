@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use llm_in_sandbox::env::{Captured, Env, ExecRequest, ExecResult, ShellResult};
 use llm_in_sandbox::host::{Launcher, LauncherConfig, Registry, Sandbox};
 use llm_in_sandbox::image::{Store, state_dir};
-use llm_in_sandbox::spec::{Limits, Network, Root, SandboxSpec, Upper};
+use llm_in_sandbox::spec::{Limits, Network, Root, SandboxSpec, Seccomp, Upper};
 
 /// The real program: tests run in another one, which cannot be a zygote.
 pub(crate) fn program() -> PathBuf {
@@ -35,6 +35,7 @@ pub(crate) fn spec() -> SandboxSpec {
         },
         network: Network::None,
         limits: Limits::default(),
+        seccomp: Seccomp::default(),
         binds: Vec::new(),
         env: Vec::new(),
         workdir: "/testbed".into(),
@@ -125,6 +126,8 @@ pub(crate) fn has(test: &str, needs: &[&str]) -> bool {
                 (!(controllers.memory && controllers.pids))
                     .then_some("needs cgroups that it may make")
             }
+            "landlock" => (llm_in_sandbox::sys::landlock::version() < 6)
+                .then_some("needs Landlock of Linux 6.12"),
             other => panic!("nobody knows how to find out about {other}"),
         };
         let Some(why) = lacking else {

@@ -17,6 +17,7 @@ mod fixture;
 mod host_view;
 mod lifetime;
 mod negative;
+mod profiles;
 mod shell;
 mod sudden_death;
 mod traces;

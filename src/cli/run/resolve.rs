@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::super::seccomp::profile;
 use super::{Compat, RunArgs, RunError, ShellMode, Truth};
 use crate::agent::{Limits, PromptConfig, Shell, Style};
 use crate::llm::{HttpConfig, Sampling, Secret};
 use crate::settings::{self, Environment, SettingsError, SettingsFile};
+use crate::spec::Seccomp;
 
 /// The original's default image; it names ours.
 const ORIGINAL_IMAGE: &str = "cdx123/llm-in-sandbox:v0.1";
@@ -36,6 +38,8 @@ pub struct RunSettings {
     pub shell: Shell,
     /// Leave the sandbox running.
     pub keep: bool,
+    /// System calls that the sandbox refuses beside the default.
+    pub seccomp: Seccomp,
     /// Directory to copy in; exists.
     pub input_dir: Option<PathBuf>,
     /// Parent of the run folder.
@@ -83,6 +87,7 @@ pub fn resolve(
         None => PromptConfig::general()?,
     };
     let limits = limits(&args, &file)?;
+    let seccomp = seccomp(&args, &file, environment)?;
     let model = model(&args, &file, environment)?;
     if let Some(dir) = &args.input_dir
         && !dir.is_dir()
@@ -113,6 +118,7 @@ pub fn resolve(
             ShellMode::Fresh => Shell::Fresh,
         },
         keep: args.keep,
+        seccomp,
         input_dir: args.input_dir,
         output_dir: args
             .output_dir
@@ -120,6 +126,19 @@ pub fn resolve(
             .unwrap_or_else(|| PathBuf::from("output")),
         save_exchanges: args.save_litellm_response == Some(Truth::True),
     })
+}
+
+fn seccomp(
+    args: &RunArgs,
+    file: &SettingsFile,
+    environment: Environment<'_>,
+) -> Result<Seccomp, SettingsError> {
+    let given = args.seccomp.clone();
+    given
+        .or_else(|| environment.get(settings::SECCOMP))
+        .or_else(|| file.seccomp.clone())
+        .map_or_else(|| Ok(Seccomp::default()), |text| profile(&text))
+        .map_err(|problem| value("--seccomp", problem))
 }
 
 fn limits(args: &RunArgs, file: &SettingsFile) -> Result<Limits, SettingsError> {

@@ -102,6 +102,25 @@ fn flag_beats_environment_beats_file_beats_default() {
 }
 
 #[test]
+fn the_seccomp_profile_has_the_usual_places() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.yaml");
+    std::fs::write(&path, "seccomp: strict\n").unwrap();
+    let base = ["q", "--llm_name", "m"];
+    let in_file = ["--settings", path.to_str().unwrap()];
+    let strict = |flags: &[&str], variables: &[(&str, &str)]| {
+        let flags = [&base[..], flags].concat();
+        settle(&flags, variables).unwrap().seccomp.strict
+    };
+    let environment = [("LLM_IN_SANDBOX_SECCOMP", "default")];
+    assert!(!strict(&[], &[]));
+    assert!(strict(&in_file, &[]));
+    assert!(!strict(&in_file, &environment));
+    let flag = ["--seccomp", "strict"];
+    assert!(strict(&[&in_file[..], &flag].concat(), &environment));
+}
+
+#[test]
 fn every_mistake_is_found_before_anything_starts() {
     let base = ["q", "--llm_name", "m"];
     for (flags, why) in [
@@ -124,6 +143,7 @@ fn every_mistake_is_found_before_anything_starts() {
         (&["--extra_header", "none"], "--extra_header"),
         (&["--query", "again"], "--query"),
         (&["--compat", "other"], "--compat"),
+        (&["--seccomp", "loose"], "--seccomp"),
     ] {
         let error = settle(&[&base[..], flags].concat(), &[]).unwrap_err();
         assert!(error.contains(why), "{flags:?}: {error}");

@@ -1,4 +1,5 @@
 use super::*;
+use crate::policy::refusal;
 
 /// What the kernel would answer: the few instructions that seccomp programs use.
 fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
@@ -28,119 +29,130 @@ fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
     }
 }
 
-const ALLOW: u32 = 0x7fff_0000;
-const EPERM: u32 = 0x0005_0001;
-const ENOSYS: u32 = 0x0005_0026;
+const KILL: u32 = 0x8000_0000;
 const NATIVE: u32 = ARCH.1;
 
-#[test]
-fn unknown_numbers_are_not_implemented_and_known_ones_pass() {
-    let program = unknown_filter();
-    for number in (0..2048).chain([0x4000_0000, 0x4000_0039, u32::MAX]) {
-        let known = KNOWN
-            .iter()
-            .any(|(first, end)| (*first..*end).contains(&number));
-        let expected = if known && number != 435 {
-            ALLOW
-        } else {
-            ENOSYS
-        };
-        assert_eq!(
-            run(&program, NATIVE, number, [0; 6]),
-            expected,
-            "call {number}"
-        );
-    }
-    let kill = 0x8000_0000;
-    assert_eq!(
-        run(&program, 0x4000_0003, 1, [0; 6]),
-        kill,
-        "i386 is a foreign architecture"
-    );
+/// The filters of a sandbox, newest last.
+fn stack(profile: &Profile) -> Vec<BpfProgram> {
+    let tables: &[(&[Rule], SeccompAction)] = &[
+        (FAMILIES, NO_SUCH_FAMILY),
+        (DENIED, NOT_PERMITTED),
+        (SETUP_ONLY, NOT_PERMITTED),
+        (
+            if profile.strict { STRICT_FAMILIES } else { &[] },
+            NO_SUCH_FAMILY,
+        ),
+    ];
+    let mut all: Vec<_> = tables
+        .iter()
+        .map(|(table, action)| compile(rules(&[table]).unwrap(), action.clone()).unwrap())
+        .collect();
+    let mut profiles = rules(if profile.strict { &[STRICT] } else { &[] }).unwrap();
+    add(&mut profiles, &profile.deny);
+    all.push(compile(profiles, NOT_PERMITTED).unwrap());
+    all.push(unknown_filter(NOT_IMPLEMENTED));
+    all
 }
 
-#[test]
-fn the_deny_list_refuses_exactly_its_calls() {
-    let program = compile(inherited_rules().unwrap(), libc::EPERM).unwrap();
-    for number in 0..512_u32 {
-        let denied = DENIED.contains(&i64::from(number));
-        // Neutral arguments: an AF_UNIX socket, personality(0).
-        let args = [1, 0, 0, 0, 0, 0];
-        let args = if i64::from(number) == libc::SYS_personality {
-            [0; 6]
-        } else {
-            args
-        };
-        let expected = if denied { EPERM } else { ALLOW };
-        assert_eq!(
-            run(&program, NATIVE, number, args),
-            expected,
-            "call {number}"
-        );
-    }
+/// The answer of several filters: the smallest action, and of the same one the newest.
+fn verdict(stack: &[BpfProgram], arch: u32, number: u32, args: [u64; 6]) -> u32 {
+    let answers = stack.iter().rev().map(|p| run(p, arch, number, args));
+    answers
+        .min_by_key(|answer| (answer & 0xffff_0000).cast_signed())
+        .unwrap()
 }
 
-#[test]
-fn arguments_are_compared_as_the_kernel_reads_them() {
-    let program = compile(inherited_rules().unwrap(), libc::EPERM).unwrap();
-    let call = |number: i64, args| run(&program, NATIVE, u32::try_from(number).unwrap(), args);
-    for high in [0, 1 << 32, u64::MAX << 32] {
-        assert_eq!(call(libc::SYS_ioctl, [0, high | 0x5412, 0, 0, 0, 0]), EPERM);
-        assert_eq!(call(libc::SYS_ioctl, [0, high | 0x541C, 0, 0, 0, 0]), EPERM);
-    }
-    assert_eq!(call(libc::SYS_ioctl, [0, 0x5413, 0, 0, 0, 0]), ALLOW);
-}
-
-#[test]
-fn only_four_families_of_sockets_exist() {
-    let program = compile(socket_rules().unwrap(), libc::EAFNOSUPPORT).unwrap();
-    let call = |number: i64, args| run(&program, NATIVE, u32::try_from(number).unwrap(), args);
-    let refused = 0x0005_0000 | 97;
-    for (family, protocol, expected) in [
-        (1, 0, ALLOW),
-        (2, 6, ALLOW),
-        (10, 0, ALLOW),
-        (16, 0, ALLOW),
-        (16, 9, refused),
-        (17, 0, refused),
-        (38, 0, refused),
-        (40, 0, refused),
-    ] {
-        assert_eq!(
-            call(libc::SYS_socket, [family, 0, protocol, 0, 0, 0]),
-            expected,
-            "family {family}"
-        );
-    }
-}
-
-#[test]
-fn after_setup_neither_mounts_nor_namespaces() {
-    let program = compile(last_rules().unwrap(), libc::EPERM).unwrap();
-    let call = |number: i64, args| run(&program, NATIVE, u32::try_from(number).unwrap(), args);
-    for number in SETUP_ONLY {
-        assert_eq!(call(*number, [0; 6]), EPERM, "call {number}");
-    }
-    for flag in [
-        0x80_u64,
-        0x0002_0000,
+/// Arguments that decide something, and neighbours of them, in every position that is looked at.
+fn samples() -> Vec<[u64; 6]> {
+    let values: &[u64] = &[
+        0,
+        1,
+        2,
+        3,
+        5,
+        6,
+        8,
+        10,
+        16,
+        17,
+        35,
+        38,
+        40,
+        58,
+        132,
+        136,
+        262,
+        0x5411,
+        0x5412,
+        0x541C,
+        0x5423,
+        0x2000,
+        0x6000,
+        0x8000,
+        0x2_0000,
+        0x2_0008,
+        0x4_0000,
         0x0200_0000,
-        0x0400_0000,
-        0x0800_0000,
-        0x1000_0000,
-        0x2000_0000,
+        0x1000_0011,
         0x4000_0000,
-    ] {
+        0x3d_0f00,
+        0xffff_ffff,
+    ];
+    let mut samples = Vec::new();
+    for one in values {
+        for other in values {
+            for high in [0, 1 << 32, u64::MAX << 32] {
+                samples.push([high | one, high | other, 0, 0, 0, 0]);
+                samples.push([high | one, 2, high | other, 0, 0, 0]);
+            }
+        }
+    }
+    samples
+}
+
+/// The table in the host's words, the filters in the kernel's, and the one filter that asks: the same.
+#[test]
+fn table_and_filters_agree_over_all_numbers() {
+    let numbers = (0..=512).chain([0x4000_0000, 0x4000_0039, 0x4000_0200, u32::MAX]);
+    let profiles = [
+        Profile::default(),
+        Profile {
+            strict: true,
+            deny: vec![59, 41],
+        },
+    ];
+    let samples = samples();
+    for (profile, number) in profiles
+        .iter()
+        .flat_map(|p| numbers.clone().map(move |n| (p, n)))
+    {
+        let (stack, asking) = (stack(profile), asking_filter(profile).unwrap());
+        // Calls without conditions need no more than a few samples.
+        let looked_at = [FAMILIES, DENIED, SETUP_ONLY].concat();
+        let conditional = looked_at
+            .iter()
+            .any(|r| !r.when.is_empty() && r.calls.contains(&i64::from(number)));
+        let step = if conditional { 1 } else { 500 };
+        for args in samples.iter().step_by(step) {
+            let told = refusal(profile.strict, &profile.deny, number, args);
+            let expected = told.map_or(ALLOW, |r| 0x0005_0000 | r.errno.cast_unsigned());
+            let found = verdict(&stack, NATIVE, number, *args);
+            assert_eq!(found, expected, "call {number} {args:x?}");
+            let asked = run(&asking, NATIVE, number, *args);
+            let asks = if told.is_some() { ASK } else { ALLOW };
+            assert_eq!(asked, asks, "call {number} {args:x?}");
+        }
+    }
+}
+
+#[test]
+fn other_architectures_are_killed() {
+    let profile = Profile::default();
+    for arch in [0x4000_0003, 0, 0xC000_0015] {
+        assert_eq!(verdict(&stack(&profile), arch, 1, [0; 6]), KILL);
         assert_eq!(
-            call(libc::SYS_clone, [flag | 17, 0, 0, 0, 0, 0]),
-            EPERM,
-            "flag {flag:#x}"
+            run(&asking_filter(&profile).unwrap(), arch, 1, [0; 6]),
+            KILL
         );
     }
-    assert_eq!(
-        call(libc::SYS_clone, [0x3d_0f00, 0, 0, 0, 0, 0]),
-        ALLOW,
-        "a thread"
-    );
-    assert_eq!(call(libc::SYS_execve, [0; 6]), ALLOW);
 }

@@ -46,13 +46,21 @@ calls = dict(bpf=(321, 280), perf_event_open=(298, 241), userfaultfd=(323, 282),
     request_key=(249, 218), open_by_handle_at=(304, 265), name_to_handle_at=(303, 264),
     kcmp=(312, 272), init_module=(175, 105), finit_module=(313, 273), kexec_load=(246, 104),
     reboot=(169, 142), syslog=(103, 116), swapon=(167, 224), acct=(163, 89), settimeofday=(164, 170),
-    clock_settime=(227, 112), adjtimex=(159, 171), fanotify_init=(300, 262), quotactl=(179, 60))
+    clock_settime=(227, 112), adjtimex=(159, 171), fanotify_init=(300, 262), quotactl=(179, 60),
+    vmsplice=(278, 75), mbind=(237, 235), set_mempolicy=(238, 237), move_pages=(279, 239))
 for call, numbers in calls.items():
     expect(call, syscall(numbers[arm], 0, 0, 0, 0, 0), errno.EPERM)
 for call, number in dict(io_uring_setup=425, io_uring_enter=426, io_uring_register=427,
-        pidfd_getfd=438, quotactl_fd=443, statmount=457, listmount=458).items():
+        pidfd_getfd=438, process_madvise=440, quotactl_fd=443, memfd_secret=447, cachestat=451,
+        statmount=457, listmount=458).items():
     expect(call, syscall(number, 0, 0, 0, 0, 0), errno.EPERM)
 expect('personality', syscall((135, 92)[arm], 0x0400000), errno.EPERM)
+expect('PR_SET_MM', syscall((157, 167)[arm], 35, 1, 0, 0, 0), errno.EPERM)
+for high in (0, 1 << 32):
+    for request in (16, 0x4206): expect('ptrace of PID 1', syscall((101, 117)[arm], request, high | 1, 0, 0), errno.EPERM)
+    for call, numbers in dict(readv=(310, 270), writev=(311, 271)).items():
+        expect('process_vm_' + call, syscall(numbers[arm], high | 1, 0, 0, 0, 0, 0), errno.EPERM)
+    expect('prlimit64 of PID 1', syscall((302, 261)[arm], high | 1, 7, 0, 0), errno.EPERM)
 "#,
     )
     .await
@@ -68,7 +76,7 @@ import fcntl
 master, slave = os.openpty()
 if os.fork() != 0: os.wait(); sys.exit()
 os.setsid(); fcntl.ioctl(slave, 0x540e, 0)
-for call, request in dict(TIOCSTI=0x5412, TIOCLINUX=0x541c).items():
+for call, request in dict(TIOCSTI=0x5412, TIOCLINUX=0x541c, TIOCSETD=0x5423).items():
     for high in (0, 1 << 32, 0xdeadbeef << 32):
         value = ctypes.c_long(high | request)
         text = ctypes.create_string_buffer(b'x')
@@ -91,11 +99,40 @@ def make(*args):
 for what, family in dict(PACKET=17, VSOCK=40, ALG=38, KEY=15, BLUETOOTH=31, CAN=29, TIPC=30, XDP=44).items():
     expect('AF_' + what, make(family, socket.SOCK_RAW, 0), errno.EAFNOSUPPORT)
     expect('AF_%s, high bits' % what, syscall((41, 198)[arm], (1 << 32) | family, 3, 0), errno.EAFNOSUPPORT)
+pair = ctypes.create_string_buffer(8)
+for family in (30, 40, 38): expect('socketpair %d' % family, syscall((53, 199)[arm], family, 1, 0, pair), errno.EAFNOSUPPORT)
+for kind, protocol in ((1, 132), (5, 132), (5, 0), (1, 262), (6, 33), (2, 115), (1, 256)):
+    for family in (2, 10):
+        expect('family %d type %d protocol %d' % (family, kind, protocol), make(family, kind, protocol), errno.EAFNOSUPPORT)
+for kind, protocol in ((1, 0), (1, 6), (2, 0), (2, 17)):
+    for family in (2, 10): expect('family %d type %d' % (family, kind), make(family, kind, protocol), 0)
 for protocol in (4, 9, 12, 15, 16):
     expect('NETLINK %d' % protocol, make(socket.AF_NETLINK, socket.SOCK_RAW, protocol), errno.EAFNOSUPPORT)
 for family, protocol in ((socket.AF_INET, 1), (socket.AF_INET6, 58)):
     expect('raw socket', make(family, socket.SOCK_RAW, protocol), errno.EPERM, errno.EAFNOSUPPORT)
 expect('NETLINK_ROUTE', make(socket.AF_NETLINK, socket.SOCK_RAW, 0), 0)
+"#,
+    )
+    .await
+}
+
+/// What the strict profile refuses beside the default.
+pub(crate) async fn neither_networks_nor_other_processes(env: &impl Env) -> Check {
+    attack(
+        env,
+        r#"
+for family in (2, 10): expect('family %d' % family, syscall((41, 198)[arm], family, 1, 0), errno.EAFNOSUPPORT)
+expect('NETLINK', syscall((41, 198)[arm], 16, 3, 0), errno.EAFNOSUPPORT)
+expect('UNIX', syscall((41, 198)[arm], 1, 1, 0), 0)
+child = os.fork()
+if child == 0: signal.pause()
+expect('ptrace', syscall((101, 117)[arm], 0x4206, child, 0, 0), errno.EPERM)
+for call, numbers in dict(readv=(310, 270), writev=(311, 271)).items():
+    expect('process_vm_' + call, syscall(numbers[arm], child, 0, 0, 0, 0, 0), errno.EPERM)
+expect('pidfd_open', syscall(434, child, 0), errno.EPERM)
+os.kill(child, signal.SIGKILL); os.waitpid(child, 0)
+try: os.chroot('/tmp'); breach('chroot succeeded')
+except OSError as e: expect('chroot', e.errno, errno.EPERM)
 "#,
     )
     .await

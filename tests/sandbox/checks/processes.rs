@@ -31,8 +31,8 @@ pub(crate) async fn every_process_is_restricted(env: &impl Env) -> Check {
     attack(
         env,
         r#"
-# chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service sys_chroot audit_write setfcap
-CAPABILITIES = 0xa00405fb
+# chown dac_override fowner fsetid kill setgid setuid setpcap net_bind_service sys_chroot setfcap
+CAPABILITIES = 0x800405fb
 wanted = dict(CapInh=0, CapPrm=CAPABILITIES, CapEff=CAPABILITIES, CapBnd=CAPABILITIES, CapAmb=0)
 for pid in filter(str.isdigit, os.listdir('/proc')):
     fields = dict(l.split(':', 1) for l in open('/proc/%s/status' % pid))
