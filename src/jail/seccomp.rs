@@ -62,6 +62,8 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_kcmp,
     libc::SYS_move_pages,
     libc::SYS_migrate_pages,
+    // Takes from fs.aio-max-nr, one number for the whole host.
+    libc::SYS_io_setup,
     // The host's clocks, logs, disks and power.
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
@@ -110,8 +112,9 @@ const SETUP_ONLY: &[libc::c_long] = &[
 ];
 
 const NAMESPACE_FLAGS: u64 = 0x7E02_0080;
-/// Faking input of the terminal (CVE-2017-5226) and selecting text on a console.
-const TERMINAL_IOCTLS: [u64; 2] = [0x5412, 0x541C];
+/// Faking input of the terminal (CVE-2017-5226), selecting text on a console, and other line
+/// disciplines, which the kernel loads on demand (CVE-2017-2636).
+const TERMINAL_IOCTLS: [u64; 3] = [0x5412, 0x541C, 0x5423];
 const FAMILIES: [i32; 4] = [
     libc::AF_UNIX,
     libc::AF_INET,
@@ -151,6 +154,12 @@ fn inherited_rules() -> io::Result<Rules> {
         .map(|p| (0, SeccompCmpOp::Ne, *p))
         .collect();
     rules.insert(libc::SYS_personality, vec![rule(&personalities)?]);
+    // PID 1 has the ids of the sandbox's root, who could have the kernel kill it by RLIMIT_CPU, or
+    // take its descriptors by RLIMIT_NOFILE: a command's doing that looks like the host's.
+    rules.insert(
+        libc::SYS_prlimit64,
+        vec![rule(&[(0, SeccompCmpOp::Eq, 1)])?],
+    );
     Ok(rules)
 }
 
@@ -165,10 +174,12 @@ fn socket_rules() -> io::Result<Rules> {
         (0, SeccompCmpOp::Eq, family(libc::AF_NETLINK)),
         (2, SeccompCmpOp::Ne, family(libc::NETLINK_ROUTE)),
     ];
-    Ok(Rules::from([(
-        libc::SYS_socket,
-        vec![rule(&other_families)?, rule(&not_route)?],
-    )]))
+    let rules = vec![rule(&other_families)?, rule(&not_route)?];
+    // A pair makes both sockets before the kernel finds that the family has none; TIPC has.
+    Ok(Rules::from([
+        (libc::SYS_socketpair, rules.clone()),
+        (libc::SYS_socket, rules),
+    ]))
 }
 
 fn last_rules() -> io::Result<Rules> {

@@ -64,13 +64,8 @@ fn the_deny_list_refuses_exactly_its_calls() {
     let program = compile(inherited_rules().unwrap(), libc::EPERM).unwrap();
     for number in 0..512_u32 {
         let denied = DENIED.contains(&i64::from(number));
-        // Neutral arguments: an AF_UNIX socket, personality(0).
-        let args = [1, 0, 0, 0, 0, 0];
-        let args = if i64::from(number) == libc::SYS_personality {
-            [0; 6]
-        } else {
-            args
-        };
+        // Neutral arguments: personality(0), prlimit64 of the caller.
+        let args = [0; 6];
         let expected = if denied { EPERM } else { ALLOW };
         assert_eq!(
             run(&program, NATIVE, number, args),
@@ -87,8 +82,11 @@ fn arguments_are_compared_as_the_kernel_reads_them() {
     for high in [0, 1 << 32, u64::MAX << 32] {
         assert_eq!(call(libc::SYS_ioctl, [0, high | 0x5412, 0, 0, 0, 0]), EPERM);
         assert_eq!(call(libc::SYS_ioctl, [0, high | 0x541C, 0, 0, 0, 0]), EPERM);
+        assert_eq!(call(libc::SYS_ioctl, [0, high | 0x5423, 0, 0, 0, 0]), EPERM);
+        assert_eq!(call(libc::SYS_prlimit64, [high | 1, 7, 0, 0, 0, 0]), EPERM);
     }
     assert_eq!(call(libc::SYS_ioctl, [0, 0x5413, 0, 0, 0, 0]), ALLOW);
+    assert_eq!(call(libc::SYS_prlimit64, [0, 7, 0, 0, 0, 0]), ALLOW);
 }
 
 #[test]
@@ -106,11 +104,13 @@ fn only_four_families_of_sockets_exist() {
         (38, 0, refused),
         (40, 0, refused),
     ] {
-        assert_eq!(
-            call(libc::SYS_socket, [family, 0, protocol, 0, 0, 0]),
-            expected,
-            "family {family}"
-        );
+        for number in [libc::SYS_socket, libc::SYS_socketpair] {
+            assert_eq!(
+                call(number, [family, 0, protocol, 0, 0, 0]),
+                expected,
+                "family {family}"
+            );
+        }
     }
 }
 
