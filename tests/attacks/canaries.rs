@@ -59,9 +59,8 @@ impl Canaries {
 
     /// What an attack is told: an attacker knows the host.
     pub(crate) fn facts(&self, runtime: &Path, image: &Path, state: &Path) -> Value {
-        let inode = |path: &Path| {
-            fs::metadata(path).map_or(json!([0, 0]), |m| json!([m.dev(), m.ino()]))
-        };
+        let inode =
+            |path: &Path| fs::metadata(path).map_or(json!([0, 0]), |m| json!([m.dev(), m.ino()]));
         let namespaces: serde_json::Map<String, Value> =
             ["mnt", "pid", "net", "ipc", "uts", "user", "cgroup"]
                 .into_iter()

@@ -133,12 +133,23 @@ fn attack(environment: Environment, row: &str, program: &str) -> Vec<Line> {
     let flags: &[&str] = if row == "exhaustion" { &SMALL } else { &[] };
     let mounts = scratch.path().join("mounts");
     std::fs::create_dir(&mounts).unwrap();
-    let kind = if row == "terminal" { "terminal" } else { "pipes" };
+    let kind = if row == "terminal" {
+        "terminal"
+    } else {
+        "pipes"
+    };
     let mut words: Vec<String> = ["python3", "-c", HOST, kind].map(str::to_owned).to_vec();
     words.extend(environment.command(flags, &mounts));
+    // One that an attack writes to, in its own layer.
+    let lower = rootfs().join("usr/lib/os-release");
+    let before = std::fs::read(&lower).unwrap();
     let child = python(&words, &run, &format!("{PRELUDE}\n{program}"), &facts);
     let lines = listen(child);
     canaries.are_untouched();
+    assert!(
+        std::fs::read(&lower).unwrap() == before,
+        "the image was written"
+    );
     if let Some((mut child, _place)) = neighbour {
         drop(child.stdin.take());
         assert!(child.wait().unwrap().success(), "the neighbour");

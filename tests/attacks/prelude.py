@@ -23,7 +23,7 @@ def syscall(number, *args):
     if number is None:
         raise Skip('this architecture has no such call')
     ctypes.set_errno(0)
-    plain = [a if isinstance(a, bytes) or hasattr(a, '_objects') else ctypes.c_long(a) for a in args]
+    plain = [ctypes.c_long(a) if isinstance(a, int) else a for a in args]
     result = libc.syscall(ctypes.c_long(number), *plain)
     return result if result >= 0 else -ctypes.get_errno()
 

@@ -43,7 +43,12 @@ def threads():
 def more_memory(take):
     if not BOUNDS['memory_enforced']:
         raise Skip('this user may make no cgroup, and said so at the start')
-    status = child(take, 25)
+
+    def first_to_be_killed():
+        with open('/proc/self/oom_score_adj', 'w') as file:
+            file.write('1000')
+        take()
+    status = child(first_to_be_killed, 25)
     if status == 0:
         raise Escaped(f'{BOUNDS["memory"] * 5 // 4} bytes')
     return 'killed' if os.WIFSIGNALED(status) else 'refused'

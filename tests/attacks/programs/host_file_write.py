@@ -95,14 +95,11 @@ def links_out_of_the_upper_layer():
     # A hard link to a file below would be a second name for the shared inode.
     os.makedirs('/tmp/lis-up', exist_ok=True)
     try:
-        os.link('/etc/os-release', '/tmp/lis-up/release', follow_symlinks=True)
+        os.link('/usr/lib/os-release', '/tmp/lis-up/release')
     except OSError as e:
         return f'link: {name_of(e.errno)}'
-    original = os.stat('/etc/os-release')
     with open('/tmp/lis-up/release', 'a') as file:
         file.write('#')
-    if os.stat('/tmp/lis-up/release').st_dev != original.st_dev:
-        raise Escaped('the link left its file system')
     return 'copied up on the first write; the runner compares the image'
 
 

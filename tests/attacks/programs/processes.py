@@ -47,11 +47,10 @@ def pidfds():
 
 
 def target():
-    # Where the victim cannot be seen, PID 1 is the process to get hold of; outside of our
-    # sandbox that could be anybody's, so there it is the victim or nothing.
+    # Where the victim cannot be seen, PID 1 of this pid namespace is the process to get hold of.
     pid = victim()
-    if pid is None and not MINE:
-        raise Skip('the victim is not visible, PID 1 is not ours')
+    if pid is None and os.stat('/proc/self/ns/pid').st_ino == FACTS['namespaces']['pid']:
+        raise Skip('the victim is not visible, and PID 1 is the host\'s')
     return pid or 1
 
 
@@ -203,8 +202,16 @@ def files_of_its_process_directory():
     pid, open_for_writing = target(), []
     for name in sorted(os.listdir(f'/proc/{pid}')):
         path = f'/proc/{pid}/{name}'
-        if os.path.isfile(path) and opens(path, os.O_WRONLY) == 0:
-            open_for_writing.append(name)
+        if not os.path.isfile(path) or opens(path, os.O_WRONLY) != 0:
+            continue
+        if name == 'timerslack_ns' and MINE:
+            # Anybody may open it; who may write is asked at the write.
+            try:
+                with open(path, 'w') as file:
+                    file.write('50000')
+            except PermissionError:
+                continue
+        open_for_writing.append(name)
     if open_for_writing:
         raise Escaped(f'{open_for_writing} of process {pid} open for writing')
     return 'none opens for writing'
