@@ -86,7 +86,10 @@ const MASKED_FILES: [&str; 9] = [
 /// Pressure: anybody may write there, to have the kernel watch the load of the whole host (Linux 6.5).
 const HIDDEN_DIRECTORIES: [&str; 4] =
     ["/proc/acpi", "/proc/asound", "/proc/pressure", "/proc/scsi"];
-const READ_ONLY: [&str; 5] = [
+/// PID 1 first: of an ordinary user it belongs to the sandbox's root, who could have the kernel kill it
+/// before all others when memory is short.
+const READ_ONLY: [&str; 6] = [
+    "/proc/1",
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",

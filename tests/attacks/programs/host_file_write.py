@@ -73,7 +73,7 @@ def program_that_runs_this_one():
 
 @attack
 def memory_of_pid_1_for_writing():
-    return refused('/proc/1/mem', opens('/proc/1/mem', os.O_RDWR), errno.EACCES, errno.EPERM)
+    return refused('/proc/1/mem', opens('/proc/1/mem', os.O_RDWR), errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @attack

@@ -110,7 +110,7 @@ def process_vm_writev():
 def memory():
     pid = target()
     for path in (f'/proc/{pid}/mem', f'/proc/{pid}/task/{pid}/mem'):
-        refused(path, opens(path, os.O_RDWR), errno.EACCES, errno.EPERM)
+        refused(path, opens(path, os.O_RDWR), errno.EACCES, errno.EPERM, errno.EROFS)
     return 'mem: refused'
 
 
