@@ -271,7 +271,11 @@ impl Zygote<'_> {
         let (thread, born_in) = (self.thread, born_in.as_ref().map(AsFd::as_fd));
         let cloned = self
             .networks
-            .inside(plan.network, || clone_into(thread, namespaces, born_in))
+            .inside(plan.network, || {
+                // The child drops it, too: it has no other user to go back to.
+                let _owner = namespace_owner(plan.ids)?;
+                clone_into(thread, namespaces, born_in)
+            })
             .map_err(|e| failure("clone the sandbox", &e))?;
         match cloned {
             Forked::Child => {
@@ -324,6 +328,16 @@ impl Zygote<'_> {
                 let _ = say(self.control, &FromZygote::Exited { id, cpu_us }, &[]);
             }
         }
+    }
+}
+
+/// What the kernel counts for each user (inotify instances, queued signals, bytes of message queues)
+/// it counts for the owner of a user namespace, too. Were that root, one sandbox could take it all from
+/// the others and from the host; so each of root's belongs to its own first id.
+fn namespace_owner(ids: IdMap) -> io::Result<Option<process::ActingAs>> {
+    match ids.base {
+        0 => Ok(None),
+        base => process::act_as(base).map(Some),
     }
 }
 

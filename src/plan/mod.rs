@@ -83,7 +83,7 @@ const DEVICES: [(&str, u32, u32); 6] = [
 ];
 
 /// Files of proc that tell about the host or other sandboxes.
-const MASKED_FILES: [&str; 8] = [
+const MASKED_FILES: [&str; 9] = [
     "/proc/interrupts",
     "/proc/kcore",
     "/proc/keys",
@@ -91,10 +91,16 @@ const MASKED_FILES: [&str; 8] = [
     "/proc/latency_stats",
     "/proc/timer_list",
     "/proc/kallsyms",
+    "/proc/locks",
     "/proc/sched_debug",
 ];
-const HIDDEN_DIRECTORIES: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
-const READ_ONLY: [&str; 5] = [
+/// Pressure: anybody may write there, to have the kernel watch the load of the whole host (Linux 6.5).
+const HIDDEN_DIRECTORIES: [&str; 4] =
+    ["/proc/acpi", "/proc/asound", "/proc/pressure", "/proc/scsi"];
+/// PID 1 first: of an ordinary user it belongs to the sandbox's root, who could have the kernel kill it
+/// before all others when memory is short.
+const READ_ONLY: [&str; 6] = [
+    "/proc/1",
     "/proc/bus",
     "/proc/fs",
     "/proc/irq",

@@ -149,6 +149,8 @@ pub const DENIED: &[Rule] = &[
             libc::SYS_memfd_secret,
         ],
     ),
+    // It takes from fs.aio-max-nr, one number for the whole host.
+    Rule::always("asynchronous I/O of old", &[libc::SYS_io_setup]),
     Rule::always(
         "the host's clocks, logs, disks and power",
         &[

@@ -129,6 +129,29 @@ pub fn sealed_memfd(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
+/// Being another effective user, with all capabilities; root again when dropped.
+#[derive(Debug)]
+pub struct ActingAs(());
+
+impl Drop for ActingAs {
+    fn drop(&mut self) {
+        // It was ours a moment ago, and CAP_SETUID is still: this cannot fail.
+        let _ = nix::unistd::seteuid(nix::unistd::Uid::from_raw(0));
+    }
+}
+
+/// Root becomes `user` in all but rights: capabilities(7), `SECBIT_NO_SETUID_FIXUP`.
+pub fn act_as(user: u32) -> io::Result<ActingAs> {
+    const NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
+    // SAFETY: changes a flag of this thread's credentials, no memory.
+    super::check(unsafe { libc::prctl(libc::PR_SET_SECUREBITS, NO_SETUID_FIXUP, 0, 0, 0) }.into())?;
+    nix::unistd::seteuid(nix::unistd::Uid::from_raw(user))?;
+    let acting = ActingAs(());
+    // Any change of ids clears it, and then /proc/PID of a child belongs to nobody but the kernel.
+    nix::sys::prctl::set_dumpable(true)?;
+    Ok(acting)
+}
+
 /// Sends a signal through a pidfd: never to a process that has taken over its number.
 pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a null siginfo asks for the ordinary one.
