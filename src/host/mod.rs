@@ -4,8 +4,11 @@ mod attach;
 mod cgroup;
 mod error;
 mod files;
+mod idle;
 mod ids;
+mod in_force;
 mod launcher;
+mod leftover;
 mod link;
 pub(crate) mod output;
 pub mod probe;
@@ -13,16 +16,18 @@ mod process;
 mod registry;
 mod sandbox;
 pub(crate) mod shell;
+mod strikes;
 mod upper;
 mod zygote;
 
 pub use attach::{Door, SHELL, Visit, enter};
 pub use cgroup::{Cgroups, Controllers};
 pub use error::HostError;
+pub use in_force::InForce;
 pub use launcher::{Launcher, LauncherConfig};
-pub use process::{Process, Spawn, Terminal};
+pub use process::{Patience, Process, Spawn, Terminal};
 pub use registry::{EntryInfo, Reclaimed, Registry};
-pub use sandbox::{InForce, Sandbox};
+pub use sandbox::Sandbox;
 pub use shell::ShellMode;
 
 /// Environment of every process inside, unless the image or the caller says otherwise.
