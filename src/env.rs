@@ -8,6 +8,8 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
+use crate::outcome::{Cause, LimitHit, Outcome, Policy};
+
 /// A computer that an agent can use.
 pub trait Env: Sync {
     /// Runs one command in the persistent shell (or a fresh one, by configuration).
@@ -112,6 +114,8 @@ pub struct ExecRequest {
     pub cwd: Option<GuestPath>,
     /// Killed after this long.
     pub timeout: Option<Duration>,
+    /// Killed when for this long the program prints nothing and no process of the sandbox uses CPU time.
+    pub idle_timeout: Option<Duration>,
     /// Bytes kept of each stream, half from the head and half from the tail.
     pub capture: usize,
 }
@@ -125,6 +129,7 @@ impl ExecRequest {
             env: Vec::new(),
             cwd: None,
             timeout: None,
+            idle_timeout: None,
             capture: 1 << 20,
         }
     }
@@ -163,6 +168,16 @@ pub struct ExecResult {
     pub timed_out: bool,
     /// From start to end.
     pub wall: Duration,
+    /// Limits that struck since the command before it ended.
+    pub struck: Vec<LimitHit>,
+}
+
+impl ExecResult {
+    /// How it ended, with the limit that ended it.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        Outcome::of_command(Some(self.status.code()), &self.struck)
+    }
 }
 
 /// A byte stream cut to a bound: its head, its tail and how much is missing between them.
@@ -204,6 +219,16 @@ pub struct ShellResult {
     pub restarted: Option<String>,
     /// From start to end.
     pub wall: Duration,
+    /// Limits that struck since the command before it ended.
+    pub struck: Vec<LimitHit>,
+}
+
+impl ShellResult {
+    /// How it ended, with the limit that ended it.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        Outcome::of_command(self.status, &self.struck)
+    }
 }
 
 /// What kind of thing a path names.
@@ -302,10 +327,27 @@ pub enum EnvError {
         /// What the kernel said.
         error: FileError,
     },
-    /// The sandbox is gone; the sample failed.
+    /// A limit of the sandbox kept the request from being carried out, and may have ended the sandbox:
+    /// the model's doing.
+    #[error("{0}")]
+    Limit(LimitHit),
+    /// The sandbox is gone, by no limit of its own; the sample failed.
     #[error("the sandbox died: {0}")]
     Died(String),
     /// The host or our own code failed; never shown to the model and never scored.
     #[error("sandbox infrastructure failed: {0}")]
     Infrastructure(String),
+}
+
+impl EnvError {
+    /// Whose doing it is; nothing for a file operation that was refused, which ends nothing.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::File { .. } => None,
+            Self::Limit(hit) => Some(Outcome::Policy(Policy::Limit(hit.clone()))),
+            Self::Died(why) => Some(Outcome::infrastructure(Cause::SandboxDied, why)),
+            Self::Infrastructure(why) => Some(Outcome::infrastructure(Cause::Other, why)),
+        }
+    }
 }

@@ -255,6 +255,7 @@ pub fn output(data: &[u8]) {
         tty: capture(data, size, 7),
         timed_out: None,
         restarted: Some(String::from_utf8_lossy(data).into_owned()),
+        struck: Vec::new(),
         wall: std::time::Duration::ZERO,
     };
     for stream in [&result.stdout, &result.stderr, &result.tty] {

@@ -38,6 +38,7 @@ pub mod host;
 pub mod image;
 pub mod jail;
 pub mod llm;
+pub mod outcome;
 pub mod plan;
 pub mod policy;
 pub mod settings;

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::outcome::{LeftBehind, LimitHit};
+
 /// One sandbox to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxSpec {
@@ -145,4 +147,10 @@ pub struct Usage {
     pub written_bytes: Option<u64>,
     /// From start to close.
     pub wall: Duration,
+    /// Limits that struck at any time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub struck: Vec<LimitHit>,
+    /// What was still there after the end; absent in records of before it was counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_behind: Option<LeftBehind>,
 }

@@ -14,21 +14,24 @@ use std::path::{Path, PathBuf};
 /// Module, and the modules of ours that it may name. Modules that are not listed may name no others.
 const LAYERS: &[(&str, &[&str])] = &[
     ("sys", &[]),
+    ("outcome", &[]),
     ("wire", &["spec", "tree"]),
-    ("spec", &[]),
-    ("env", &[]),
+    ("spec", &["outcome"]),
+    ("env", &["outcome"]),
     ("tree", &["sys"]),
     ("policy", &[]),
     ("plan", &["spec", "wire", "policy"]),
     ("jail", &["sys", "wire", "tree", "policy"]),
     (
         "host",
-        &["sys", "wire", "spec", "env", "plan", "tree", "policy"],
+        &[
+            "sys", "wire", "outcome", "spec", "env", "plan", "tree", "policy",
+        ],
     ),
     ("image", &["host", "spec", "env", "tree"]),
     ("llm", &[]),
-    ("trajectory", &["env", "spec", "llm"]),
-    ("agent", &["llm", "trajectory", "env", "spec"]),
+    ("trajectory", &["outcome", "env", "spec", "llm"]),
+    ("agent", &["llm", "trajectory", "outcome", "env", "spec"]),
     ("settings", &["llm"]),
 ];
 

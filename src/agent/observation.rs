@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::clean::{clean, visible};
 use crate::env::{Captured, FullCopy, ShellResult};
+use crate::outcome::LimitHit;
 
 /// Lines of one stream that are kept: half from the head, half from the tail.
 pub(crate) const MAX_LINES: usize = 80;
@@ -227,10 +228,17 @@ pub(crate) fn render_native(result: &ShellResult, stdout: &Cleaned, stderr: &Cle
             visible(why)
         ));
     }
+    notices.extend(result.struck.iter().filter_map(limit_notice));
     if !notices.is_empty() {
         let _ = write!(text, "\n{}\n{}", style.tag("NOTICE"), notices.join("\n"));
     }
     text
+}
+
+/// What the model is told of a limit; time and cut output are told elsewhere, and being slow is no news.
+fn limit_notice(hit: &LimitHit) -> Option<String> {
+    let told = hit.can_end() && !matches!(hit, LimitHit::WallTime { .. });
+    told.then(|| format!("LIMIT {}: {hit}.", hit.name()))
 }
 
 /// The observation of one command as the original would have written it.

@@ -16,6 +16,7 @@ use super::state::{Cut, End, State, guard};
 use super::tools::{self, Observation, Shell, Tools};
 use crate::env::{Env, EnvError};
 use crate::llm::{ChatModel, ChatRequest, Completion, LlmError, Message, TokenUsage};
+use crate::outcome;
 use crate::trajectory::{Event, StopReason, ToolErrorKind};
 
 /// What the model is told when it called nothing.
@@ -46,6 +47,8 @@ pub struct Outcome {
     pub stop: StopReason,
     /// The error behind it, with its causes.
     pub detail: Option<String>,
+    /// Whose doing it is.
+    pub outcome: outcome::Outcome,
     /// Turns begun.
     pub steps: u32,
     /// Sums over all answers of the model.
@@ -68,6 +71,7 @@ impl Outcome {
             steps: self.steps,
             usage: self.usage,
             sandbox,
+            outcome: Some(self.outcome.clone()),
         }
     }
 }
@@ -130,6 +134,7 @@ pub async fn run<E: Env, M: ChatModel>(
     Outcome {
         stop: end.stop,
         detail: end.detail,
+        outcome: end.outcome,
         steps: task.turn.step,
         usage: task.tokens.total(),
         model_time: task.model_time,
@@ -172,14 +177,12 @@ impl<E: Env, M: ChatModel> Run<'_, E, M> {
             limits.max_steps - self.turn.step
         ));
         if self.tokens.now() > limits.max_token_limit {
-            return State::Done(End {
-                stop: StopReason::TokenLimit,
-                detail: Some(format!(
-                    "the conversation has about {} tokens, more than {}",
-                    self.tokens.now(),
-                    limits.max_token_limit
-                )),
-            });
+            let detail = format!(
+                "the conversation has about {} tokens, more than {}",
+                self.tokens.now(),
+                limits.max_token_limit
+            );
+            return State::Done(End::new(StopReason::TokenLimit, Some(detail)));
         }
         let begun = Instant::now();
         self.turn = Turn {
@@ -311,6 +314,7 @@ impl<E: Env, M: ChatModel> Run<'_, E, M> {
             observation: observation.text.clone(),
             error: observation.error,
             tool_us: micros(begun.elapsed()),
+            struck: observation.struck.clone(),
         });
         Ok(observation)
     }
@@ -383,7 +387,9 @@ fn refuse(call: &Call, at: usize, submitted: bool) -> Option<Observation> {
 
 /// An environment that fails is never shown to the model.
 fn broken(error: &EnvError) -> State {
-    State::failed(StopReason::SandboxDied, error)
+    let mut end = End::new(StopReason::SandboxDied, Some(error.to_string()));
+    end.outcome = error.outcome().unwrap_or(end.outcome);
+    State::Done(end)
 }
 
 fn micros(time: Duration) -> u64 {

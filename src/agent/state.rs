@@ -4,6 +4,7 @@ use tokio::time::Instant;
 
 use super::calls::Call;
 use super::run::Cancel;
+use crate::outcome::{Cause, Outcome, Policy};
 use crate::trajectory::StopReason;
 
 /// What comes next.
@@ -22,11 +23,38 @@ pub(super) enum State {
 pub(super) struct End {
     pub(super) stop: StopReason,
     pub(super) detail: Option<String>,
+    pub(super) outcome: Outcome,
+}
+
+impl End {
+    pub(super) fn new(stop: StopReason, detail: Option<String>) -> Self {
+        let outcome = match stop {
+            StopReason::Submitted => Outcome::Policy(Policy::Submitted),
+            StopReason::MaxSteps
+            | StopReason::TokenLimit
+            | StopReason::ContextOverflow
+            | StopReason::Timeout => Outcome::Policy(Policy::Budget {
+                budget: stop.as_str().to_owned(),
+            }),
+            StopReason::LlmError => failure(Cause::Llm, detail.as_deref()),
+            StopReason::SandboxDied => failure(Cause::SandboxDied, detail.as_deref()),
+            StopReason::Interrupted => failure(Cause::Interrupted, detail.as_deref()),
+        };
+        Self {
+            stop,
+            detail,
+            outcome,
+        }
+    }
+}
+
+fn failure(cause: Cause, detail: Option<&str>) -> Outcome {
+    Outcome::infrastructure(cause, detail.unwrap_or_default())
 }
 
 impl State {
     pub(super) fn stop(stop: StopReason) -> Self {
-        Self::Done(End { stop, detail: None })
+        Self::Done(End::new(stop, None))
     }
 
     pub(super) fn failed(stop: StopReason, error: &dyn std::error::Error) -> Self {
@@ -36,10 +64,7 @@ impl State {
             detail = format!("{detail}: {error}");
             cause = error.source();
         }
-        Self::Done(End {
-            stop,
-            detail: Some(detail),
-        })
+        Self::Done(End::new(stop, Some(detail)))
     }
 }
 

@@ -143,6 +143,7 @@ mod tests {
             observation: format!("first\n\u{1b}[31m{}", "x".repeat(2000)),
             error: None,
             tool_us: 0,
+            struck: Vec::new(),
         };
         let lines = plain.lines(&result);
         assert_eq!(lines[0], "observation: first");

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -16,7 +18,10 @@ use super::sandbox::{SandboxArgs, keyless_launcher_config};
 use super::sanitize::{Filter, Filtered};
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
-use crate::host::{InForce, LauncherConfig, Process, Refused, Sandbox, Spawn, Walls};
+use crate::host::{
+    HostError, InForce, LauncherConfig, Patience, Process, Refused, Sandbox, Spawn, Walls,
+};
+use crate::outcome::{LeftBehind, LimitHit, Outcome};
 use crate::spec::Usage;
 
 /// Arguments of `exec`.
@@ -27,6 +32,9 @@ pub(super) struct ExecArgs {
     /// Kill the command after this many seconds and exit with 124.
     #[arg(long, value_name = "S", value_parser = seconds)]
     timeout: Option<Duration>,
+    /// Kill the command, with the same code, when it prints nothing and uses no CPU time for this many seconds.
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    idle_timeout: Option<Duration>,
     /// Pass standard input on; it is empty otherwise.
     #[arg(short)]
     interactive: bool,
@@ -45,11 +53,14 @@ pub(super) struct ExecArgs {
 struct Report<'a> {
     status: i32,
     timed_out: bool,
+    outcome: Outcome,
+    struck: &'a [LimitHit],
     usage: &'a Usage,
     limits: &'a InForce,
     walls: &'a Walls,
     #[serde(skip_serializing_if = "Option::is_none")]
     refused: Option<&'a [Refused]>,
+    left_behind: LeftBehind,
 }
 
 /// Runs it; gives the exit code of the program.
@@ -62,22 +73,27 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
         report_refusals: args.seccomp_log,
         ..keyless_launcher_config()
     };
-    let start = args.sandbox.start(state, &purpose, config);
+    let start = args.sandbox.clone().start(state, &purpose, config);
     let started = start.await?;
     let sandbox = started.sandbox;
     // From before the command begins: whoever sees it run may interrupt it.
     let mut interrupts = signal(SignalKind::interrupt()).map_err(host_failed)?;
-    let (mut process, pumps) = spawn(&sandbox, args.command, args.interactive, args.json).await?;
+    let patience = Patience {
+        wall: args.timeout,
+        idle: args.idle_timeout,
+        ..Patience::default()
+    };
+    let (mut process, pumps) = spawn(&sandbox, &args, &patience.printed).await?;
     let ended = tokio::select! {
-        ended = process.wait_at_most(args.timeout) => ended,
-        _ = interrupts.recv() => Ok((ExitStatus::Signal(libc::SIGINT), false)),
+        ended = process.wait_at_most(&patience) => ended,
+        _ = interrupts.recv() => Ok((ExitStatus::Signal(libc::SIGINT), None)),
     };
     let limits = args.json.then(|| sandbox.in_force().clone());
     let walls = sandbox.walls().clone();
-    let usage = if args.json {
-        sandbox.close().await?
+    let closed = if args.json {
+        sandbox.close().await
     } else {
-        sandbox.discard().await?
+        sandbox.discard().await
     };
     // No process holds the pipes now: they end. Only whoever reads our output can make us wait.
     for pump in pumps {
@@ -86,20 +102,41 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
             _ = interrupts.recv() => {}
         }
     }
-    let (status, timed_out) = ended?;
+    let (mut usage, left_over) = match closed {
+        Ok(usage) => (usage, None),
+        Err(HostError::LeftOver(usage)) => (*usage.clone(), Some(HostError::LeftOver(usage))),
+        Err(error) => return Err(error.into()),
+    };
+    let mut struck = std::mem::take(&mut usage.struck);
+    let (status, stopped) = match ended {
+        // The command went with its sandbox; what struck is among the rest already.
+        Err(EnvError::Limit(LimitHit::Memory { .. })) => (ExitStatus::Signal(libc::SIGKILL), None),
+        ended => ended?,
+    };
+    let timed_out = stopped.is_some();
+    struck.extend(stopped);
     let refused = args.seccomp_log.then(|| walls.refused());
     if let Some(limits) = &limits {
-        let (status, usage) = (status.code(), &usage);
         super::output::json(&Report {
-            status,
+            status: status.code(),
             timed_out,
-            usage,
+            outcome: Outcome::of_command(Some(status.code()), &struck),
+            struck: &struck,
+            left_behind: usage.left_behind.take().unwrap_or_default(),
+            usage: &usage,
             limits,
             walls: &walls,
             refused: refused.as_deref(),
         })?;
     } else {
         tell(&refused.unwrap_or_default());
+        // Nobody who asked for a part of a CPU wants to be told at each command.
+        for hit in struck.iter().filter(|hit| hit.can_end()) {
+            super::output::note(&hit.to_string());
+        }
+    }
+    if let Some(left_over) = left_over {
+        return Err(left_over.into());
     }
     let code = if timed_out {
         i32::from(exit::TIMED_OUT)
@@ -123,23 +160,29 @@ fn tell(refused: &[Refused]) {
 
 async fn spawn(
     sandbox: &Sandbox,
-    argv: Vec<String>,
-    interactive: bool,
-    json: bool,
+    args: &ExecArgs,
+    printed: &Arc<AtomicU64>,
 ) -> Result<(Process, [JoinHandle<()>; 2]), EnvError> {
     let (stdin, feed) = io::pipe().map_err(host_failed)?;
     let (out, stdout) = io::pipe().map_err(host_failed)?;
     let (err, stderr) = io::pipe().map_err(host_failed)?;
-    if interactive {
+    if args.interactive {
         // A thread of its own, never joined: a read of the terminal cannot be broken off.
         std::thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut { feed }));
     } else {
         drop(feed);
     }
-    let to = if json { Target::Stderr } else { Target::Stdout };
-    let pumps = [pump(out.into(), to)?, pump(err.into(), Target::Stderr)?];
+    let to = if args.json {
+        Target::Stderr
+    } else {
+        Target::Stdout
+    };
+    let pumps = [
+        pump(out.into(), to, Arc::clone(printed))?,
+        pump(err.into(), Target::Stderr, Arc::clone(printed))?,
+    ];
     let process = sandbox.spawn(Spawn {
-        argv,
+        argv: args.command.clone(),
         env: Vec::new(),
         cwd: None,
         stdin: OwnedFd::from(stdin),
@@ -189,7 +232,7 @@ impl Target {
 
 /// Copies on a thread: the fastest way, and the only one for a stdout that blocks. It begins with the
 /// first byte, for most commands print nothing on one of the two.
-fn pump(from: OwnedFd, to: Target) -> Result<JoinHandle<()>, EnvError> {
+fn pump(from: OwnedFd, to: Target, printed: Arc<AtomicU64>) -> Result<JoinHandle<()>, EnvError> {
     let from = pipe::Receiver::from_owned_fd(from).map_err(host_failed)?;
     Ok(tokio::spawn(async move {
         let mut buffer = vec![0; 64 << 10];
@@ -204,16 +247,18 @@ fn pump(from: OwnedFd, to: Target) -> Result<JoinHandle<()>, EnvError> {
             }
         };
         if let Ok(from) = from.into_blocking_fd() {
-            let copied =
-                tokio::task::spawn_blocking(move || copy(File::from(from), to, buffer, count));
+            let copied = tokio::task::spawn_blocking(move || {
+                copy(File::from(from), to, buffer, count, &printed);
+            });
             let _ = copied.await;
         }
     }))
 }
 
-fn copy(mut from: File, to: Target, mut buffer: Vec<u8>, mut count: usize) {
+fn copy(mut from: File, to: Target, mut buffer: Vec<u8>, mut count: usize, printed: &AtomicU64) {
     let mut to = to.open();
     while count > 0 {
+        printed.fetch_add(count as u64, Ordering::Relaxed);
         let chunk = buffer.get(..count).unwrap_or_default();
         if to.write_all(chunk).and_then(|()| to.flush()).is_err() {
             return;

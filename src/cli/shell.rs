@@ -51,7 +51,9 @@ pub(super) async fn shell(args: ShellArgs, state: Option<&Path>) -> Result<u8, C
             .map_err(std::io::Error::other)
     };
     let connected = terminal::connect(inside.master, ended).await;
-    sandbox.close().await?;
+    let usage = sandbox.close().await?;
+    let left = usage.left_behind.unwrap_or_default();
+    super::output::note(&format!("left behind: {left}"));
     connected
         .map_err(|e| CliError::Io("use the terminal", e))
         .map(code)

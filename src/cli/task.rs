@@ -55,7 +55,7 @@ async fn in_sandbox(
     if keep && worked.is_ok() && !*cancel.borrow() {
         worked = hold(session, &sandbox, &mut cancel).await;
     }
-    let closed = sandbox.close().await;
+    let closed = sandbox.close_and_search().await;
     // The first failure is the one to tell.
     worked?;
     closed.map(Some).map_err(failed("end the sandbox"))

@@ -14,12 +14,11 @@ use nix::sys::socket::{
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
-use super::link::Link;
 use super::process::{self, Process};
 use super::registry::Registry;
+use super::strikes::Init;
 use super::{HostError, Sandbox};
 use crate::sys::channel::Channel;
-use crate::wire::FromInit;
 
 const SOCKET: &str = "attach";
 
@@ -109,7 +108,7 @@ fn listener(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-async fn serve(listener: AsyncFd<OwnedFd>, link: Arc<Link<FromInit>>) {
+async fn serve(listener: AsyncFd<OwnedFd>, link: Arc<Init>) {
     loop {
         let Ok(mut ready) = listener.readable().await else {
             return;
@@ -124,7 +123,7 @@ fn accept(listener: &AsyncFd<OwnedFd>) -> io::Result<Channel> {
     Channel::accept(listener.get_ref().as_fd())
 }
 
-async fn welcome(guest: Channel, link: Arc<Link<FromInit>>) {
+async fn welcome(guest: Channel, link: Arc<Init>) {
     let mut exec = process::exec(
         &SHELL.map(str::to_owned),
         &[("TERM".into(), "xterm".into())],

@@ -4,7 +4,9 @@ use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
+use crate::outcome::{Cause, Outcome};
 use crate::plan::PlanError;
+use crate::spec::Usage;
 use crate::wire::SetupFailure;
 
 /// A failure of the host or of our own code.
@@ -51,8 +53,8 @@ pub enum HostError {
     #[error("newuidmap or newgidmap failed: {0}")]
     IdMap(String),
     /// After a sandbox's end something of it was still there.
-    #[error("left over after close: {0}")]
-    LeftOver(String),
+    #[error("left behind by a sandbox: {}", .0.left_behind.unwrap_or_default())]
+    LeftOver(Box<Usage>),
 }
 
 impl HostError {
@@ -66,6 +68,27 @@ impl HostError {
             path,
             source,
         }
+    }
+
+    /// Whose doing it is: never the model's.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        let cause = match self {
+            Self::File { source, .. } | Self::Zygote(_, source) => {
+                Cause::of_errno(source.raw_os_error())
+            }
+            Self::Setup(failure) => Cause::of_errno(failure.errno),
+            Self::ZygoteGone(_) => Cause::ZygoteGone,
+            Self::TimedOut(..) => Cause::TimedOut,
+            Self::LeftOver(_) => Cause::LeftBehind,
+            Self::NotHooked
+            | Self::Plan(_)
+            | Self::NoIds(_)
+            | Self::Unenforceable(_)
+            | Self::NoUpperDirectory
+            | Self::IdMap(_) => Cause::Other,
+        };
+        Outcome::infrastructure(cause, self.to_string())
     }
 
     /// What the user can do about it.
@@ -86,8 +109,8 @@ impl HostError {
             | Self::TimedOut(..)
             | Self::Plan(_)
             | Self::NoIds(_)
-            | Self::NoUpperDirectory
-            | Self::LeftOver(_) => None,
+            | Self::NoUpperDirectory => None,
+            Self::LeftOver(_) => Some("run `llm-in-sandbox gc`"),
         };
         fixed.map(Cow::Borrowed)
     }

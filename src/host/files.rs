@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -11,9 +12,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
-use super::link::{Answers, Link};
-use super::process::{self, close_on_exec_pipe, gone, host_failed, lost};
+use super::cgroup::Counts;
+use super::link::Answers;
+use super::process::{self, close_on_exec_pipe, gone, host_failed, unexpected};
 use super::sandbox::{Sandbox, file_error};
+use super::strikes::Init;
 use crate::env::{DirEntry, EnvError, FileError, FileKind, FileStat, GuestPath};
 use crate::tree::{self, PackOptions, PackReport, UnpackPolicy, UnpackReport};
 use crate::wire::{Entry, FileOp, FileReply, FromInit, ToInit};
@@ -27,16 +30,15 @@ const REPLY_MAX: u64 = 64 << 20;
 
 /// A running operation.
 struct Operation {
+    link: Arc<Init>,
     reply: pipe::Receiver,
-    _answers: Answers<FromInit>,
+    answers: Answers<FromInit>,
+    /// What had been counted when it began.
+    before: Counts,
 }
 
 impl Operation {
-    async fn start(
-        link: &Link<FromInit>,
-        op: FileOp,
-        data: Option<OwnedFd>,
-    ) -> Result<Self, EnvError> {
+    async fn start(link: &Arc<Init>, op: FileOp, data: Option<OwnedFd>) -> Result<Self, EnvError> {
         let (reply, writer) = process::reading_pipe()?;
         let answers = link.open();
         let fds: Vec<_> = [Some(&writer), data.as_ref()]
@@ -44,29 +46,32 @@ impl Operation {
             .flatten()
             .map(AsFd::as_fd)
             .collect();
+        let before = link.strikes.last();
         link.send(&ToInit::File { id: answers.id, op }, &fds)
             .await
-            .map_err(lost)?;
+            .map_err(|e| link.unsent(e, before))?;
         Ok(Self {
+            link: Arc::clone(link),
             reply,
-            _answers: answers,
+            answers,
+            before,
         })
     }
 
     async fn finish<T: DeserializeOwned>(
-        self,
+        mut self,
         path: &GuestPath,
         limit: u64,
         deadline: Duration,
     ) -> Result<T, EnvError> {
         let mut bytes = Vec::new();
-        let mut reply = self.reply.take(REPLY_MAX);
+        let mut reply = (&mut self.reply).take(REPLY_MAX);
         timeout(deadline, reply.read_to_end(&mut bytes))
             .await
             .map_err(|_| EnvError::Infrastructure(format!("a file operation on {path} hangs")))?
             .map_err(host_failed)?;
         if bytes.is_empty() {
-            return Err(gone());
+            return Err(self.unanswered().await);
         }
         // What comes from inside is checked like any hostile input.
         let reply: FileReply<T> = serde_json::from_slice(&bytes)
@@ -87,8 +92,31 @@ impl Operation {
     }
 }
 
+impl Operation {
+    /// Why no reply came: its process could not be started, or was killed.
+    async fn unanswered(&mut self) -> EnvError {
+        let answer = timeout(DEADLINE, self.answers.next()).await;
+        let died = || self.link.explain(gone(), self.before);
+        match answer.ok().flatten().map(|answer| answer.message) {
+            Some(FromInit::Refused { reason, errno, .. }) => {
+                self.link.strikes.refused(reason, errno)
+            }
+            Some(FromInit::Exited { status, .. }) => match died() {
+                EnvError::Died(_) => EnvError::Infrastructure(format!(
+                    "a file operation ended without a reply: {status:?}"
+                )),
+                error @ (EnvError::File { .. }
+                | EnvError::Limit(_)
+                | EnvError::Infrastructure(_)) => error,
+            },
+            Some(message) => unexpected(&message),
+            None => died(),
+        }
+    }
+}
+
 pub(super) async fn read(
-    link: &Link<FromInit>,
+    link: &Arc<Init>,
     path: &GuestPath,
     max_bytes: u64,
 ) -> Result<Vec<u8>, EnvError> {
@@ -108,7 +136,7 @@ pub(super) async fn read(
 }
 
 pub(super) async fn write(
-    link: &Link<FromInit>,
+    link: &Arc<Init>,
     path: &GuestPath,
     content: &[u8],
     exclusive: bool,
@@ -144,7 +172,7 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) async fn open(
-        link: &Link<FromInit>,
+        link: &Arc<Init>,
         path: GuestPath,
         max_bytes: u64,
     ) -> Result<Self, EnvError> {
@@ -185,7 +213,7 @@ impl Sink {
     }
 }
 
-pub(super) async fn stat(link: &Link<FromInit>, path: &GuestPath) -> Result<FileStat, EnvError> {
+pub(super) async fn stat(link: &Arc<Init>, path: &GuestPath) -> Result<FileStat, EnvError> {
     let op = FileOp::Stat {
         path: path.as_bytes().into(),
     };
@@ -197,7 +225,7 @@ pub(super) async fn stat(link: &Link<FromInit>, path: &GuestPath) -> Result<File
 }
 
 pub(super) async fn list(
-    link: &Link<FromInit>,
+    link: &Arc<Init>,
     path: &GuestPath,
     depth: u32,
     max_entries: usize,
@@ -289,8 +317,10 @@ impl Sandbox {
             ..UnpackPolicy::copy_out()
         };
         let unpacked = self.unpack(to, reader, policy).await;
-        join(packing).await?;
-        unpacked
+        let packed = join(packing).await?;
+        let mut report = unpacked?;
+        report.left_out.merge(packed.left_out);
+        Ok(report)
     }
 
     /// Copies what a directory of the sandbox holds into a host directory: regular files,
@@ -308,8 +338,10 @@ impl Sandbox {
         });
         let packed = self.pack(from, writer, PackOptions::copy_out()).await;
         let unpacked = join(unpacking).await;
-        packed?;
-        unpacked
+        let left_out = packed?.left_out;
+        let mut report = unpacked?;
+        report.left_out.merge(left_out);
+        Ok(report)
     }
 }
 

@@ -9,9 +9,11 @@ use tokio::time::timeout;
 
 use super::cgroup::{Cgroup, Cgroups};
 use super::ids::{self, Range};
+use super::in_force::InForce;
 use super::link::{Answers, Link};
 use super::registry::{Entry, EntryInfo, Registry};
-use super::sandbox::{Held, InForce, Sandbox};
+use super::sandbox::{Held, Sandbox};
+use super::strikes::{Init, Strikes};
 use super::upper::{self, DiskUpper};
 use super::walls::Walls;
 use super::zygote::{Ids, Zygote};
@@ -109,7 +111,7 @@ impl Launcher {
     /// A step failed; nothing of the sandbox is left.
     pub async fn sandbox(&self, spec: SandboxSpec) -> Result<Sandbox, HostError> {
         let started = Instant::now();
-        let in_force = InForce::new(&spec.limits, self.cgroups.controllers());
+        let in_force = InForce::new(&spec, self.cgroups.controllers());
         if self.config.require_limits && !in_force.unenforced.is_empty() {
             return Err(HostError::Unenforceable(in_force.unenforced.join(", ")));
         }
@@ -142,11 +144,13 @@ impl Launcher {
             purpose: spec.purpose.clone(),
         };
         let starting = self.start_sandbox(plan, cgroup, entry, range, description);
+        let root_bounded = !matches!(spec.root, Root::Writable(_));
         let (link, exit, held, listener) = timeout(START_DEADLINE, starting)
             .await
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
+        let strikes = Strikes::new(&in_force, root_bounded, held.cgroup.events());
         Ok(Sandbox::new(
-            link,
+            Init::new(link, strikes),
             Arc::clone(&self.zygote),
             exit,
             held,
@@ -268,7 +272,8 @@ impl Launcher {
             pidfd: None,
             cgroup,
             entry,
-            _range: range,
+            init_pid: 0,
+            range,
         };
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
         let init = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
@@ -276,6 +281,7 @@ impl Launcher {
         let cloned = self.zygote.clone_sandbox(plan, &theirs, &held.cgroup);
         let (mut exit, pid, pidfd) = cloned.await?;
         held.pidfd = Some(pidfd);
+        held.init_pid = pid;
         // From here on PID 1 holds the other end alone: its death is the end of our answers.
         drop(theirs);
         let listener = match wait_ready(&mut readiness).await {

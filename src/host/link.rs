@@ -89,6 +89,11 @@ impl<M: DeserializeOwned + Send + 'static> Link<M> {
         }
     }
 
+    /// The peer is gone.
+    pub(super) fn is_closed(&self) -> bool {
+        lock(&self.waiting).closed
+    }
+
     /// Sends one message.
     pub(super) async fn send<T: Serialize + Sync>(
         &self,

@@ -3,14 +3,19 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
 
-use super::link::{Answers, Link};
+use super::cgroup::Counts;
+use super::idle;
+use super::link::Answers;
 use super::output::HeadTail;
+use super::strikes::Init;
 use crate::env::{EnvError, ExitStatus, GuestPath};
+use crate::outcome::LimitHit;
 use crate::wire::{ByteString, Exec, FromInit, ToInit};
 
 /// A program to start, and its three descriptors: pipes, never a file or terminal of the host.
@@ -33,8 +38,21 @@ pub struct Spawn {
 /// A running program.
 #[derive(Debug)]
 pub struct Process {
-    link: Arc<Link<FromInit>>,
+    link: Arc<Init>,
     answers: Answers<FromInit>,
+    /// What had been counted when it began.
+    before: Counts,
+}
+
+/// How long a program may go on.
+#[derive(Debug, Clone, Default)]
+pub struct Patience {
+    /// In all.
+    pub wall: Option<Duration>,
+    /// Without output and without CPU time.
+    pub idle: Option<Duration>,
+    /// Bytes that it has printed so far, counted by whoever reads them.
+    pub printed: Arc<AtomicU64>,
 }
 
 /// A running program on a terminal of the sandbox.
@@ -48,19 +66,21 @@ pub struct Terminal {
 
 impl Process {
     pub(super) async fn start(
-        link: &Arc<Link<FromInit>>,
+        link: &Arc<Init>,
         mut request: Exec,
         stdio: Option<[OwnedFd; 3]>,
     ) -> Result<Self, EnvError> {
         let answers = link.open();
         request.id = answers.id;
         let fds: Vec<_> = stdio.iter().flatten().map(AsFd::as_fd).collect();
+        let before = link.strikes.last();
         link.send(&ToInit::Exec(request), &fds)
             .await
-            .map_err(lost)?;
+            .map_err(|e| link.unsent(e, before))?;
         Ok(Self {
             link: Arc::clone(link),
             answers,
+            before,
         })
     }
 
@@ -72,10 +92,12 @@ impl Process {
                     process: self,
                     master,
                 }),
-                (FromInit::Refused { reason, .. }, _) => Err(EnvError::Infrastructure(reason)),
+                (FromInit::Refused { reason, errno, .. }, _) => {
+                    Err(self.link.strikes.refused(reason, errno))
+                }
                 (other, _) => Err(unexpected(&other)),
             },
-            None => Err(gone()),
+            None => Err(self.lost()),
         }
     }
 
@@ -86,16 +108,25 @@ impl Process {
     pub async fn wait(&mut self) -> Result<ExitStatus, EnvError> {
         match self.answers.next().await.map(|answer| answer.message) {
             Some(FromInit::Exited {
-                status: Ok(code), ..
-            }) => Ok(ExitStatus::Code(code)),
-            Some(FromInit::Exited {
-                status: Err(signal),
-                ..
-            }) => Ok(ExitStatus::Signal(signal)),
-            Some(FromInit::Refused { reason, .. }) => Err(EnvError::Infrastructure(reason)),
+                status, used_up, ..
+            }) => {
+                self.link.strikes.note(used_up);
+                Ok(match status {
+                    Ok(code) => ExitStatus::Code(code),
+                    Err(signal) => ExitStatus::Signal(signal),
+                })
+            }
+            Some(FromInit::Refused { reason, errno, .. }) => {
+                Err(self.link.strikes.refused(reason, errno))
+            }
             Some(other) => Err(unexpected(&other)),
-            None => Err(gone()),
+            None => Err(self.lost()),
         }
+    }
+
+    /// Why it ended without an answer.
+    fn lost(&self) -> EnvError {
+        self.link.explain(gone(), self.before)
     }
 
     /// Signals every process of its session.
@@ -115,25 +146,32 @@ impl Process {
             .map_err(lost)
     }
 
-    /// Waits for its end, but at most so long: then everything of it is killed, and `true` comes along.
+    /// Waits for its end, but only so long: then everything of it is killed, and the limit comes along.
     ///
     /// # Errors
     /// The sandbox died.
     pub async fn wait_at_most(
         &mut self,
-        limit: Option<Duration>,
-    ) -> Result<(ExitStatus, bool), EnvError> {
-        let Some(limit) = limit else {
-            return Ok((self.wait().await?, false));
+        patience: &Patience,
+    ) -> Result<(ExitStatus, Option<LimitHit>), EnvError> {
+        let link = Arc::clone(&self.link);
+        let struck = tokio::select! {
+            status = self.wait() => return Ok((status?, None)),
+            after = over(patience.wall) => LimitHit::WallTime { after },
+            after = idle::for_so_long(&link, patience.idle, &patience.printed) => LimitHit::IdleTime { after },
         };
-        match tokio::time::timeout(limit, self.wait()).await {
-            Ok(status) => Ok((status?, false)),
-            Err(_) => {
-                self.kill(libc::SIGKILL).await?;
-                Ok((self.wait().await?, true))
-            }
-        }
+        self.kill(libc::SIGKILL).await?;
+        Ok((self.wait().await?, Some(struck)))
     }
+}
+
+/// Waits so long, or for ever.
+async fn over(limit: Option<Duration>) -> Duration {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+    limit.unwrap_or_default()
 }
 
 pub(super) fn exec(argv: &[String], env: &[(String, String)], cwd: Option<&GuestPath>) -> Exec {
@@ -185,6 +223,7 @@ pub(super) fn empty_stdin() -> Result<OwnedFd, EnvError> {
 pub(super) async fn capture(
     reader: pipe::Receiver,
     limit: usize,
+    printed: Arc<AtomicU64>,
     mut ended: watch::Receiver<bool>,
 ) -> HeadTail {
     let mut kept = HeadTail::new(limit);
@@ -193,7 +232,10 @@ pub(super) async fn capture(
         let over = *ended.borrow_and_update();
         match reader.try_read(&mut buffer) {
             Ok(0) => return kept,
-            Ok(count) => kept.push(buffer.get(..count).unwrap_or_default()),
+            Ok(count) => {
+                printed.fetch_add(count as u64, Ordering::Relaxed);
+                kept.push(buffer.get(..count).unwrap_or_default());
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if over {
                     return kept;

@@ -272,12 +272,21 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
-    fn drop(&mut self) {
+impl Entry {
+    /// Takes it away now, as dropping it does.
+    pub(super) fn remove(&mut self) {
         // A layer that is still there takes a zygote, or the next clean-up, to remove.
         if !self.abandoned && self.upper().is_none() {
             let _ = fs::remove_dir_all(&self.directory);
+            // Gone: what takes the same name next is another's.
+            self.abandoned = !self.directory.exists();
         }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

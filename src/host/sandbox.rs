@@ -4,78 +4,45 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use super::HostError;
-use super::cgroup::{Cgroup, Controllers};
+use super::cgroup::Cgroup;
 use super::ids::Range;
-use super::link::{Answers, Link};
-use super::process::{self, Process, Spawn, Terminal};
+use super::in_force::InForce;
+use super::leftover::Trail;
+use super::link::Answers;
+use super::process::{self, Patience, Process, Spawn, Terminal};
 use super::registry::Entry;
 use super::shell::{self, Shell, ShellMode};
+use super::strikes::Init;
 use super::walls::Walls;
 use super::zygote::Zygote;
 use crate::env::{
-    DirEntry, Env, EnvError, ExecRequest, ExecResult, FileError, FileStat, GuestPath, Listing,
-    ShellResult,
+    Captured, DirEntry, Env, EnvError, ExecRequest, ExecResult, ExitStatus, FileError, FileStat,
+    GuestPath, Listing, ShellResult,
 };
-use crate::spec::{Limits, Usage};
+use crate::outcome::{LeftBehind, LimitHit};
+use crate::spec::Usage;
 use crate::sys::process::signal_pidfd;
 use crate::wire::{FromInit, FromZygote, ToInit};
 
 /// The kernel ends a sandbox within this time, or something is wrong.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Which of the limits asked for hold, and through what.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct InForce {
-    /// What was asked for.
-    #[serde(flatten)]
-    pub limits: Limits,
-    /// Version of the cgroup interface that enforces memory, processes and CPU; 0 when none does.
-    pub cgroup: u8,
-    /// Limits that this host does not enforce.
-    pub unenforced: Vec<String>,
-}
-
-impl InForce {
-    pub(super) fn new(limits: &Limits, controllers: Controllers) -> Self {
-        let missing = [
-            (
-                limits.memory_bytes.is_some() && !controllers.memory,
-                "memory",
-            ),
-            (limits.cpus.is_some() && !controllers.cpu, "cpus"),
-            // RLIMIT_NPROC counts by user, not by sandbox.
-            (
-                limits.pids.is_some() && !controllers.pids,
-                "pids (by user only)",
-            ),
-        ];
-        let unenforced = missing
-            .iter()
-            .filter(|(missing, _)| *missing)
-            .map(|(_, name)| (*name).to_owned());
-        Self {
-            limits: limits.clone(),
-            cgroup: controllers.version,
-            unenforced: unenforced.collect(),
-        }
-    }
-}
-
 /// What the host holds for a sandbox. Fields drop in this order: the ids are free again last.
 #[derive(Debug)]
 pub(super) struct Held {
     /// Of PID 1, once it is known.
     pub(super) pidfd: Option<OwnedFd>,
+    pub(super) init_pid: i32,
     pub(super) cgroup: Cgroup,
     pub(super) entry: Entry,
-    pub(super) _range: Option<Range>,
+    pub(super) range: Option<Range>,
 }
 
 impl Held {
@@ -84,6 +51,25 @@ impl Held {
         if let Some(pidfd) = &self.pidfd {
             let _ = signal_pidfd(pidfd.as_fd(), libc::SIGKILL);
         }
+    }
+
+    fn trail(&self) -> Trail {
+        let mut directories = vec![self.entry.directory().to_owned()];
+        directories.extend(self.entry.upper().map(Path::to_owned));
+        let ids = self.range.as_ref().map(|range| range.map);
+        let ids = ids.map(|map| (map.base, map.base + map.count));
+        Trail::new(&self.entry.id, directories, ids)
+    }
+
+    /// Gives up what a sandbox that has ended held, and counts what is there all the same.
+    fn release(mut self, trail: &Trail, search: bool) -> LeftBehind {
+        // A cgroup can be removed only when no process is in it: this is the proof.
+        match self.cgroup.remove() {
+            Ok(()) => self.entry.remove(),
+            Err(_) => self.entry.abandon(),
+        }
+        let quick = trail.quick(self.pidfd.as_ref(), &self.cgroup);
+        if search { trail.thorough(quick) } else { quick }
     }
 }
 
@@ -108,12 +94,14 @@ impl Drop for Held {
 /// A running sandbox. [`Sandbox::close`] ends it and tells what it used; dropping it only ends it.
 #[derive(Debug)]
 pub struct Sandbox {
-    pub(super) link: Arc<Link<FromInit>>,
+    pub(super) link: Arc<Init>,
     // Keeps the zygote, and so this sandbox, alive when the launcher is dropped first.
     zygote: Arc<Zygote>,
     exit: Answers<FromZygote>,
     held: Option<Held>,
     in_force: InForce,
+    /// Device number of its terminals, once there was one.
+    terminals: AtomicU64,
     pub(super) workdir: String,
     started: Instant,
     shell: Mutex<Option<Shell>>,
@@ -123,7 +111,7 @@ pub struct Sandbox {
 
 impl Sandbox {
     pub(super) fn new(
-        link: Link<FromInit>,
+        link: Init,
         zygote: Arc<Zygote>,
         exit: Answers<FromZygote>,
         held: Held,
@@ -137,6 +125,7 @@ impl Sandbox {
             exit,
             held: Some(held),
             in_force,
+            terminals: AtomicU64::new(0),
             workdir,
             started,
             shell: Mutex::new(None),
@@ -203,10 +192,14 @@ impl Sandbox {
     ) -> Result<Terminal, EnvError> {
         let mut exec = process::exec(argv, env, None);
         exec.terminal = true;
-        Process::start(&self.link, exec, None)
+        let terminal = Process::start(&self.link, exec, None)
             .await?
             .terminal()
-            .await
+            .await?;
+        if let Ok(stat) = nix::sys::stat::fstat(&terminal.master) {
+            self.terminals.store(stat.st_dev, Ordering::Relaxed);
+        }
+        Ok(terminal)
     }
 
     /// Ends it: kills all, waits for the last process, and proves that nothing is left.
@@ -215,21 +208,34 @@ impl Sandbox {
     /// Something is left, or the kernel did not end it in time.
     pub async fn close(self) -> Result<Usage, HostError> {
         let written_bytes = self.written_bytes().await;
-        let usage = self.discard().await?;
-        Ok(Usage {
-            written_bytes,
-            ..usage
-        })
+        self.end(written_bytes, /*search*/ false).await
     }
 
     /// Ends it as [`Sandbox::close`] does, without asking first how much was written.
     ///
     /// # Errors
     /// Something is left, or the kernel did not end it in time.
-    pub async fn discard(mut self) -> Result<Usage, HostError> {
-        let Some(mut held) = self.held.take() else {
+    pub async fn discard(self) -> Result<Usage, HostError> {
+        self.end(None, /*search*/ false).await
+    }
+
+    /// Ends it as [`Sandbox::close`] does, and looks for what is left at every process and mount of the host.
+    ///
+    /// # Errors
+    /// Something is left, or the kernel did not end it in time.
+    pub async fn close_and_search(self) -> Result<Usage, HostError> {
+        let written_bytes = self.written_bytes().await;
+        self.end(written_bytes, /*search*/ true).await
+    }
+
+    async fn end(mut self, written_bytes: Option<u64>, search: bool) -> Result<Usage, HostError> {
+        let Some(held) = self.held.take() else {
             return Err(HostError::ZygoteGone("lost this sandbox".into()));
         };
+        let mut trail = held.trail();
+        if search {
+            trail.learn(held.init_pid, self.terminals.load(Ordering::Relaxed));
+        }
         held.kill();
         let exited = timeout(END_DEADLINE, self.exit.next())
             .await
@@ -238,32 +244,49 @@ impl Sandbox {
             Some(FromZygote::Exited { cpu_us, .. }) => Some(Duration::from_micros(cpu_us)),
             _ => return Err(HostError::ZygoteGone("is gone".into())),
         };
-        let peak_memory_bytes = held.cgroup.peak_memory();
+        let mut usage = Usage {
+            cpu,
+            peak_memory_bytes: self.link.strikes.peak_memory(),
+            written_bytes,
+            wall: self.started.elapsed(),
+            struck: self.link.strikes.all(),
+            left_behind: None,
+        };
         if let Some(upper) = held.entry.upper() {
             self.zygote.remove_tree(upper).await?;
         }
-        // A cgroup can be removed only when no process is in it: this is the proof.
-        held.cgroup
-            .remove()
-            .map_err(|e| HostError::LeftOver(e.to_string()))?;
-        Ok(Usage {
-            cpu,
-            peak_memory_bytes,
-            written_bytes: None,
-            wall: self.started.elapsed(),
-        })
+        // The shell holds a terminal.
+        *self.shell.lock().await = None;
+        let left = held.release(&trail, search);
+        usage.left_behind = Some(left);
+        if left.total > 0 {
+            return Err(HostError::LeftOver(Box::new(usage)));
+        }
+        Ok(usage)
     }
 
     async fn written_bytes(&self) -> Option<u64> {
         let mut answers = self.link.open();
         self.link
-            .send(&ToInit::Usage { id: answers.id }, &[])
+            .send(
+                &ToInit::Usage {
+                    id: answers.id,
+                    processes: false,
+                },
+                &[],
+            )
             .await
             .ok()?;
         let answer = timeout(Duration::from_secs(2), answers.next())
             .await
             .ok()??;
-        if let FromInit::Usage { written_bytes, .. } = answer.message {
+        if let FromInit::Usage {
+            written_bytes,
+            used_up,
+            ..
+        } = answer.message
+        {
+            self.link.strikes.note(used_up);
             return Some(written_bytes);
         }
         None
@@ -272,9 +295,9 @@ impl Sandbox {
     async fn persistent(&self, command: &str, limit: Duration) -> Result<ShellResult, EnvError> {
         let mut shell = self.shell.lock().await;
         if shell.is_none() {
-            *shell = Some(Shell::start(Arc::clone(&self.link), &self.workdir).await?);
+            *shell = Some(Shell::start(&self.link, &self.workdir).await?);
         }
-        shell::run(&mut shell, &self.link, &self.workdir, command, limit).await
+        shell::run(&mut shell, &self.workdir, command, limit).await
     }
 
     async fn fresh(&self, command: &str, limit: Duration) -> Result<ShellResult, EnvError> {
@@ -284,9 +307,10 @@ impl Sandbox {
         let result = self.exec(&request).await?;
         Ok(ShellResult {
             status: (!result.timed_out).then(|| result.status.code()),
+            struck: result.struck,
             stdout: result.stdout,
             stderr: result.stderr,
-            tty: crate::env::Captured::default(),
+            tty: Captured::default(),
             timed_out: result.timed_out.then_some(limit),
             restarted: None,
             wall: result.wall,
@@ -296,32 +320,59 @@ impl Sandbox {
 
 impl Env for Sandbox {
     async fn shell(&self, command: &str, limit: Duration) -> Result<ShellResult, EnvError> {
-        match self.mode {
-            ShellMode::Persistent => self.persistent(command, limit).await,
-            ShellMode::Fresh => self.fresh(command, limit).await,
+        if self.mode == ShellMode::Fresh {
+            return self.fresh(command, limit).await;
         }
+        let before = self.link.strikes.last();
+        let result = self.persistent(command, limit).await;
+        let mut result = result.map_err(|e| self.link.explain(e, before))?;
+        let failed = result.status != Some(0);
+        result.struck = self.link.strikes.since(before, failed)?;
+        let timed_out = result.timed_out.map(|after| LimitHit::WallTime { after });
+        result.struck.extend(timed_out);
+        let streams = [&result.stdout, &result.stderr, &result.tty];
+        result.struck.extend(omitted(streams));
+        Ok(result)
     }
 
     async fn exec(&self, request: &ExecRequest) -> Result<ExecResult, EnvError> {
         let began = Instant::now();
+        let before = self.link.strikes.last();
         let (out, stdout) = process::reading_pipe()?;
         let (err, stderr) = process::reading_pipe()?;
         let exec = process::exec(&request.argv, &request.env, request.cwd.as_ref());
         let stdio = [process::empty_stdin()?, stdout, stderr];
         let mut process = Process::start(&self.link, exec, Some(stdio)).await?;
         let (ended, watch) = watch::channel(false);
-        let out = tokio::spawn(process::capture(out, request.capture, watch.clone()));
-        let err = tokio::spawn(process::capture(err, request.capture, watch));
-        let waited = process.wait_at_most(request.timeout).await;
+        let patience = Patience {
+            wall: request.timeout,
+            idle: request.idle_timeout,
+            ..Patience::default()
+        };
+        let capture = |stream, watch| {
+            let printed = Arc::clone(&patience.printed);
+            tokio::spawn(process::capture(stream, request.capture, printed, watch))
+        };
+        let (out, err) = (capture(out, watch.clone()), capture(err, watch));
+        let waited = process.wait_at_most(&patience).await;
         let _ = ended.send(true);
         let joined = |e: tokio::task::JoinError| process::host_failed(io::Error::other(e));
         let (stdout, stderr) = (out.await.map_err(joined)?, err.await.map_err(joined)?);
-        let (status, timed_out) = waited?;
+        let (stdout, stderr) = (stdout.finish(), stderr.finish());
+        let (status, stopped) = waited?;
+        let mut struck = self
+            .link
+            .strikes
+            .since(before, status != ExitStatus::Code(0))?;
+        let timed_out = stopped.is_some();
+        struck.extend(stopped);
+        struck.extend(omitted([&stdout, &stderr]));
         Ok(ExecResult {
             status,
-            stdout: stdout.finish(),
-            stderr: stderr.finish(),
+            stdout,
+            stderr,
             timed_out,
+            struck,
             wall: began.elapsed(),
         })
     }
@@ -353,6 +404,12 @@ impl Env for Sandbox {
             super::files::list(&self.link, path, depth, max_entries).await?;
         Ok(Listing { entries, truncated })
     }
+}
+
+/// More was printed than is kept.
+fn omitted<'a>(streams: impl IntoIterator<Item = &'a Captured>) -> Option<LimitHit> {
+    let omitted_bytes = streams.into_iter().map(|stream| stream.omitted).sum();
+    (omitted_bytes > 0).then_some(LimitHit::Output { omitted_bytes })
 }
 
 /// The kernel's refusal as the model may see it.

@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use super::apply::Stage;
 use super::exec::{self, Context};
 use super::shell::Shell;
-use super::{failure, files, processes, zygote};
+use super::{failure, files, processes, used_up, zygote};
 use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::SingleThread;
 use crate::sys::process;
@@ -161,7 +161,13 @@ impl Init<'_> {
             }
             // The rest are orphans that came to us because we are PID 1.
             if let Some(id) = self.running.remove(&pid) {
-                self.say(&FromInit::Exited { id, status }, &[])?;
+                let used_up = used_up::now(/*processes*/ status != Ok(0));
+                let exited = FromInit::Exited {
+                    id,
+                    status,
+                    used_up,
+                };
+                self.say(&exited, &[])?;
             }
         }
         Ok(())
@@ -205,9 +211,17 @@ impl Init<'_> {
                 let idle = self.shell.as_ref().is_some_and(Shell::is_idle);
                 self.say(&FromInit::ShellIdle { id, idle }, &[])
             }
-            ToInit::Usage { id } => {
-                let written_bytes = written_bytes().unwrap_or(0);
-                self.say(&FromInit::Usage { id, written_bytes }, &[])
+            ToInit::Usage { id, processes } => {
+                let usage = FromInit::Usage {
+                    id,
+                    written_bytes: written_bytes().unwrap_or(0),
+                    used_up: used_up::now(processes),
+                };
+                self.say(&usage, &[])
+            }
+            ToInit::CpuTime { id } => {
+                let ticks = processes::cpu_ticks();
+                self.say(&FromInit::CpuTime { id, ticks }, &[])
             }
         }
     }
@@ -236,6 +250,7 @@ impl Init<'_> {
             &FromInit::Refused {
                 id,
                 reason: error.to_string(),
+                errno: error.raw_os_error(),
             },
             &[],
         )

@@ -30,6 +30,7 @@ mod processes;
 mod root;
 mod seccomp;
 mod shell;
+mod used_up;
 mod zygote;
 
 pub use zygote::main as zygote_main;

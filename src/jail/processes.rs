@@ -39,6 +39,33 @@ fn parse(stat: &[u8]) -> Option<Process> {
     })
 }
 
+/// CPU time of every process, and of those that were waited for, in clock ticks. Without PID 1's own,
+/// which looks on.
+pub(super) fn cpu_ticks() -> u64 {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return 0;
+    };
+    let of_process = |name: std::ffi::OsString| {
+        let pid: i32 = name.to_str()?.parse().ok()?;
+        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+        let [own, children] = ticks(&stat)?;
+        Some(if pid == 1 { children } else { own + children })
+    };
+    entries
+        .flatten()
+        .filter_map(|entry| of_process(entry.file_name()))
+        .fold(0, u64::saturating_add)
+}
+
+/// Of `/proc/PID/stat`: time of its own and of children waited for, each in user and in kernel mode.
+fn ticks(stat: &[u8]) -> Option<[u64; 2]> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    let time = |at: usize| fields.get(at)?.parse::<u64>().ok();
+    Some([time(11)? + time(12)?, time(13)? + time(14)?])
+}
+
 /// A process and all that descends from it or lives in its session.
 pub(super) fn family(all: &BTreeMap<i32, Process>, leader: i32) -> BTreeSet<i32> {
     let mut family: BTreeSet<i32> = all
@@ -124,6 +151,8 @@ mod tests {
     fn a_command_name_cannot_forge_fields() {
         let stat = b"7 (a) S 1 1 1) S 3 7 5 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 99 0 0\n";
         assert_eq!(parse(stat), Some(process(3, 5, 99)));
+        let busy = stat.map(|byte| if byte == b'0' { b'2' } else { byte });
+        assert_eq!(ticks(&busy), Some([4, 4]));
     }
 
     #[test]

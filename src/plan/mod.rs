@@ -5,8 +5,8 @@
 use crate::policy;
 use crate::spec::{Limits, Network, Root, SandboxSpec, Seccomp, Upper};
 use crate::wire::{
-    ByteString, FilterSet, IdMap, MountSource, NetworkSource, Profile, RootSource, SHELL_DIRECTORY,
-    SetupOp, SetupPlan, UpperSource,
+    ByteString, FilterSet, IdMap, MountSource, NetworkSource, Profile, RootSource, SetupOp,
+    SetupPlan, Space, TERMINALS, UpperSource,
 };
 
 /// What was allotted to this one sandbox on this host.
@@ -122,8 +122,8 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
         SetupOp::EnterRoot,
         SetupOp::Proc,
     ];
-    devices(&mut setup);
-    setup.push(tmpfs(SHELL_DIRECTORY, 16 << 20, 64, 0o700));
+    devices(&spec.limits, &mut setup);
+    setup.push(tmpfs(Space::ShellFiles, &spec.limits, 0o700));
     for bind in &spec.binds {
         check_target(&bind.target)?;
         setup.push(SetupOp::Bind {
@@ -243,8 +243,8 @@ fn root(spec: &SandboxSpec, allotment: &Allotment) -> Result<RootSource, PlanErr
     })
 }
 
-fn devices(setup: &mut Vec<SetupOp>) {
-    setup.push(tmpfs("/dev", 64 << 10, 256, 0o755));
+fn devices(limits: &Limits, setup: &mut Vec<SetupOp>) {
+    setup.push(tmpfs(Space::Devices, limits, 0o755));
     for (name, major, minor) in DEVICES {
         setup.push(SetupOp::Device {
             name: name.to_owned(),
@@ -264,16 +264,32 @@ fn devices(setup: &mut Vec<SetupOp>) {
             target: target.to_owned(),
         });
     }
-    setup.push(SetupOp::Devpts { max: 64 });
-    setup.push(tmpfs("/dev/shm", 64 << 20, 4096, 0o1777));
+    setup.push(SetupOp::Devpts { max: TERMINALS });
+    setup.push(tmpfs(Space::SharedMemory, limits, 0o1777));
     setup.push(SetupOp::EmptyDirectory {
         path: "/sys".to_owned(),
     });
 }
 
-fn tmpfs(target: &str, bytes: u64, inodes: u64, mode: u32) -> SetupOp {
+/// Bytes and inodes of a file system; 0 where no limit says how many.
+///
+/// All that lie in memory hold three quarters of it at most: what is in a tmpfs cannot be reclaimed,
+/// and once it fills the memory the kernel has only processes to kill, PID 1 among them.
+#[must_use]
+pub fn room(space: Space, limits: &Limits) -> (u64, u64) {
+    let eighth = limits.memory_bytes.map_or(u64::MAX, |memory| memory / 8);
+    match space {
+        Space::Root => (limits.disk_bytes.unwrap_or(0), limits.inodes.unwrap_or(0)),
+        Space::SharedMemory => (eighth.min(64 << 20), 4096),
+        Space::Devices => (64 << 10, 256),
+        Space::ShellFiles => (eighth.min(16 << 20), 64),
+    }
+}
+
+fn tmpfs(space: Space, limits: &Limits, mode: u32) -> SetupOp {
+    let (bytes, inodes) = room(space, limits);
     SetupOp::Tmpfs {
-        target: target.to_owned(),
+        target: space.path().to_owned(),
         bytes,
         inodes,
         mode,

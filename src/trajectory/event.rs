@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::llm::{Message, Sampling, TokenUsage};
+use crate::outcome::{LimitHit, Outcome};
 use crate::spec::Usage;
 
 /// Value of [`Header::schema`].
@@ -108,6 +109,9 @@ pub enum Event {
         error: Option<ToolErrorKind>,
         /// Time it took.
         tool_us: u64,
+        /// Limits of the sandbox that struck meanwhile.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        struck: Vec<LimitHit>,
     },
     /// A turn ended.
     TurnEnd {
@@ -139,6 +143,9 @@ pub enum Event {
         usage: TokenUsage,
         /// What the sandbox used; absent when it could not be asked.
         sandbox: Option<Usage>,
+        /// Whose doing the end is: the model's, or ours or the host's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        outcome: Option<Outcome>,
     },
 }
 
@@ -203,6 +210,8 @@ pub enum ToolErrorKind {
     Permission,
     /// The disk of the sandbox is full.
     NoSpace,
+    /// Another limit of the sandbox kept the call from being carried out.
+    Limit,
     /// The text to be replaced is not there.
     NoMatch,
     /// The text to be replaced is there more than once.

@@ -233,6 +233,13 @@ impl LeftOut {
             .count()
     }
 
+    /// Adds what the other side of a copy left out.
+    pub fn merge(&mut self, other: Self) {
+        self.total = self.total.saturating_add(other.total);
+        self.listed.extend(other.listed);
+        self.listed.truncate(MAX_LISTED);
+    }
+
     fn add(&mut self, path: &[u8], reason: LeftOutReason) {
         self.total += 1;
         if self.listed.len() < MAX_LISTED {

@@ -152,6 +152,13 @@ pub enum ToInit {
     Usage {
         /// Names the request.
         id: RequestId,
+        /// Look at its processes, too, which takes longer.
+        processes: bool,
+    },
+    /// Tell how much CPU time was used so far.
+    CpuTime {
+        /// Names the request.
+        id: RequestId,
     },
 }
 
@@ -186,6 +193,9 @@ pub enum FromInit {
         id: RequestId,
         /// `Ok` is an exit code, `Err` a signal.
         status: Result<i32, i32>,
+        /// At its end.
+        #[serde(default, skip_serializing_if = "UsedUp::is_nothing")]
+        used_up: UsedUp,
     },
     /// A request could not be carried out.
     Refused {
@@ -193,6 +203,8 @@ pub enum FromInit {
         id: RequestId,
         /// Why.
         reason: String,
+        /// The kernel's number for it, when there is one.
+        errno: Option<i32>,
     },
     /// A terminal was made. Descriptor: its master.
     Terminal {
@@ -227,8 +239,76 @@ pub enum FromInit {
         id: RequestId,
         /// Bytes held by the writable layer.
         written_bytes: u64,
+        /// Now.
+        used_up: UsedUp,
+    },
+    /// Answer to [`ToInit::CpuTime`].
+    CpuTime {
+        /// Of the request.
+        id: RequestId,
+        /// Of all processes, those that ended included, in clock ticks.
+        ticks: u64,
     },
 }
+
+/// What of a sandbox is used up.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UsedUp {
+    /// Without a free block.
+    pub blocks: Vec<Space>,
+    /// Without a free inode.
+    pub inodes: Vec<Space>,
+    /// All terminals are in use.
+    pub terminals: bool,
+    /// A process has as many open files as it may.
+    pub open_files: bool,
+}
+
+impl UsedUp {
+    /// There is some of everything.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A bounded file system inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Space {
+    /// The writable layer.
+    Root,
+    /// Of `shm_open`.
+    SharedMemory,
+    /// Device nodes.
+    Devices,
+    /// [`SHELL_DIRECTORY`].
+    ShellFiles,
+}
+
+impl Space {
+    /// All of them.
+    pub const ALL: [Self; 4] = [
+        Self::Root,
+        Self::SharedMemory,
+        Self::Devices,
+        Self::ShellFiles,
+    ];
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Root => "/",
+            Self::SharedMemory => "/dev/shm",
+            Self::Devices => "/dev",
+            Self::ShellFiles => SHELL_DIRECTORY,
+        }
+    }
+}
+
+/// Terminals of one sandbox.
+pub const TERMINALS: u32 = 64;
 
 impl FromInit {
     /// Which request this belongs to; 0 for what PID 1 says of itself.
@@ -243,7 +323,8 @@ impl FromInit {
             | Self::CommandPrepared { id }
             | Self::Killed { id }
             | Self::ShellIdle { id, .. }
-            | Self::Usage { id, .. } => *id,
+            | Self::Usage { id, .. }
+            | Self::CpuTime { id, .. } => *id,
         }
     }
 }

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use llm_in_sandbox::agent::{self, Progress, StopReason};
 use llm_in_sandbox::llm::{HttpModel, ReplayModel};
-use llm_in_sandbox::trajectory::Event;
+use llm_in_sandbox::outcome::{Outcome, Policy};
+use llm_in_sandbox::trajectory::{Event, ToolErrorKind};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::memory_env::MemoryEnv;
+use crate::memory_env::{MemoryEnv, memory_limit};
 use crate::server::{Reply, Server, pieces, submit};
 use crate::{call, client, config, run_scripted, run_with};
 
@@ -173,9 +174,42 @@ async fn a_broken_environment_ends_the_run_and_is_never_an_observation() {
         let model = llm_in_sandbox::llm::Model::Replay(replay(&[bash(command)]));
         let (outcome, events) = run_with(&MemoryEnv::default(), &model, &config()).await;
         assert_eq!(outcome.stop, StopReason::SandboxDied);
+        assert!(matches!(outcome.outcome, Outcome::Infrastructure(_)));
         assert!(outcome.detail.is_some());
         assert!(!events.iter().any(|e| matches!(e, Event::ToolResult { .. })));
     }
+}
+
+#[tokio::test]
+async fn a_limit_is_recorded_and_only_one_that_ended_the_sandbox_ends_the_run() {
+    let answers = [bash("hog"), bash("crowd"), bash("bomb")];
+    let model = llm_in_sandbox::llm::Model::Replay(replay(&answers));
+    let (outcome, events) = run_with(&MemoryEnv::default(), &model, &config()).await;
+    assert_eq!(outcome.stop, StopReason::SandboxDied);
+    let ended = Policy::Limit(memory_limit(/*ended*/ true));
+    assert_eq!(outcome.outcome, Outcome::Policy(ended));
+    let results: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::ToolResult {
+                observation,
+                struck,
+                error,
+                ..
+            } => Some((observation, struck.first()?.name(), *error)),
+            _ => None,
+        })
+        .collect();
+    let [hog, crowd] = &results[..] else {
+        panic!("{events:?}");
+    };
+    assert!(hog.0.contains("LIMIT memory: "), "{}", hog.0);
+    assert_eq!(
+        (hog.1, hog.2),
+        ("memory", Some(ToolErrorKind::CommandFailed))
+    );
+    assert!(crowd.0.contains("process limit 9"), "{}", crowd.0);
+    assert_eq!((crowd.1, crowd.2), ("pids", Some(ToolErrorKind::Limit)));
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use llm_in_sandbox::env::{
     Captured, DirEntry, Env, EnvError, ExecRequest, ExecResult, ExitStatus, FileError, FileKind,
     FileStat, GuestPath, Listing, ShellResult,
 };
+use llm_in_sandbox::outcome::LimitHit;
 
 #[derive(Debug, Default)]
 pub(crate) struct MemoryEnv {
@@ -54,6 +55,7 @@ impl Env for MemoryEnv {
             tty: Captured::default(),
             timed_out: None,
             restarted: None,
+            struck: Vec::new(),
             wall: Duration::ZERO,
         };
         let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
@@ -79,6 +81,12 @@ impl Env for MemoryEnv {
             }
             "hang" => std::future::pending::<()>().await,
             "die" => return Err(EnvError::Died("pid 1 was killed".into())),
+            "bomb" => return Err(EnvError::Limit(memory_limit(/*ended*/ true))),
+            "crowd" => return Err(EnvError::Limit(LimitHit::Pids { max: 9, refused: 1 })),
+            "hog" => {
+                result.status = Some(137);
+                result.struck = vec![memory_limit(/*ended*/ false)];
+            }
             "break" => return Err(EnvError::Infrastructure("lost the socket".into())),
             _ => {}
         }
@@ -91,6 +99,7 @@ impl Env for MemoryEnv {
             stdout: Captured::default(),
             stderr: Captured::default(),
             timed_out: false,
+            struck: Vec::new(),
             wall: Duration::ZERO,
         })
     }
@@ -204,5 +213,14 @@ fn file_error(path: &GuestPath, error: FileError) -> EnvError {
     EnvError::File {
         path: path.clone(),
         error,
+    }
+}
+
+pub(crate) fn memory_limit(sandbox_ended: bool) -> LimitHit {
+    LimitHit::Memory {
+        max_bytes: 1 << 20,
+        killed: 1,
+        peak_bytes: None,
+        sandbox_ended,
     }
 }

@@ -65,6 +65,8 @@ async fn a_run_leaves_its_folder_complete() {
         peak_memory_bytes: Some(1),
         written_bytes: None,
         wall: Duration::from_secs(1),
+        struck: Vec::new(),
+        left_behind: None,
     };
     assert_eq!(session.finish(Some(usage)).unwrap(), 0);
 

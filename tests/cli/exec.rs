@@ -118,6 +118,38 @@ fn json_tells_status_usage_and_limits() {
     );
     assert_eq!(limits["cpus"], 0.5);
     assert!(limits["unenforced"].is_array() && limits["cgroup"].is_u64());
+    assert_eq!(report["outcome"]["kind"], "exited");
+    assert_eq!(report["left_behind"]["total"], 0);
+}
+
+#[test]
+fn a_limit_that_strikes_is_told_in_a_line_and_in_json() {
+    let fill = ["--", "dd", "if=/dev/zero", "of=/f", "bs=1M", "count=9"];
+    let small = ["exec", "--disk", "8m", "--memory", "64m"];
+    let output = run(&[&small[..], &fill[..]].concat());
+    let line = "disk limit 8m struck: / is full\n";
+    assert!(stderr(&output).ends_with(line), "{}", stderr(&output));
+    let output = run(&[&small[..], &["--json"], &fill[..]].concat());
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let outcome = &report["outcome"];
+    assert_eq!(
+        (&outcome["family"], &outcome["limit"]),
+        (&"policy".into(), &"disk".into())
+    );
+    assert_eq!(report["struck"][0]["max_bytes"], 8 << 20);
+    // With room for it, not a word.
+    let output = run(&[&["exec"][..], &fill[..]].concat());
+    assert!(!stderr(&output).contains("limit"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_command_that_is_silent_and_does_nothing_is_stopped() {
+    let flags = ["exec", "--json", "--idle-timeout", "1", "--"];
+    let output = run(&[&flags[..], &["sleep", "600"]].concat());
+    assert_eq!(code(&output), 124);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["timed_out"], true);
+    assert_eq!(report["outcome"]["limit"], "idle_time");
 }
 
 #[test]

@@ -148,6 +148,7 @@ fn a_conversation_ends_with_files_and_both_records() {
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(told.contains("42") && told.contains("submitted"), "{told}");
+    assert!(told.ends_with("left behind: 0\n"), "{told}");
 
     let folder = replay.folder();
     let answer = std::fs::read_to_string(folder.join("files/answer.txt")).unwrap();

@@ -16,6 +16,7 @@ mod conformance;
 mod fixture;
 mod host_view;
 mod lifetime;
+mod limits;
 mod negative;
 mod profiles;
 mod shell;

@@ -22,6 +22,7 @@ fn result(stdout: &[u8], stderr: &[u8], status: Option<i32>) -> ShellResult {
         tty: Captured::default(),
         timed_out: None,
         restarted: None,
+        struck: Vec::new(),
         wall: Duration::ZERO,
     }
 }
@@ -82,6 +83,34 @@ fn terminal_output_timeouts_and_restarts_are_told() {
     assert!(
         text.contains("1.5 s") && text.contains("new one was started") && !text.contains('\x1b')
     );
+}
+
+#[test]
+fn limits_that_struck_are_told_once_and_not_to_the_original() {
+    let mut result = result(b"part", b"", Some(137));
+    result.struck = vec![
+        LimitHit::Memory {
+            max_bytes: 2 << 30,
+            killed: 1,
+            peak_bytes: None,
+            sandbox_ended: false,
+        },
+        // Told as a timeout, as a cut, and not at all.
+        LimitHit::WallTime {
+            after: Duration::from_secs(1),
+        },
+        LimitHit::Output { omitted_bytes: 9 },
+        LimitHit::CpuThrottled {
+            periods: 1,
+            time: Duration::ZERO,
+        },
+    ];
+    let text = native(&result);
+    assert!(
+        text.ends_with("\n[NOTICE]\nLIMIT memory: memory limit 2g struck: 1 process killed."),
+        "{text}"
+    );
+    assert!(!render_original(&result).contains("LIMIT"));
 }
 
 #[test]

@@ -63,6 +63,7 @@ pub(crate) async fn call<E: Env>(
         text,
         error: class(&result),
         submitted: false,
+        struck: result.struck,
     })
 }
 
@@ -102,7 +103,7 @@ async fn stream<E: Env>(
             Ok(cleaned)
         }
         // A full disk must not hide the result itself.
-        Err(EnvError::File { .. }) => Ok(cleaned),
+        Err(EnvError::File { .. } | EnvError::Limit(_)) => Ok(cleaned),
         Err(error) => Err(error),
     }
 }

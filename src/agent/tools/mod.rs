@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::observation::Style;
 use crate::env::{Env, EnvError, FileError};
+use crate::outcome::LimitHit;
 use crate::trajectory::ToolErrorKind;
 
 /// Time for one file operation; far above what a live sandbox needs.
@@ -27,6 +28,8 @@ pub struct Observation {
     pub error: Option<ToolErrorKind>,
     /// The model declared its work finished.
     pub submitted: bool,
+    /// Limits that struck meanwhile.
+    pub struck: Vec<LimitHit>,
 }
 
 impl Observation {
@@ -35,6 +38,7 @@ impl Observation {
             text: text.into(),
             error: None,
             submitted: false,
+            struck: Vec::new(),
         }
     }
 
@@ -43,6 +47,7 @@ impl Observation {
             text: text.into(),
             error: Some(kind),
             submitted: false,
+            struck: Vec::new(),
         }
     }
 }
@@ -71,7 +76,7 @@ impl Tools {
     /// Carries out one call.
     ///
     /// # Errors
-    /// Only what is not the model's doing: [`EnvError::Died`] and [`EnvError::Infrastructure`].
+    /// Only what ends the run: [`EnvError::Died`], [`EnvError::Infrastructure`], and a limit that ended the sandbox.
     pub async fn call<E: Env>(
         &mut self,
         env: &E,
@@ -237,10 +242,23 @@ pub(crate) fn wrong_type(name: &str, wanted: &str, got: &Value) -> Observation {
     )
 }
 
+/// Tells the model that its sandbox has no room for the call.
+fn limited(hit: LimitHit) -> Observation {
+    let text = format!(
+        "ERROR: nothing was done, because a limit of the sandbox stands in the way: {hit}."
+    );
+    Observation {
+        struck: vec![hit],
+        ..Observation::error(ToolErrorKind::Limit, text)
+    }
+}
+
 /// Tells the model of a file error, or passes on what is not its business.
 pub(crate) fn file_error(error: EnvError, doing: &str) -> Result<Observation, EnvError> {
-    let EnvError::File { path, error } = error else {
-        return Err(error);
+    let (path, error) = match error {
+        EnvError::File { path, error } => (path, error),
+        EnvError::Limit(hit) if !hit.ends_sandbox() => return Ok(limited(hit)),
+        EnvError::Limit(_) | EnvError::Died(_) | EnvError::Infrastructure(_) => return Err(error),
     };
     let kind = match &error {
         FileError::NotFound => ToolErrorKind::NotFound,

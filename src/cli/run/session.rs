@@ -176,6 +176,7 @@ impl Session {
         let Some(outcome) = &self.outcome else {
             return Ok(super::EXIT_INTERRUPTED);
         };
+        let told = usage.as_ref().map(about_sandbox);
         let recorded = match self.recorder {
             Some(recorder) => recorder.finish(&outcome.to_event(usage)),
             None => Ok(()),
@@ -209,6 +210,9 @@ impl Session {
             outcome.tool_time.as_secs_f64(),
             outcome.total_time.as_secs_f64()
         ));
+        for line in told.unwrap_or_default() {
+            result(&line);
+        }
         recorded?;
         Ok(match outcome.stop {
             StopReason::Submitted => EXIT_SUBMITTED,
@@ -262,6 +266,16 @@ impl Session {
             tools: tools::schemas(self.settings.style, self.settings.shell),
         }
     }
+}
+
+/// What a person should know of a sandbox after its end.
+fn about_sandbox(usage: &Usage) -> Vec<String> {
+    let struck = usage.struck.iter().filter(|hit| hit.can_end());
+    let left = usage.left_behind.unwrap_or_default();
+    struck
+        .map(|hit| format!("limit:      {hit}"))
+        .chain([format!("left behind: {left}")])
+        .collect()
 }
 
 /// Runs one program in the sandbox. A program that is missing counts as one that failed.

@@ -6,8 +6,9 @@ use tokio::time::timeout;
 
 use super::{INIT_DEADLINE, Shell, silent};
 use crate::env::EnvError;
-use crate::host::link::{Answers, Link};
+use crate::host::link::Answers;
 use crate::host::process::{gone, lost, unexpected};
+use crate::host::strikes::Init;
 use crate::wire::{FromInit, ToInit};
 
 /// Time for an interrupted command to end by itself, before each harder signal.
@@ -66,11 +67,7 @@ fn interrupt(shell: &Shell) {
     let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
 }
 
-pub(super) async fn kill_command(
-    link: &Link<FromInit>,
-    signal: i32,
-    shell: bool,
-) -> Result<(), EnvError> {
+pub(super) async fn kill_command(link: &Init, signal: i32, shell: bool) -> Result<(), EnvError> {
     let mut answers = link.open();
     link.send(
         &ToInit::KillCommand {
@@ -88,7 +85,7 @@ pub(super) async fn kill_command(
     answer.map(|_| ()).ok_or_else(gone)
 }
 
-pub(super) async fn is_idle(link: &Link<FromInit>) -> Result<bool, EnvError> {
+pub(super) async fn is_idle(link: &Init) -> Result<bool, EnvError> {
     let mut answers = link.open();
     link.send(&ToInit::IsShellIdle { id: answers.id }, &[])
         .await
@@ -103,10 +100,7 @@ pub(super) async fn is_idle(link: &Link<FromInit>) -> Result<bool, EnvError> {
     Err(unexpected(&message))
 }
 
-pub(super) async fn prepare(
-    link: &Link<FromInit>,
-    number: u64,
-) -> Result<Answers<FromInit>, EnvError> {
+pub(super) async fn prepare(link: &Init, number: u64) -> Result<Answers<FromInit>, EnvError> {
     let answers = link.open();
     link.send(
         &ToInit::PrepareCommand {

@@ -32,9 +32,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::link::{Answer, Answers, Link};
+use super::link::{Answer, Answers};
 use super::output::HeadTail;
 use super::process::{close_on_exec_pipe, gone, host_failed, lost, unexpected};
+use super::strikes::Init;
 use crate::env::{Captured, EnvError, ShellResult};
 use crate::sys::pty::make_silent;
 use crate::wire::{FromInit, ToInit};
@@ -61,7 +62,7 @@ pub enum ShellMode {
 /// A running shell.
 #[derive(Debug)]
 pub(super) struct Shell {
-    link: Arc<Link<FromInit>>,
+    link: Arc<Init>,
     exit: Answers<FromInit>,
     lines: File,
     terminal: AsyncFd<OwnedFd>,
@@ -76,7 +77,6 @@ pub(super) struct Shell {
 /// Runs a command; a shell that is lost is replaced.
 pub(super) async fn run(
     slot: &mut Option<Shell>,
-    link: &Arc<Link<FromInit>>,
     workdir: &str,
     command: &str,
     limit: Duration,
@@ -115,8 +115,9 @@ pub(super) async fn run(
             ),
         };
         if restarted.is_some() {
+            let link = Arc::clone(&shell.link);
             *slot = None;
-            *slot = Some(Shell::start(Arc::clone(link), workdir).await?);
+            *slot = Some(Shell::start(&link, workdir).await?);
         }
         if end == End::NotEvaluated && lost_before.is_none() {
             lost_before = restarted;
@@ -131,13 +132,14 @@ pub(super) async fn run(
             tty,
             timed_out,
             restarted,
+            struck: Vec::new(),
             wall: began.elapsed(),
         });
     }
 }
 
 impl Shell {
-    pub(super) async fn start(link: Arc<Link<FromInit>>, workdir: &str) -> Result<Self, EnvError> {
+    pub(super) async fn start(link: &Arc<Init>, workdir: &str) -> Result<Self, EnvError> {
         let (reader, writer) = close_on_exec_pipe()?;
         let mut exit = link.open();
         let request = ToInit::StartShell {
@@ -154,8 +156,8 @@ impl Shell {
         let (FromInit::ShellStarted { .. }, Ok([master, status])) =
             (&message, <[OwnedFd; 2]>::try_from(fds))
         else {
-            if let FromInit::Refused { reason, .. } = message {
-                return Err(EnvError::Infrastructure(reason));
+            if let FromInit::Refused { reason, errno, .. } = message {
+                return Err(link.strikes.refused(reason, errno));
             }
             return Err(unexpected(&message));
         };
@@ -166,14 +168,14 @@ impl Shell {
         lines
             .write_all(b"set +mH; unset HISTFILE MAILCHECK\n")
             .map_err(lost)?;
-        let preparing = prepare(&link, 1).await?;
+        let preparing = prepare(link, 1).await?;
         #[expect(
             deprecated,
             reason = "its successor is unsafe; an OwnedFd keeps its number all its life"
         )]
         let terminal = AsyncFd::new(master).map_err(host_failed)?;
         Ok(Self {
-            link,
+            link: Arc::clone(link),
             exit,
             lines,
             terminal,
@@ -203,11 +205,33 @@ impl Shell {
         let _ = self.lines.write_all(constant_lines(self.number).as_bytes());
         let end = self.wait(&mut streams, deadline).await?;
         self.number += 1;
+        // Asked before the next command's files, which take longer to make.
+        let asked = self.ask_used_up(&end).await?;
         let captured = streams.finish(self).await;
+        self.note_used_up(asked).await;
         if matches!(end, End::Status(_) | End::TimedOut { shell_lives: true }) {
             self.preparing = prepare(&self.link, self.number).await?;
         }
         Ok((end, captured))
+    }
+
+    async fn ask_used_up(&self, end: &End) -> Result<Answers<FromInit>, EnvError> {
+        let answers = self.link.open();
+        let request = ToInit::Usage {
+            id: answers.id,
+            processes: *end != End::Status(0),
+        };
+        self.link.send(&request, &[]).await.map_err(lost)?;
+        Ok(answers)
+    }
+
+    async fn note_used_up(&self, mut asked: Answers<FromInit>) {
+        // A PID 1 that gives no answer is found out by the next request.
+        if let Ok(Some(answer)) = timeout(INIT_DEADLINE, asked.next()).await
+            && let FromInit::Usage { used_up, .. } = answer.message
+        {
+            self.link.strikes.note(used_up);
+        }
     }
 
     /// The files of the next command; `None` when no shell runs any more.

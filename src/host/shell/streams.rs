@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
@@ -9,10 +10,9 @@ use tokio::net::unix::pipe;
 use super::{Shell, TURNS};
 use crate::env::{Captured, EnvError, FullCopy, GuestPath};
 use crate::host::files::Sink;
-use crate::host::link::Link;
 use crate::host::output::HeadTail;
 use crate::host::process::host_failed;
-use crate::wire::FromInit;
+use crate::host::strikes::Init;
 
 /// Bytes of each stream kept for the model, before it is cut further to lines.
 pub(in crate::host) const CAPTURE: usize = 256 << 10;
@@ -70,7 +70,7 @@ impl Stream {
         self.pipe.readable().await.map_err(host_failed)
     }
 
-    async fn drain(&mut self, link: &Link<FromInit>) {
+    async fn drain(&mut self, link: &Arc<Init>) {
         // A daemon may print faster than we read: what a pipe holds at most, and no more.
         for _ in 0..TURNS {
             if !self.take(link).await {
@@ -80,7 +80,7 @@ impl Stream {
     }
 
     /// Takes some output; false when nothing is there. Not cancel-safe.
-    pub(super) async fn take(&mut self, link: &Link<FromInit>) -> bool {
+    pub(super) async fn take(&mut self, link: &Arc<Init>) -> bool {
         let Ok(count @ 1..) = self.pipe.try_read(&mut self.buffer) else {
             return false;
         };

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
+use crate::outcome::{LeftBehind, Policy};
 
 const FROZEN: &str = include_str!("v1.jsonl");
 
@@ -28,6 +29,15 @@ fn header() -> Header {
     }
 }
 
+fn memory() -> LimitHit {
+    LimitHit::Memory {
+        max_bytes: 1024,
+        killed: 2,
+        peak_bytes: Some(1000),
+        sandbox_ended: true,
+    }
+}
+
 fn events() -> Vec<Event> {
     let object = json!({"role": "assistant", "content": "go"});
     let usage = TokenUsage {
@@ -36,7 +46,7 @@ fn events() -> Vec<Event> {
         cached_tokens: Some(1),
         reasoning_tokens: None,
     };
-    vec![
+    let mut events = vec![
         Event::Message {
             message: Message::user("task"),
         },
@@ -64,6 +74,7 @@ fn events() -> Vec<Event> {
             observation: "ü".into(),
             error: Some(ToolErrorKind::BadArguments),
             tool_us: 5,
+            struck: Vec::new(),
         },
         Event::TurnEnd {
             step: 1,
@@ -83,7 +94,40 @@ fn events() -> Vec<Event> {
                 peak_memory_bytes: Some(1),
                 written_bytes: None,
                 wall: Duration::from_secs(2),
+                struck: Vec::new(),
+                left_behind: None,
             }),
+            outcome: None,
+        },
+    ];
+    events.extend(of_limits(usage));
+    events
+}
+
+fn of_limits(usage: TokenUsage) -> [Event; 2] {
+    [
+        Event::ToolResult {
+            step: 1,
+            call_id: None,
+            observation: "o".into(),
+            error: None,
+            tool_us: 5,
+            struck: vec![memory()],
+        },
+        Event::End {
+            stop: StopReason::SandboxDied,
+            detail: None,
+            steps: 1,
+            usage,
+            sandbox: Some(Usage {
+                cpu: None,
+                peak_memory_bytes: None,
+                written_bytes: None,
+                wall: Duration::from_secs(2),
+                struck: vec![memory()],
+                left_behind: Some(LeftBehind::default()),
+            }),
+            outcome: Some(Outcome::Policy(Policy::Limit(memory()))),
         },
     ]
 }

@@ -50,6 +50,7 @@ fn call(step: u32, id: &str, function: &str) -> [Event; 2] {
             observation: format!("saw {id}"),
             error: None,
             tool_us: 1,
+            struck: Vec::new(),
         },
     ]
 }
@@ -61,6 +62,7 @@ fn end() -> Event {
         steps: 3,
         usage: TokenUsage::default(),
         sandbox: None,
+        outcome: None,
     }
 }
 

@@ -1,5 +1,8 @@
 //! Memory, process and CPU limits through cgroups, version 1 or 2, where this process may make some.
 
+mod detect;
+mod events;
+
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -7,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::spec::Limits;
 use crate::wire::CgroupEntry;
+use detect::{v1, v2};
+pub(super) use events::{Counts, Events};
 
 /// The directory below our own cgroup, or below the top one, that holds those of all sandboxes.
 const PARENT: &str = "llm-in-sandbox";
@@ -48,9 +53,12 @@ pub struct Controllers {
 }
 
 /// One sandbox's cgroup, in each hierarchy; removed when dropped.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Cgroup {
+    /// Where each limit that is set is enforced.
     memory: Option<PathBuf>,
+    pids: Option<PathBuf>,
+    cpu: Option<PathBuf>,
     directories: Vec<PathBuf>,
     version: u8,
 }
@@ -111,6 +119,8 @@ impl Cgroups {
     pub(super) fn create(&self, id: &str, limits: &Limits) -> io::Result<Cgroup> {
         let mut cgroup = Cgroup {
             memory: None,
+            pids: None,
+            cpu: None,
             directories: Vec::new(),
             version: self.controllers().version,
         };
@@ -126,6 +136,7 @@ impl Cgroups {
                 if let (Some(parent), Some(pids)) = (pids_parent, pids) {
                     let directory = cgroup.make(parent, id)?;
                     write(&directory, "pids.max", &pids)?;
+                    cgroup.pids = Some(directory);
                 }
                 if let (Some(parent), Some(bytes)) = (memory, limits.memory_bytes) {
                     let directory = cgroup.make(parent, id)?;
@@ -140,10 +151,15 @@ impl Cgroups {
                     }
                     cgroup.memory = Some(directory);
                 }
-                if let (Some(parent), Some(cpus)) = (cpu, limits.cpus) {
+                if let Some(parent) = cpu {
+                    // Without a quota, too: a group of its own gives it the weight of one sandbox,
+                    // however many threads it has. Version 2 does so by itself.
                     let directory = cgroup.make(parent, id)?;
-                    write(&directory, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
-                    write(&directory, "cpu.cfs_quota_us", &quota_us(cpus).to_string())?;
+                    if let Some(cpus) = limits.cpus {
+                        write(&directory, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
+                        write(&directory, "cpu.cfs_quota_us", &quota_us(cpus).to_string())?;
+                        cgroup.cpu = Some(directory);
+                    }
                 }
             }
             Hierarchy::V2 {
@@ -160,6 +176,7 @@ impl Cgroups {
                 }
                 if let (true, Some(pids)) = (controllers.pids, pids) {
                     write(&directory, "pids.max", &pids)?;
+                    cgroup.pids = Some(directory.clone());
                 }
                 if let (true, Some(cpus)) = (controllers.cpu, limits.cpus) {
                     write(
@@ -167,6 +184,7 @@ impl Cgroups {
                         "cpu.max",
                         &format!("{} {PERIOD_US}", quota_us(cpus)),
                     )?;
+                    cgroup.cpu = Some(directory);
                 }
             }
         }
@@ -216,27 +234,31 @@ impl Cgroup {
         }
     }
 
-    /// The most memory its processes ever held at once, in bytes.
-    pub(super) fn peak_memory(&self) -> Option<u64> {
-        let directory = self.memory.as_ref()?;
-        ["memory.peak", "memory.max_usage_in_bytes"]
-            .iter()
-            .find_map(|name| {
-                fs::read_to_string(directory.join(name))
-                    .ok()?
-                    .trim()
-                    .parse()
-                    .ok()
-            })
+    /// What the kernel counts in it.
+    pub(super) fn events(&self) -> Events {
+        let [memory, pids, cpu] = [&self.memory, &self.pids, &self.cpu].map(Clone::clone);
+        Events::new(memory, pids, cpu)
     }
 
-    /// Removes it: succeeds only when none of its processes is left.
+    /// Its directories that are still there, and the processes in them.
+    pub(super) fn left(&self) -> (u64, u64) {
+        let there = self.directories.iter().filter(|group| group.exists());
+        there.fold((0, 0), |(groups, processes), group| {
+            let inside = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            (groups + 1, processes.max(inside.lines().count() as u64))
+        })
+    }
+
+    /// Removes it: succeeds only when none of its processes is left. What can go, goes.
     pub(super) fn remove(&mut self) -> io::Result<()> {
-        while let Some(directory) = self.directories.last() {
-            remove(directory)?;
-            self.directories.pop();
-        }
-        Ok(())
+        let mut failed = Ok(());
+        self.directories.retain(|directory| {
+            let removed = remove(directory);
+            let stays = removed.is_err();
+            failed = std::mem::replace(&mut failed, Ok(())).and(removed);
+            stays
+        });
+        failed
     }
 }
 
@@ -264,135 +286,9 @@ fn write(directory: &Path, name: &str, value: &str) -> io::Result<()> {
     })
 }
 
-/// Mount point and root of the mounts of a type: of a hierarchy with `controller` among its options (version 1).
-fn mount_point(mounts: &str, fstype: &str, controller: Option<&str>) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let (before, after) = line.split_once(" - ")?;
-        let mut after = after.split(' ');
-        if after.next()? != fstype {
-            return None;
-        }
-        let options = after.nth(1)?;
-        if controller.is_some_and(|wanted| !options.split(',').any(|option| option == wanted)) {
-            return None;
-        }
-        before.split(' ').nth(4).map(PathBuf::from)
-    })
-}
-
-/// Our own cgroup, of `/proc/self/cgroup`: of version 2 for `None`.
-fn own_path<'a>(own: &'a str, controller: Option<&str>) -> Option<&'a str> {
-    own.lines().find_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        let (names, path) = (fields.next()?, fields.next()?);
-        let ours = match controller {
-            None => names.is_empty(),
-            Some(wanted) => names.split(',').any(|name| name == wanted),
-        };
-        ours.then_some(path.trim_start_matches('/'))
-    })
-}
-
-fn v1(mounts: &str, own: &str) -> Option<Hierarchy> {
-    let parent = |controller: &str| {
-        let mount = mount_point(mounts, "cgroup", Some(controller))?;
-        let parent = mount.join(own_path(own, Some(controller))?).join(PARENT);
-        usable(&parent).then_some(parent)
-    };
-    let (memory, pids, cpu) = (parent("memory"), parent("pids"), parent("cpu"));
-    let any = memory.is_some() || pids.is_some() || cpu.is_some();
-    any.then_some(Hierarchy::V1 { memory, pids, cpu })
-}
-
-fn v2(mounts: &str, own: &str) -> Option<Hierarchy> {
-    let mount = mount_point(mounts, "cgroup2", None)?;
-    // Processes may live only in leaves: our sandboxes cannot be below our own cgroup unless it was
-    // delegated to us with nobody else in it. Root uses the top.
-    let home = if nix::unistd::geteuid().is_root() {
-        mount
-    } else {
-        let own = mount.join(own_path(own, None)?);
-        match own.parent() {
-            // An earlier launcher of this process, or of one that has started us, has moved us here.
-            Some(home) if own.ends_with(LEAF) && home.join(PARENT).is_dir() => home.to_owned(),
-            _ => {
-                make_leaf(&own).ok()?;
-                own
-            }
-        }
-    };
-    enable(&home);
-    let parent = home.join(PARENT);
-    if !usable(&parent) {
-        return None;
-    }
-    enable(&parent);
-    let offered = fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
-    let has = |name: &str| offered.split_whitespace().any(|offer| offer == name);
-    let controllers = Controllers {
-        memory: has("memory"),
-        pids: has("pids"),
-        cpu: has("cpu"),
-        version: 2,
-    };
-    (controllers.memory || controllers.pids).then_some(Hierarchy::V2 {
-        parent,
-        controllers,
-    })
-}
-
-/// Moves this process into a leaf of its own delegated cgroup.
-fn make_leaf(home: &Path) -> io::Result<()> {
-    let leaf = home.join(LEAF);
-    match fs::create_dir(&leaf) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    fs::write(leaf.join("cgroup.procs"), std::process::id().to_string())
-}
-
-fn enable(directory: &Path) {
-    for controller in ["+memory", "+pids", "+cpu"] {
-        // One that is not there, or not ours, is found missing afterwards.
-        let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
-    }
-}
-
-fn usable(parent: &Path) -> bool {
-    match fs::create_dir(parent) {
-        Ok(()) => true,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            nix::unistd::access(parent, nix::unistd::AccessFlags::W_OK).is_ok()
-        }
-        Err(_) => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOUNTS: &str = "\
-34 31 0:31 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct
-37 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
-41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:3 - cgroup2 cgroup2 rw,nsdelegate
-";
-    const OWN: &str = "4:memory:/a/b\n2:cpu,cpuacct:/\n0::/user.slice\n";
-
-    #[test]
-    fn hierarchies_are_found_by_type_and_controller() {
-        let at = |fstype, controller| mount_point(MOUNTS, fstype, controller);
-        assert_eq!(at("cgroup", Some("cpu")), Some("/sys/fs/cgroup/cpu".into()));
-        assert_eq!(
-            at("cgroup", Some("memory")),
-            Some("/sys/fs/cgroup/memory".into())
-        );
-        assert_eq!(at("cgroup2", None), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(at("cgroup", Some("pids")), None);
-        assert_eq!(own_path(OWN, Some("cpu")), Some(""));
-        assert_eq!(own_path(OWN, Some("memory")), Some("a/b"));
-        assert_eq!(own_path(OWN, None), Some("user.slice"));
-    }
 
     #[test]
     fn limits_are_written_as_the_kernel_reads_them() {

@@ -1,0 +1,204 @@
+//! What the kernel counts of a sandbox: the evidence that a limit struck.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+/// Sums since the cgroup was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::host) struct Counts {
+    /// Processes killed for want of memory, by whomever.
+    pub(in crate::host) killed: u64,
+    /// How often the kernel found the limit itself in the way; version 1 tells no more than whether.
+    /// Where it never did and processes are killed, it was the host that had no memory left.
+    pub(in crate::host) at_limit: u64,
+    /// Processes and threads refused.
+    pub(in crate::host) refused: u64,
+    /// Periods in which the CPU quota held something back.
+    pub(in crate::host) throttled: u64,
+    /// For how long, in microseconds, summed over CPUs.
+    pub(in crate::host) throttled_us: u64,
+}
+
+impl Counts {
+    /// What came since `before`.
+    pub(in crate::host) fn since(self, before: Self) -> Self {
+        Self {
+            killed: self.killed.saturating_sub(before.killed),
+            at_limit: self.at_limit.saturating_sub(before.at_limit),
+            refused: self.refused.saturating_sub(before.refused),
+            throttled: self.throttled.saturating_sub(before.throttled),
+            throttled_us: self.throttled_us.saturating_sub(before.throttled_us),
+        }
+    }
+}
+
+/// A sandbox's counters. The files are opened at the first reading, which no start waits for, and
+/// stay open.
+#[derive(Debug, Default)]
+pub(in crate::host) struct Events {
+    memory: Option<PathBuf>,
+    pids: Option<PathBuf>,
+    cpu: Option<PathBuf>,
+    open: Mutex<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    /// `memory.events` (version 2) or `memory.oom_control` (version 1).
+    memory: Option<File>,
+    /// Version 1: the most that was in use, and the limit.
+    highest: Option<[File; 2]>,
+    pids: Option<File>,
+    cpu: Option<File>,
+}
+
+impl Events {
+    pub(super) fn new(
+        memory: Option<PathBuf>,
+        pids: Option<PathBuf>,
+        cpu: Option<PathBuf>,
+    ) -> Self {
+        Self {
+            memory,
+            pids,
+            cpu,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Reads all counters; one that the kernel does not have stays 0.
+    pub(in crate::host) fn read(&self) -> Counts {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = open.get_or_insert_with(|| self.open_files());
+        let memory = text(open.memory.as_ref());
+        let cpu = text(open.cpu.as_ref());
+        Counts {
+            killed: value(&memory, "oom_kill"),
+            at_limit: value(&memory, "oom") + u64::from(open.was_at_limit()),
+            refused: value(&text(open.pids.as_ref()), "max"),
+            throttled: value(&cpu, "nr_throttled"),
+            // Version 1 counts nanoseconds.
+            throttled_us: value(&cpu, "throttled_usec") + value(&cpu, "throttled_time") / 1000,
+        }
+    }
+
+    /// The most memory its processes ever held at once, in bytes.
+    pub(in crate::host) fn peak_memory(&self) -> Option<u64> {
+        let directory = self.memory.as_ref()?;
+        let file = first(directory, &["memory.peak", "memory.max_usage_in_bytes"])?;
+        text(Some(&file)).trim().parse().ok()
+    }
+
+    fn open_files(&self) -> Open {
+        let memory = self.memory.as_deref();
+        let number = |name: &str| File::open(memory?.join(name)).ok();
+        Open {
+            memory: memory.and_then(|d| first(d, &["memory.events", "memory.oom_control"])),
+            highest: number("memory.max_usage_in_bytes")
+                .zip(number("memory.limit_in_bytes"))
+                .map(<[File; 2]>::from),
+            pids: self
+                .pids
+                .as_deref()
+                .and_then(|d| first(d, &["pids.events"])),
+            cpu: self.cpu.as_deref().and_then(|d| first(d, &["cpu.stat"])),
+        }
+    }
+}
+
+impl Open {
+    /// `memory.failcnt` would say it, but some kernels (6.18) leave it at 0. Memory is counted in batches,
+    /// so that the last refused one ends a little below the limit.
+    fn was_at_limit(&self) -> bool {
+        const BATCHES: u64 = 4 << 20;
+        let numbers = self.highest.as_ref().map(|files| {
+            files
+                .each_ref()
+                .map(|file| text(Some(file)).trim().parse::<u64>().unwrap_or(0))
+        });
+        numbers.is_some_and(|[most, limit]| limit > 0 && most + BATCHES.min(limit / 8) >= limit)
+    }
+}
+
+fn first(directory: &Path, names: &[&str]) -> Option<File> {
+    names
+        .iter()
+        .find_map(|name| File::open(directory.join(name)).ok())
+}
+
+/// All of a small file, from its beginning: these files tell the present at each reading.
+fn text(file: Option<&File>) -> String {
+    let mut buffer = [0; 1024];
+    let count = file.and_then(|file| file.read_at(&mut buffer, 0).ok());
+    let bytes = buffer.get(..count.unwrap_or(0)).unwrap_or_default();
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Of a line `NAME VALUE`.
+fn value(text: &str, name: &str) -> u64 {
+    let of_line = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    text.lines().find_map(of_line).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn both_versions_of_the_files_are_read_and_differences_taken() {
+        let two = tempfile::tempdir().unwrap();
+        let one = tempfile::tempdir().unwrap();
+        let put = |directory: &tempfile::TempDir, name: &str, text: &str| {
+            fs::write(directory.path().join(name), text).unwrap();
+        };
+        put(
+            &two,
+            "memory.events",
+            "low 0\nmax 7\noom 1\noom_kill 2\noom_group_kill 0\n",
+        );
+        put(&two, "pids.events", "max 5\n");
+        put(
+            &two,
+            "cpu.stat",
+            "usage_usec 9\nnr_throttled 4\nthrottled_usec 800\n",
+        );
+        put(
+            &one,
+            "memory.oom_control",
+            "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+        );
+        put(&one, "memory.max_usage_in_bytes", "1073700000\n");
+        put(&one, "memory.limit_in_bytes", "1073741824\n");
+        put(&one, "pids.events", "max 5\n");
+        put(
+            &one,
+            "cpu.stat",
+            "nr_periods 9\nnr_throttled 4\nthrottled_time 800000\n",
+        );
+        let expected = Counts {
+            killed: 2,
+            at_limit: 1,
+            refused: 5,
+            throttled: 4,
+            throttled_us: 800,
+        };
+        for directory in [&two, &one] {
+            let path = || Some(directory.path().to_path_buf());
+            let events = Events::new(path(), path(), path());
+            let before = events.read();
+            assert_eq!(before, expected);
+            // The open file tells the present.
+            put(directory, "pids.events", "max 6\n");
+            let since = events.read().since(before);
+            assert_eq!((since.refused, since.killed), (1, 0));
+        }
+        // Killed far below it: the host's memory was used up.
+        put(&one, "memory.max_usage_in_bytes", "4096\n");
+        let path = Some(one.path().to_path_buf());
+        assert_eq!(Events::new(path, None, None).read().at_limit, 0);
+        assert_eq!(Events::default().read(), Counts::default());
+    }
+}

@@ -1,0 +1,249 @@
+//! Which limits struck: the kernel's counts, and what PID 1 finds used up.
+
+use std::io;
+use std::ops::Deref;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::cgroup::{Counts, Events};
+use super::in_force::InForce;
+use super::link::Link;
+use super::process::{gone, lost};
+use crate::env::EnvError;
+use crate::outcome::LimitHit;
+use crate::plan::room;
+use crate::spec::Limits;
+use crate::wire::{FromInit, Space, TERMINALS, UsedUp};
+
+/// The channel to a PID 1, and the record of its sandbox: whoever gets no answer finds the reason there.
+#[derive(Debug)]
+pub(super) struct Init {
+    link: Link<FromInit>,
+    pub(super) strikes: Strikes,
+}
+
+impl Init {
+    pub(super) fn new(link: Link<FromInit>, strikes: Strikes) -> Self {
+        Self { link, strikes }
+    }
+
+    /// What stands behind a message that could not be sent.
+    pub(super) fn unsent(&self, error: io::Error, before: Counts) -> EnvError {
+        let error = lost(error);
+        if matches!(error, EnvError::Died(_)) {
+            return self.strikes.death(before, /*lives*/ false);
+        }
+        error
+    }
+
+    /// What stands behind the death of a sandbox, or of a child of its PID 1, since `before`.
+    pub(super) fn explain(&self, error: EnvError, before: Counts) -> EnvError {
+        if matches!(error, EnvError::Died(_)) {
+            return self.strikes.death(before, !self.link.is_closed());
+        }
+        error
+    }
+}
+
+impl Deref for Init {
+    type Target = Link<FromInit>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.link
+    }
+}
+
+/// The record of one sandbox.
+#[derive(Debug)]
+pub(super) struct Strikes {
+    limits: Limits,
+    /// The root has the limits of bytes and inodes.
+    root_bounded: bool,
+    /// `RLIMIT_NPROC` bounds the processes: what it refuses is counted by nobody.
+    pids_by_rlimit: bool,
+    events: Events,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the last command ended.
+    counts: Counts,
+    now: UsedUp,
+    /// What the caller knows already.
+    told: UsedUp,
+    ever: UsedUp,
+    refused: u64,
+    ended: bool,
+}
+
+impl Strikes {
+    pub(super) fn new(in_force: &InForce, root_bounded: bool, events: Events) -> Self {
+        Self {
+            limits: in_force.limits.clone(),
+            root_bounded,
+            pids_by_rlimit: in_force.unenforced.iter().any(|l| l.starts_with("pids")),
+            events,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the kernel had counted when the last command ended: needs no reading, and what a job in
+    /// the background met since then is the next command's to tell.
+    pub(super) fn last(&self) -> Counts {
+        self.state().counts
+    }
+
+    /// Takes down what PID 1 found.
+    pub(super) fn note(&self, used_up: UsedUp) {
+        let mut state = self.state();
+        let ever = &mut state.ever;
+        for (all, new) in [
+            (&mut ever.blocks, &used_up.blocks),
+            (&mut ever.inodes, &used_up.inodes),
+        ] {
+            all.extend(
+                new.iter()
+                    .filter(|space| !all.contains(space))
+                    .copied()
+                    .collect::<Vec<_>>(),
+            );
+        }
+        ever.terminals |= used_up.terminals;
+        ever.open_files |= used_up.open_files;
+        state.now = used_up;
+    }
+
+    /// What struck since `before`. A disk that stays full is told again only to a command that failed.
+    ///
+    /// # Errors
+    /// Not this sandbox's memory was used up, but the host's.
+    pub(super) fn since(&self, before: Counts, failed: bool) -> Result<Vec<LimitHit>, EnvError> {
+        let counts = self.events.read();
+        let mut state = self.state();
+        state.counts = counts;
+        let since = counts.since(before);
+        if since.killed > 0 && counts.at_limit == 0 {
+            return Err(host_memory(since.killed));
+        }
+        let known = std::mem::take(&mut state.told);
+        let mut used_up = state.now.clone();
+        state.told = used_up.clone();
+        if !failed {
+            used_up.blocks.retain(|space| !known.blocks.contains(space));
+            used_up.inodes.retain(|space| !known.inodes.contains(space));
+            used_up.terminals &= !known.terminals;
+            used_up.open_files &= !known.open_files;
+        }
+        Ok(self.hits(since, &used_up, state.ended))
+    }
+
+    /// What struck from beginning to end.
+    pub(super) fn all(&self) -> Vec<LimitHit> {
+        let mut counts = self.events.read();
+        let state = self.state();
+        counts.refused = counts.refused.max(state.refused);
+        if counts.at_limit == 0 {
+            counts.killed = 0;
+        }
+        self.hits(counts, &state.ever, state.ended)
+    }
+
+    /// See [`Events::peak_memory`].
+    pub(super) fn peak_memory(&self) -> Option<u64> {
+        self.events.peak_memory()
+    }
+
+    /// Why PID 1 is gone, or, where `lives`, why a child of it ended without an answer.
+    fn death(&self, before: Counts, lives: bool) -> EnvError {
+        let counts = self.events.read();
+        let killed = counts.since(before).killed;
+        match (killed, counts.at_limit) {
+            (0, _) => gone(),
+            (_, 0) => host_memory(killed),
+            _ => {
+                self.state().ended |= !lives;
+                EnvError::Limit(self.memory(killed, !lives))
+            }
+        }
+    }
+
+    /// Why PID 1 could not start a process.
+    pub(super) fn refused(&self, reason: String, errno: Option<i32>) -> EnvError {
+        let counts = self.events.read();
+        let limit = match (errno, self.limits.pids) {
+            (Some(libc::EAGAIN), Some(limit)) if counts.refused > 0 || self.pids_by_rlimit => {
+                self.state().refused += 1;
+                LimitHit::Pids {
+                    max: limit,
+                    refused: 1,
+                }
+            }
+            (Some(libc::ENOMEM), _) if counts.at_limit > 0 => self.memory(counts.killed, false),
+            _ => return EnvError::Infrastructure(reason),
+        };
+        EnvError::Limit(limit)
+    }
+
+    fn memory(&self, killed: u64, sandbox_ended: bool) -> LimitHit {
+        LimitHit::Memory {
+            max_bytes: self.limits.memory_bytes.unwrap_or(0),
+            killed,
+            peak_bytes: self.events.peak_memory(),
+            sandbox_ended,
+        }
+    }
+
+    fn hits(&self, counts: Counts, used_up: &UsedUp, ended: bool) -> Vec<LimitHit> {
+        let mut hits = Vec::new();
+        if counts.killed > 0 {
+            hits.push(self.memory(counts.killed, ended));
+        }
+        if let (1.., Some(limit)) = (counts.refused, self.limits.pids) {
+            hits.push(LimitHit::Pids {
+                max: limit,
+                refused: counts.refused,
+            });
+        }
+        let bounded = |space: &&Space| **space != Space::Root || self.root_bounded;
+        for space in used_up.blocks.iter().filter(bounded) {
+            hits.push(LimitHit::Disk {
+                path: space.path().to_owned(),
+                max_bytes: room(*space, &self.limits).0,
+            });
+        }
+        for space in used_up.inodes.iter().filter(bounded) {
+            hits.push(LimitHit::Inodes {
+                path: space.path().to_owned(),
+                max: room(*space, &self.limits).1,
+            });
+        }
+        if used_up.terminals {
+            hits.push(LimitHit::Terminals {
+                max: TERMINALS.into(),
+            });
+        }
+        if used_up.open_files {
+            hits.push(LimitHit::OpenFiles {
+                max: self.limits.open_files,
+            });
+        }
+        if counts.throttled > 0 {
+            hits.push(LimitHit::CpuThrottled {
+                periods: counts.throttled,
+                time: Duration::from_micros(counts.throttled_us),
+            });
+        }
+        hits
+    }
+}
+
+fn host_memory(killed: u64) -> EnvError {
+    EnvError::Infrastructure(format!(
+        "the host ran out of memory and killed {killed} processes of the sandbox, which was within its limit"
+    ))
+}
