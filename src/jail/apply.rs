@@ -10,7 +10,8 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::stat::{Mode, SFlag, fstat, major, minor, mkdirat};
+use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, major, minor, mkdirat, utimensat};
+use nix::sys::time::TimeSpec;
 use nix::unistd::{
     Gid, Uid, chdir, fchdir, pivot_root, setgroups, sethostname, setresgid, setresuid, symlinkat,
 };
@@ -188,11 +189,14 @@ impl Stage {
             found => return Ok(found?),
         }
         let (parent, name) = split(path)?;
-        mkdirat(
-            self.directory(parent)?,
-            name,
-            Mode::from_bits_truncate(0o755),
-        )?;
+        let parent = self.directory(parent)?;
+        let before = fstat(&parent)?;
+        mkdirat(&parent, name, Mode::from_bits_truncate(0o755))?;
+        // An image that is made in this tree must not depend on when that was.
+        for (name, seconds) in [(name, 0), (".", before.st_mtime)] {
+            let time = TimeSpec::new(seconds, 0);
+            let _ = utimensat(&parent, name, &time, &time, UtimensatFlags::NoFollowSymlink);
+        }
         Ok(self.resolve(path, OFlag::O_PATH | OFlag::O_DIRECTORY)?)
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use llm_in_sandbox::host::{Launcher, LauncherConfig};
 use llm_in_sandbox::image::{Choice, ImageError, Store, build, export, import, verify};
@@ -182,6 +183,35 @@ async fn an_exported_image_is_the_same_where_it_is_imported() {
         .unwrap();
     assert_eq!(copy.manifest, image.manifest);
     assert_eq!(second.find("small").unwrap().unwrap(), copy);
+}
+
+/// The sandbox makes mount points in the tree, also in directories that the archive does not name.
+#[tokio::test]
+async fn an_image_does_not_depend_on_when_it_was_imported() {
+    let place = tempfile::tempdir().unwrap();
+    let base = place.path().join("base.tar");
+    let archive = Archive::default().file("etc/os-release", b"ID=small\n");
+    fs::write(&base, archive.bytes()).unwrap();
+    let launcher = launcher().await;
+    let mut digests = Vec::new();
+    for name in ["first", "second"] {
+        let store = Store::open(&place.path().join(name)).unwrap();
+        let image = import(&store, &launcher, &base, None, &silent)
+            .await
+            .unwrap();
+        digests.push(image.manifest.digest.clone());
+        let second = SystemTime::now();
+        while epoch(SystemTime::now()) == epoch(second) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    assert_eq!(digests[0], digests[1]);
+}
+
+fn epoch(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
 }
 
 #[tokio::test]
