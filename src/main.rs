@@ -7,6 +7,8 @@ fn main() -> ExitCode {
         return code;
     }
     log_to_stderr();
+    llm_in_sandbox::sys::process::ignore_file_size_signal();
+    llm_in_sandbox::sys::process::raise_open_files();
     let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -18,7 +20,10 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             ExitCode::from(code)
         }
-        Err(_) => ExitCode::from(llm_in_sandbox::exit::FAILED),
+        Err(error) => {
+            llm_in_sandbox::cli::output::error(&error);
+            ExitCode::from(llm_in_sandbox::exit::FAILED)
+        }
     }
 }
 

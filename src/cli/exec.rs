@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::net::unix::pipe;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::error::CliError;
 use super::sandbox::{SandboxArgs, keyless_launcher_config};
 use super::sanitize::{Filter, Filtered};
+use super::signals::Signals;
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
 use crate::host::{InForce, LauncherConfig, Process, Refused, Sandbox, Spawn, Walls};
@@ -63,27 +63,36 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
         ..keyless_launcher_config()
     };
     let start = args.sandbox.start(state, &purpose, config);
-    let started = start.await?;
+    let mut signals = Signals::listen().map_err(host_failed)?;
+    let started = match signals.unless(state, Box::pin(start)).await {
+        Ok(started) => started?,
+        Err(code) => return Ok(code),
+    };
     let sandbox = started.sandbox;
-    // From before the command begins: whoever sees it run may interrupt it.
-    let mut interrupts = signal(SignalKind::interrupt()).map_err(host_failed)?;
     let (mut process, pumps) = spawn(&sandbox, args.command, args.interactive, args.json).await?;
     let ended = tokio::select! {
         ended = process.wait_at_most(args.timeout) => ended,
-        _ = interrupts.recv() => Ok((ExitStatus::Signal(libc::SIGINT), false)),
+        code = signals.next() => Ok((ExitStatus::Signal(i32::from(code) - 128), false)),
     };
     let limits = args.json.then(|| sandbox.in_force().clone());
     let walls = sandbox.walls().clone();
-    let usage = if args.json {
-        sandbox.close().await?
-    } else {
-        sandbox.discard().await?
+    let end = async {
+        if limits.is_some() {
+            sandbox.close().await
+        } else {
+            sandbox.discard().await
+        }
+    };
+    let usage = tokio::select! {
+        usage = end => usage?,
+        // Dropped, it still kills; what is left then is the next clean-up's.
+        code = signals.next() => return Ok(code),
     };
     // No process holds the pipes now: they end. Only whoever reads our output can make us wait.
     for pump in pumps {
         tokio::select! {
             _ = pump => {}
-            _ = interrupts.recv() => {}
+            _ = signals.next() => {}
         }
     }
     let (status, timed_out) = ended?;

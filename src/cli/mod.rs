@@ -14,15 +14,17 @@ mod sandbox;
 pub(crate) mod sanitize;
 mod seccomp;
 mod shell;
+mod signals;
 mod status;
 mod task;
 mod terminal;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use error::CliError;
+use signals::Signals;
 
 /// Language-model agents in a native Linux sandbox: no daemon, no Docker.
 #[derive(Debug, Parser)]
@@ -89,6 +91,20 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     match cli.command {
         Verb::Run(args) => Ok(task::run(*args, state).await),
         Verb::Exec(args) => exec::exec(*args, state).await,
+        verb => {
+            let mut signals = Signals::listen().map_err(|e| CliError::Io("watch signals", e))?;
+            match signals.unless(state, Box::pin(simple(verb, state))).await {
+                Ok(done) => done,
+                Err(code) => Ok(code),
+            }
+        }
+    }
+}
+
+/// The verbs that a signal may drop anywhere.
+async fn simple(verb: Verb, state: Option<&Path>) -> Result<u8, CliError> {
+    match verb {
+        Verb::Run(_) | Verb::Exec(_) => Ok(crate::exit::FAILED),
         Verb::Shell(args) => shell::shell(*args, state).await,
         Verb::Image(command) => {
             let state = crate::image::state_dir(state)?;

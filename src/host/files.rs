@@ -28,7 +28,7 @@ const REPLY_MAX: u64 = 64 << 20;
 /// A running operation.
 struct Operation {
     reply: pipe::Receiver,
-    _answers: Answers<FromInit>,
+    answers: Answers<FromInit>,
 }
 
 impl Operation {
@@ -49,7 +49,7 @@ impl Operation {
             .map_err(lost)?;
         Ok(Self {
             reply,
-            _answers: answers,
+            answers,
         })
     }
 
@@ -66,7 +66,7 @@ impl Operation {
             .map_err(|_| EnvError::Infrastructure(format!("a file operation on {path} hangs")))?
             .map_err(host_failed)?;
         if bytes.is_empty() {
-            return Err(gone());
+            return Err(why_silent(self.answers, path).await);
         }
         // What comes from inside is checked like any hostile input.
         let reply: FileReply<T> = serde_json::from_slice(&bytes)
@@ -84,6 +84,23 @@ impl Operation {
             FileReply::TooLarge(size) => refused(FileError::TooLarge { size, limit }),
             FileReply::Failed(reason) => refused(FileError::Other(reason)),
         }
+    }
+}
+
+/// Why no reply came: a sandbox lives on where one operation was not started, or was killed from inside.
+async fn why_silent(mut answers: Answers<FromInit>, path: &GuestPath) -> EnvError {
+    match timeout(DEADLINE, answers.next()).await {
+        Ok(Some(answer)) => {
+            if let FromInit::Refused { reason, .. } = answer.message {
+                return EnvError::Infrastructure(format!("a file operation on {path}: {reason}"));
+            }
+            EnvError::File {
+                path: path.clone(),
+                error: FileError::Other("the operation was killed".into()),
+            }
+        }
+        Ok(None) => gone(),
+        Err(_) => EnvError::Infrastructure(format!("a file operation on {path} hangs")),
     }
 }
 

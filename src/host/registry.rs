@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ const LOCK: &str = "lock";
 const INFO: &str = "info.json";
 /// One path a line: another process may not find them again, its own cgroup being another.
 const CGROUPS: &str = "cgroups";
+/// A clean-up waits for 2 s for each sandbox that will not go: far longer than any is expected to.
+const GATE_DEADLINE: Duration = Duration::from_secs(30);
 /// Path of a writable layer on disk.
 const UPPER: &str = "upper";
 
@@ -128,17 +130,17 @@ impl Registry {
     /// Makes a place for a new sandbox.
     pub(super) fn register(&self) -> Result<Entry, HostError> {
         let gate = self.gate()?;
-        gate.lock_shared()
-            .map_err(HostError::file("lock", self.directory.join(LOCK)))?;
+        enter(&gate).map_err(HostError::file("lock", self.directory.join(LOCK)))?;
         let directory = tempfile::Builder::new()
             .prefix("")
             .rand_bytes(10)
             .tempdir_in(self.sandboxes())
-            .map_err(HostError::file("make a directory in", self.sandboxes()))?
-            .keep();
-        let path = directory.join(LOCK);
+            .map_err(HostError::file("make a directory in", self.sandboxes()))?;
+        let path = directory.path().join(LOCK);
         let lock = File::create(&path).map_err(HostError::file("create", &path))?;
         lock.lock().map_err(HostError::file("lock", &path))?;
+        // Until here it goes with its value: a disk that is full keeps no half of it.
+        let directory = directory.keep();
         let id = directory
             .file_name()
             .map(|n| n.to_string_lossy().into_owned())
@@ -211,12 +213,7 @@ impl Registry {
 
     fn gate(&self) -> Result<File, HostError> {
         let path = self.directory.join(LOCK);
-        File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(HostError::file("open", path))
+        open_shared(&path).map_err(HostError::file("open", path))
     }
 
     fn sandboxes(&self) -> PathBuf {
@@ -277,6 +274,34 @@ impl Drop for Entry {
         // A layer that is still there takes a zygote, or the next clean-up, to remove.
         if !self.abandoned && self.upper().is_none() {
             let _ = fs::remove_dir_all(&self.directory);
+        }
+    }
+}
+
+/// Opens a file that several processes lock, never what a link leads to.
+pub(super) fn open_shared(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Takes the gate beside others. Only a clean-up keeps us out, and that ends.
+fn enter(gate: &File) -> io::Result<()> {
+    let deadline = Instant::now() + GATE_DEADLINE;
+    loop {
+        match gate.try_lock_shared() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other("another process keeps it and does not go on"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
 }

@@ -19,7 +19,7 @@ use nix::fcntl::{Flock, FlockArg};
 use super::draft::Draft;
 use super::manifest::{MANIFEST_FORMAT, Manifest};
 use super::state::{
-    StoreError, io, is_digest, is_name, open_lock, read_bounded, remove_directory, sync_directory,
+    StoreError, check_ours, io, is_digest, is_name, open_lock, read_bounded, remove_directory, sync_directory,
     write_synced,
 };
 use crate::spec::SandboxSpec;
@@ -103,6 +103,8 @@ impl Store {
                 .mode(0o700)
                 .create(&path)
                 .map_err(|source| io("make directory", &path, source))?;
+            check_ours(&path, /*link*/ part.is_empty())
+                .map_err(|source| io("use directory", &path, source))?;
         }
         let mut store = Self {
             state: state.to_path_buf(),
