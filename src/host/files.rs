@@ -15,7 +15,9 @@ use super::link::{Answers, Link};
 use super::process::{self, close_on_exec_pipe, gone, host_failed, lost};
 use super::sandbox::{Sandbox, file_error};
 use crate::env::{DirEntry, EnvError, FileError, FileKind, FileStat, GuestPath};
-use crate::tree::{self, PackOptions, PackReport, UnpackPolicy, UnpackReport};
+use crate::tree::{
+    self, PackError, PackOptions, PackReport, UnpackErrorKind, UnpackPolicy, UnpackReport,
+};
 use crate::wire::{Entry, FileOp, FileReply, FromInit, ToInit};
 
 /// A file operation that takes longer hangs, on a working host.
@@ -299,15 +301,18 @@ impl Sandbox {
         let root = File::open(from).map_err(host_failed)?;
         let packing = tokio::task::spawn_blocking(move || {
             let out = BufWriter::with_capacity(1 << 20, File::from(writer));
-            tree::pack(root.as_fd(), out, &PackOptions::copy_out()).map_err(|e| e.to_string())
+            tree::pack(root.as_fd(), out, &PackOptions::copy_out())
         });
         let policy = UnpackPolicy {
             replace: true,
             ..UnpackPolicy::copy_out()
         };
         let unpacked = self.unpack(to, reader, policy).await;
-        join(packing).await?;
-        unpacked
+        match join(packing).await? {
+            // The sandbox stopped reading: it knows why.
+            Ok(_) | Err(PackError::Write(_)) => unpacked,
+            Err(error) => Err(with_cause(&error)),
+        }
     }
 
     /// Copies what a directory of the sandbox holds into a host directory: regular files,
@@ -321,19 +326,30 @@ impl Sandbox {
         let unpacking = tokio::task::spawn_blocking(move || {
             let archive = BufReader::with_capacity(1 << 20, File::from(reader));
             tree::unpack(archive, root.as_fd(), &UnpackPolicy::copy_out())
-                .map_err(|e| e.to_string())
         });
         let packed = self.pack(from, writer, PackOptions::copy_out()).await;
-        let unpacked = join(unpacking).await;
-        packed?;
-        unpacked
+        let unpacked = join(unpacking).await?;
+        match (packed, unpacked) {
+            (Err(died @ EnvError::Died(_)), _) => Err(died),
+            // The sandbox stopped writing: it knows why.
+            (Err(error), Err(unpacked)) if unpacked.kind == UnpackErrorKind::Truncated => {
+                Err(error)
+            }
+            (_, Err(error)) => Err(with_cause(&error)),
+            (packed, Ok(report)) => packed.map(|_| report),
+        }
     }
 }
 
-async fn join<T>(task: tokio::task::JoinHandle<Result<T, String>>) -> Result<T, EnvError> {
+fn with_cause(error: &dyn std::error::Error) -> EnvError {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    EnvError::Infrastructure(format!("{error}{}", cause.unwrap_or_default()))
+}
+
+/// What a side of a copy on a thread of ours came to.
+async fn join<T>(task: tokio::task::JoinHandle<T>) -> Result<T, EnvError> {
     match timeout(TREE_DEADLINE, task).await {
-        Ok(Ok(Ok(value))) => Ok(value),
-        Ok(Ok(Err(reason))) => Err(EnvError::Infrastructure(reason)),
+        Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(EnvError::Infrastructure(error.to_string())),
         Err(_) => Err(EnvError::Infrastructure("copying a tree hangs".into())),
     }
