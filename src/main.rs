@@ -8,11 +8,12 @@ fn main() -> ExitCode {
     }
     log_to_stderr();
     llm_in_sandbox::sys::process::ignore_file_size_signal();
-    llm_in_sandbox::sys::process::raise_open_files();
     let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = llm_in_sandbox::sys::process::raise_open_files().and_then(|()| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+    });
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(llm_in_sandbox::cli::main(argv));

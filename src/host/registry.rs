@@ -318,7 +318,9 @@ fn lives(directory: &Path) -> bool {
 fn remove(directory: &Path) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(2);
     let cgroups = fs::read_to_string(directory.join(CGROUPS)).unwrap_or_default();
-    for path in cgroups.lines().map(Path::new) {
+    // Whatever a file says: what has another name is not of this sandbox.
+    let own = |path: &&Path| path.file_name() == directory.file_name();
+    for path in cgroups.lines().map(Path::new).filter(own) {
         // The kernel refuses while the last processes are dying.
         while let Err(error) = cgroup::remove(path) {
             if Instant::now() > deadline {
@@ -330,6 +332,7 @@ fn remove(directory: &Path) -> io::Result<()> {
     if let Ok(upper) = fs::read(directory.join(UPPER)) {
         let upper = Path::new(OsStr::from_bytes(&upper));
         match fs::symlink_metadata(upper) {
+            Ok(_) if !own(&upper) => {}
             Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(upper)?,
             Ok(_) => fs::remove_file(upper)?,
             Err(_) => {}
@@ -382,7 +385,7 @@ mod tests {
         // A host that was killed runs no destructor, and its lock is gone.
         let dead = registry.register().unwrap();
         let dead_id = dead.id.clone();
-        let cgroup = temporary.path().join("cgroup");
+        let cgroup = temporary.path().join(&dead_id);
         fs::create_dir(&cgroup).unwrap();
         dead.note_cgroups(std::slice::from_ref(&cgroup)).unwrap();
         let lock = dead._lock.try_clone().unwrap();

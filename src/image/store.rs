@@ -97,7 +97,12 @@ impl Store {
     /// When a directory cannot be made.
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         for part in ["", "images", "names", "locks", "tmp"] {
-            let path = state.join(part);
+            // Without a slash at its end: lstat(2) would follow a link.
+            let path = if part.is_empty() {
+                state.to_path_buf()
+            } else {
+                state.join(part)
+            };
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)

@@ -100,11 +100,19 @@ pub fn ignore_file_size_signal() {
 }
 
 /// Raises the limit of open files as far as it goes: a host holds several for each sandbox.
-pub fn raise_open_files() {
+///
+/// # Errors
+/// That is not enough for anything.
+pub fn raise_open_files() -> io::Result<()> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    const FEWEST: u64 = 20;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    if hard < FEWEST {
+        let why = format!("Too many open files: the limit (`ulimit -Hn`) is {hard}");
+        return Err(io::Error::other(why));
     }
+    Ok(())
 }
 
 /// Sets the loopback interface of this network namespace up.
