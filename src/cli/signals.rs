@@ -24,7 +24,9 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
-            hangup: (!ignored).then(|| signal(SignalKind::hangup())).transpose()?,
+            hangup: (!ignored)
+                .then(|| signal(SignalKind::hangup()))
+                .transpose()?,
         })
     }
 

@@ -49,10 +49,7 @@ impl Operation {
         link.send(&ToInit::File { id: answers.id, op }, &fds)
             .await
             .map_err(lost)?;
-        Ok(Self {
-            reply,
-            answers,
-        })
+        Ok(Self { reply, answers })
     }
 
     async fn finish<T: DeserializeOwned>(

@@ -299,7 +299,9 @@ fn enter(gate: &File) -> io::Result<()> {
                 std::thread::sleep(Duration::from_millis(5));
             }
             Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::other("another process keeps it and does not go on"));
+                return Err(io::Error::other(
+                    "another process keeps it and does not go on",
+                ));
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }

@@ -19,8 +19,8 @@ use nix::fcntl::{Flock, FlockArg};
 use super::draft::Draft;
 use super::manifest::{MANIFEST_FORMAT, Manifest};
 use super::state::{
-    StoreError, check_ours, io, is_digest, is_name, open_lock, read_bounded, remove_directory, sync_directory,
-    write_synced,
+    StoreError, check_ours, io, is_digest, is_name, open_lock, read_bounded, remove_directory,
+    sync_directory, write_synced,
 };
 use crate::spec::SandboxSpec;
 

@@ -40,7 +40,10 @@ fn named(ptmx: &str, error: &io::Error) -> io::Error {
         Some(libc::ENOSPC) => ": all terminals of the sandbox, or of the host, are in use",
         _ => "",
     };
-    io::Error::new(error.kind(), format!("open a terminal at {ptmx}: {error}{why}"))
+    io::Error::new(
+        error.kind(),
+        format!("open a terminal at {ptmx}: {error}{why}"),
+    )
 }
 
 /// Makes the terminal the controlling one of the calling session leader.

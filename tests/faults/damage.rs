@@ -10,11 +10,17 @@ use crate::{Host, finish, refused, stderr};
 /// A small image in a store of its own.
 fn store(host: &Host) -> (String, PathBuf) {
     let mut archive = tar::Builder::new(Vec::new());
-    for (name, content) in [("bin/tool", "#!/bin/sh\n"), ("etc/one", "one"), ("etc/two", "two")] {
+    for (name, content) in [
+        ("bin/tool", "#!/bin/sh\n"),
+        ("etc/one", "one"),
+        ("etc/two", "two"),
+    ] {
         let mut header = tar::Header::new_gnu();
         header.set_mode(0o755);
         header.set_size(content.len() as u64);
-        archive.append_data(&mut header, name, content.as_bytes()).unwrap();
+        archive
+            .append_data(&mut header, name, content.as_bytes())
+            .unwrap();
     }
     let file = host.path().join("tree.tar");
     fs::write(&file, archive.into_inner().unwrap()).unwrap();
@@ -23,7 +29,10 @@ fn store(host: &Host) -> (String, PathBuf) {
     let output = finish(host.command(&[&arguments[..], &[file.to_str().unwrap()]].concat()));
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let digest = String::from_utf8(output.stdout).unwrap();
-    let rootfs = Path::new(&state).join("images").join(digest.trim()).join("rootfs");
+    let rootfs = Path::new(&state)
+        .join("images")
+        .join(digest.trim())
+        .join("rootfs");
     (state, rootfs)
 }
 
@@ -35,7 +44,12 @@ fn verify_finds_a_byte_a_file_and_a_mode() {
     let whole = verify();
     assert_eq!(whole.status.code(), Some(0), "{}", stderr(&whole));
     assert!(String::from_utf8_lossy(&whole.stdout).contains("unchanged"));
-    if fs::metadata(rootfs.join("etc")).is_err() || fs::File::options().write(true).open(rootfs.join("etc/one")).is_err() {
+    if fs::metadata(rootfs.join("etc")).is_err()
+        || fs::File::options()
+            .write(true)
+            .open(rootfs.join("etc/one"))
+            .is_err()
+    {
         println!("SKIP verify_finds_a_byte_a_file_and_a_mode: its files are a subordinate id's");
         return;
     }
@@ -58,7 +72,7 @@ fn verify_finds_a_byte_a_file_and_a_mode() {
         ),
         (
             "a mode",
-            &|| fs::set_permissions(&file, Permissions::from_mode(0o4755)).unwrap(),
+            &|| fs::set_permissions(&file, Permissions::from_mode(0o700)).unwrap(),
             &|| fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap(),
         ),
         (
@@ -66,7 +80,11 @@ fn verify_finds_a_byte_a_file_and_a_mode() {
             &|| fs::write(rootfs.join("bin/extra"), "").unwrap(),
             &|| fs::remove_file(rootfs.join("bin/extra")).unwrap(),
         ),
-        ("a missing file", &|| fs::remove_file(&file).unwrap(), &|| ()),
+        (
+            "a missing file",
+            &|| fs::remove_file(&file).unwrap(),
+            &|| (),
+        ),
     ];
     let directory_times = |name: &str| {
         let open = fs::File::open(rootfs.join(name)).unwrap();
@@ -78,7 +96,11 @@ fn verify_finds_a_byte_a_file_and_a_mode() {
         damage();
         let output = verify();
         refused(&output, &["the tree of image `small`", "sha256 is"]);
-        assert!(stderr(&output).contains("hint: "), "{what}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains("hint: "),
+            "{what}: {}",
+            stderr(&output)
+        );
         mend();
         bin.set_modified(bin_time).unwrap();
         if what != "a missing file" {
@@ -92,7 +114,8 @@ fn verify_finds_a_byte_a_file_and_a_mode() {
 fn an_image_whose_tree_or_manifest_is_gone_is_told_before_anything_starts() {
     let host = Host::new();
     let (state, rootfs) = store(&host);
-    let exec = || finish(host.command(&["--state-dir", &state, "exec", "--image", "small", "--", "x"]));
+    let exec =
+        || finish(host.command(&["--state-dir", &state, "exec", "--image", "small", "--", "x"]));
     let away = rootfs.with_file_name("away");
     fs::rename(&rootfs, &away).unwrap();
     refused(&exec(), &[rootfs.to_str().unwrap()]);

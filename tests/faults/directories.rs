@@ -108,7 +108,11 @@ fn a_clean_up_spares_what_lives_and_what_is_not_ours() {
         fs::create_dir(&precious).unwrap();
         let liar = registry.join("sandboxes/liar");
         fs::create_dir(&liar).unwrap();
-        let claimed: Vec<String> = groups.iter().chain(&planted).map(|g| g.display().to_string()).collect();
+        let claimed: Vec<String> = groups
+            .iter()
+            .chain(&planted)
+            .map(|g| g.display().to_string())
+            .collect();
         fs::write(liar.join("cgroups"), claimed.join("\n")).unwrap();
         fs::write(liar.join("upper"), precious.to_str().unwrap()).unwrap();
         // As another process would: with handles of its own.
@@ -137,7 +141,9 @@ fn a_start_beside_a_stale_directory_reclaims_it() {
     let host = Host::new();
     let registry = Registry::at(host.registry()).unwrap();
     for number in 0..50 {
-        let stale = registry.directory().join(format!("sandboxes/stale{number}"));
+        let stale = registry
+            .directory()
+            .join(format!("sandboxes/stale{number}"));
         fs::create_dir(&stale).unwrap();
         // Half of them were killed before they had a lock.
         if number % 2 == 0 {
@@ -177,7 +183,10 @@ fn fifty_starts_of_two_versions_at_once() {
     for (number, child) in children.into_iter().enumerate() {
         let output = collect(child, 60);
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{number}\n"));
+        assert_eq!(
+            String::from_utf8_lossy(&output.stdout),
+            format!("{number}\n")
+        );
     }
     until(5, || host.entries().is_empty()).unwrap();
 }

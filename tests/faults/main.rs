@@ -54,13 +54,18 @@ impl Host {
 
     /// The program.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        self.prepare(Command::new(std::path::absolute(program()).unwrap()), arguments)
+        self.prepare(
+            Command::new(std::path::absolute(program()).unwrap()),
+            arguments,
+        )
     }
 
     /// `sh -c script` with the program as `$0` and the arguments as `$@`.
     pub(crate) fn sh(&self, script: &str, arguments: &[&str]) -> Command {
         let mut shell = Command::new("sh");
-        shell.args(["-c", script]).arg(std::path::absolute(program()).unwrap());
+        shell
+            .args(["-c", script])
+            .arg(std::path::absolute(program()).unwrap());
         self.prepare(shell, arguments)
     }
 
@@ -113,8 +118,18 @@ pub(crate) fn collect(mut child: Child, seconds: u64) -> Output {
             all
         })
     };
-    let stdout = drain(child.stdout.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
-    let stderr = drain(child.stderr.take().map(|s| Box::new(s) as Box<dyn Read + Send>));
+    let stdout = drain(
+        child
+            .stdout
+            .take()
+            .map(|s| Box::new(s) as Box<dyn Read + Send>),
+    );
+    let stderr = drain(
+        child
+            .stderr
+            .take()
+            .map(|s| Box::new(s) as Box<dyn Read + Send>),
+    );
     let mut status = None;
     let ended = until(seconds, || {
         status = child.try_wait().unwrap();
@@ -122,7 +137,10 @@ pub(crate) fn collect(mut child: Child, seconds: u64) -> Output {
     });
     if ended.is_err() {
         let _ = child.kill();
-        panic!("it hangs: {}", String::from_utf8_lossy(&stderr.join().unwrap()));
+        panic!(
+            "it hangs: {}",
+            String::from_utf8_lossy(&stderr.join().unwrap())
+        );
     }
     Output {
         status: status.unwrap(),

@@ -125,7 +125,11 @@ fn no_place_for_the_registry_is_told_with_its_path() {
 #[test]
 fn no_place_for_images_is_told_with_its_path() {
     let host = Host::new();
-    for place in ["/proc/no-such-place/state", "/etc/passwd/state", "/sys/lis-state"] {
+    for place in [
+        "/proc/no-such-place/state",
+        "/etc/passwd/state",
+        "/sys/lis-state",
+    ] {
         let mut command = host.command(&TRUE);
         command.env("LLM_IN_SANDBOX_HOME", place);
         refused(&finish(command), &[place]);
@@ -154,9 +158,16 @@ fn a_full_run_directory_leaves_nothing_half_made() {
     let failed = said.lines().filter(|line| line.starts_with("125 error: "));
     let run = host.registry().display().to_string();
     for line in failed.clone() {
-        assert!(line.contains(&run) && line.contains("No space left"), "{line}");
+        assert!(
+            line.contains(&run) && line.contains("No space left"),
+            "{line}"
+        );
     }
-    assert!(failed.count() > 3 && said.contains("enough"), "{said}{}", stderr(&output));
+    assert!(
+        failed.count() > 3 && said.contains("enough"),
+        "{said}{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -165,7 +176,8 @@ fn a_read_only_run_directory_is_told_with_its_path() {
         return;
     }
     let host = Host::new();
-    let script = "unset LLM_IN_SANDBOX_RUNTIME_DIR; mount -t tmpfs -o ro none /run; exec \"$0\" \"$@\"";
+    let script =
+        "unset LLM_IN_SANDBOX_RUNTIME_DIR; mount -t tmpfs -o ro none /run; exec \"$0\" \"$@\"";
     refused(
         &finish(host.unshared(script, &TRUE)),
         &["/run/llm-in-sandbox", "Read-only"],
@@ -174,7 +186,10 @@ fn a_read_only_run_directory_is_told_with_its_path() {
     let script = "unset LLM_IN_SANDBOX_RUNTIME_DIR; mount -t tmpfs none /run; ln -s /tmp /run/llm-in-sandbox; exec \"$0\" \"$@\"";
     refused(
         &finish(host.unshared(script, &TRUE)),
-        &["/run/llm-in-sandbox", "not a directory of this user's alone"],
+        &[
+            "/run/llm-in-sandbox",
+            "not a directory of this user's alone",
+        ],
     );
 }
 
@@ -211,7 +226,11 @@ fn a_full_disk_of_images_leaves_nothing_half_made() {
     command.env("LIS_TEST_DIR", host.path());
     let output = finish(command);
     refused(&output, &["large", "No space left"]);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing is left");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "",
+        "nothing is left"
+    );
 }
 
 /// The record of a run is on a disk that is full: its commands go on, and the end says so.
@@ -240,12 +259,20 @@ fn a_full_disk_of_records_does_not_stop_the_run() {
         find $LIS_TEST_DIR/out -name reached
         exit $code";
     let mut command = host.unshared(script, &[]);
-    command.env("LIS_TEST_DIR", host.path()).env("HOME", host.path());
+    command
+        .env("LIS_TEST_DIR", host.path())
+        .env("HOME", host.path());
     let output = finish(command);
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("No space left") && said.contains("trajectory"), "{said}");
+    assert!(
+        said.contains("No space left") && said.contains("trajectory"),
+        "{said}"
+    );
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(told.contains("/reached") && told.contains("submitted"), "{told}{said}");
+    assert!(
+        told.contains("/reached") && told.contains("submitted"),
+        "{told}{said}"
+    );
     assert_eq!(host.entries(), Vec::<PathBuf>::new());
 }

@@ -125,7 +125,18 @@ fn an_import_ends_with_the_signals_code_and_leaves_no_image() {
     for (signal, code) in SIGNALS {
         let file = archive.to_str().unwrap();
         let state_dir = state.to_str().unwrap();
-        let mut child = start(&host, &["--state-dir", state_dir, "image", "import", "--name", "x", file]);
+        let mut child = start(
+            &host,
+            &[
+                "--state-dir",
+                state_dir,
+                "image",
+                "import",
+                "--name",
+                "x",
+                file,
+            ],
+        );
         let drafts = || std::fs::read_dir(state.join("tmp")).map_or(0, Iterator::count);
         until(15, || drafts() > 0).unwrap();
         send(&child, signal);
@@ -152,7 +163,10 @@ fn two_signals_end_it_at_once() {
 fn what_nohup_started_lives_through_a_hangup() {
     let host = Host::new();
     let marker = marker(4000);
-    let mut command = host.sh("trap '' HUP; exec \"$0\" \"$@\"", &["exec", "--", "sleep", &marker]);
+    let mut command = host.sh(
+        "trap '' HUP; exec \"$0\" \"$@\"",
+        &["exec", "--", "sleep", &marker],
+    );
     let mut child = command.spawn().unwrap();
     until(15, || runs(&marker)).unwrap();
     for _ in 0..20 {

@@ -55,7 +55,10 @@ async fn life(directory: &Path) {
         registry: Some(Registry::at(directory.join("run")).unwrap()),
         ..LauncherConfig::default()
     };
-    let (from, to) = (directory.join("in"), tempfile::tempdir_in(directory).unwrap());
+    let (from, to) = (
+        directory.join("in"),
+        tempfile::tempdir_in(directory).unwrap(),
+    );
     phase("launch");
     let launcher = host_error(Launcher::start(config).await);
     phase("start");
@@ -78,12 +81,23 @@ async fn life(directory: &Path) {
     let busy = sh(&busy).await;
     assert!(busy.status.is_some(), "{busy:?}");
     phase("copy-in");
-    env_error(sandbox.copy_in(&from, &GuestPath::from("/testbed/in")).await);
+    env_error(
+        sandbox
+            .copy_in(&from, &GuestPath::from("/testbed/in"))
+            .await,
+    );
     phase("copy-out");
-    env_error(sandbox.copy_out(&GuestPath::from("/testbed/in"), to.path()).await);
+    env_error(
+        sandbox
+            .copy_out(&GuestPath::from("/testbed/in"), to.path())
+            .await,
+    );
     // Whatever was killed before: a shell is there again.
     let last = sh("echo last").await;
-    assert!(text(&last.stdout) == "last\n" || last.restarted.is_some(), "{last:?}");
+    assert!(
+        text(&last.stdout) == "last\n" || last.restarted.is_some(),
+        "{last:?}"
+    );
     phase("close");
     host_error(sandbox.close().await);
 }
@@ -121,7 +135,10 @@ impl Life {
             if self.said.read_line(&mut self.heard).unwrap() == 0 {
                 return false;
             }
-            if self.heard[before..].trim_end().ends_with(&format!("phase {phase}")) {
+            if self.heard[before..]
+                .trim_end()
+                .ends_with(&format!("phase {phase}"))
+            {
                 return true;
             }
         }
@@ -139,7 +156,10 @@ fn name_of(pid: i32) -> String {
 
 /// One of `family` by its name; the first, as the shell begins before what it runs.
 fn find(family: &[i32], victim: &str) -> Option<i32> {
-    family.iter().copied().find(|pid| name_of(*pid) == victim && alive(*pid))
+    family
+        .iter()
+        .copied()
+        .find(|pid| name_of(*pid) == victim && alive(*pid))
 }
 
 /// Kills; false when the victim was not there at this moment.
@@ -156,7 +176,10 @@ fn strike(life: &mut Life, victim: &str, family: &[i32]) -> bool {
 
 /// A directory with a program, a registry, and files to copy.
 fn place() -> tempfile::TempDir {
-    let directory = tempfile::Builder::new().prefix("lis-storm-").tempdir().unwrap();
+    let directory = tempfile::Builder::new()
+        .prefix("lis-storm-")
+        .tempdir()
+        .unwrap();
     // By another process: a child that starts meanwhile would hold the file open for writing.
     let mut cp = Command::new("cp");
     cp.arg(program()).arg(directory.path().join("program"));
@@ -196,7 +219,10 @@ fn moment(directory: &Path, random: &mut Random) -> bool {
     }
     if struck && victim == "bash" && ["idle", "command"].contains(&phase) {
         // A subshell of the command may have been the one that was hit: then its shell lives.
-        assert!(said.contains("restarted: ") || phase == "command", "{what}: {said}");
+        assert!(
+            said.contains("restarted: ") || phase == "command",
+            "{what}: {said}"
+        );
     }
     let marker = directory.file_name().unwrap().to_str().unwrap();
     let left = || {
@@ -212,7 +238,10 @@ fn moment(directory: &Path, random: &mut Random) -> bool {
         Own::entries(registry.directory()).is_empty()
     })
     .unwrap_or_else(|e| panic!("{what}: {e}: directories are left"));
-    assert!(groups.iter().all(|group| !group.exists()), "{what}: {groups:?}");
+    assert!(
+        groups.iter().all(|group| !group.exists()),
+        "{what}: {groups:?}"
+    );
     struck
 }
 
@@ -222,7 +251,11 @@ fn a_kill_of_anyone_at_any_moment_leaves_nothing() {
         return block_on(life(&PathBuf::from(directory)));
     }
     // Root alone can kill PID 1 of its own sandboxes and has cgroups everywhere: there it counts most.
-    let moments = if nix::unistd::geteuid().is_root() { 200 } else { 60 };
+    let moments = if nix::unistd::geteuid().is_root() {
+        200
+    } else {
+        60
+    };
     let random = Random::new("storm");
     let before = mounts();
     // Several at once are the load.
