@@ -47,7 +47,7 @@ fn no_process_to_be_had_is_told_and_leaves_nothing() {
     let host = Host::new();
     if !nix::unistd::geteuid().is_root() {
         // RLIMIT_NPROC counts all of a user's processes, of which this is one.
-        let output = finish(host.sh("ulimit -u 1; exec \"$0\" \"$@\"", &TRUE));
+        let output = finish(host.sh("exec prlimit --nproc=1 \"$0\" \"$@\"", &TRUE));
         refused(&output, &["temporarily unavailable"]);
         assert_eq!(host.entries(), Vec::<PathBuf>::new());
         return;
