@@ -45,7 +45,12 @@ fn own_pid() -> i32 {
     i32::try_from(std::process::id()).unwrap()
 }
 
-fn kill(pid: i32) {
+/// Kills it if it is what it was thought to be: numbers of the dead are given anew.
+fn kill(pid: i32, name: &str) {
+    let found = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if found.trim() != name {
+        return;
+    }
     let pid = nix::unistd::Pid::from_raw(pid);
     let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
 }
@@ -89,12 +94,12 @@ async fn one(launcher: &Launcher, fate: u64, tally: &Tally) -> bool {
         }
         (17..34, Some(init), _) => {
             tally.inits.fetch_add(1, Ordering::Relaxed);
-            kill(init);
+            kill(init, "lis-init");
             let _ = sandbox.close().await;
         }
         (34..50, _, Some(zygote)) if zygote != 1 && zygote != own_pid() => {
             tally.zygotes.fetch_add(1, Ordering::Relaxed);
-            kill(zygote);
+            kill(zygote, "lis-zygote");
             let _ = sandbox.close().await;
             return false;
         }

@@ -158,10 +158,9 @@ impl Shell {
         let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
         nix::fcntl::fcntl(&master, nonblocking).map_err(|e| host_failed(e.into()))?;
         let mut lines = File::from(writer);
-        // No job notices, no history expansion, no history file, no "you have mail".
-        lines
-            .write_all(b"set +mH; unset HISTFILE MAILCHECK\n")
-            .map_err(lost)?;
+        // No job notices, no history expansion, no history file, no "you have mail". A write to a shell
+        // that has died already fails; its exit tells the rest.
+        let _ = lines.write_all(b"set +mH; unset HISTFILE MAILCHECK\n");
         let preparing = prepare(&link, 1).await?;
         #[expect(
             deprecated,
