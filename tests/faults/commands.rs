@@ -294,3 +294,31 @@ fn the_wall_clock_is_only_ever_written_down() {
     ];
     assert_eq!(found, written_down);
 }
+
+/// Status and output come through different pipes, and who hears of the one first must not miss the other.
+#[test]
+fn no_output_is_lost_however_short_the_command() {
+    in_sandbox(async |sandbox| {
+        let spinning = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let load: Vec<_> = (0..4)
+            .map(|_| {
+                let spinning = std::sync::Arc::clone(&spinning);
+                std::thread::spawn(move || {
+                    while spinning.load(std::sync::atomic::Ordering::Relaxed) {
+                        std::thread::yield_now();
+                    }
+                })
+            })
+            .collect();
+        for number in 0..1500 {
+            let shell = sh(&*sandbox, &format!("echo {number}")).await;
+            assert_eq!(text(&shell.stdout), format!("{number}\n"), "{shell:?}");
+            if number % 5 == 0 {
+                let program = exec(&*sandbox, &format!("echo {number}")).await;
+                assert_eq!(text(&program.stdout), format!("{number}\n"), "{program:?}");
+            }
+        }
+        spinning.store(false, std::sync::atomic::Ordering::Relaxed);
+        load.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
-use llm_in_sandbox::env::{Env, EnvError, GuestPath};
+use llm_in_sandbox::env::{EnvError, GuestPath};
 use llm_in_sandbox::host::Sandbox;
 use llm_in_sandbox::tree::UnpackReport;
 
