@@ -134,7 +134,7 @@ fn what_is_copied_in_is_bounded_as_well() {
             .set_len(1 << 40)
             .unwrap();
         fs::write(at("locked"), "").unwrap();
-        fs::set_permissions(at("locked"), PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(at("locked"), PermissionsExt::from_mode(0o000)).unwrap();
         let to = GuestPath::from(TREE);
         let copy = sandbox.copy_in(from.path(), &to);
         let copied = tokio::time::timeout(Duration::from_secs(40), copy).await;

@@ -36,6 +36,9 @@ fn store(host: &Host) -> (String, PathBuf) {
     (state, rootfs)
 }
 
+/// Does something to a tree.
+type Act<'a> = &'a dyn Fn();
+
 #[test]
 fn verify_finds_a_byte_a_file_and_a_mode() {
     let host = Host::new();
@@ -55,7 +58,7 @@ fn verify_finds_a_byte_a_file_and_a_mode() {
     }
     let file = rootfs.join("etc/one");
     let times = fs::metadata(&file).unwrap().modified().unwrap();
-    let damages: [(&str, &dyn Fn(), &dyn Fn()); 4] = [
+    let damages: [(&str, Act<'_>, Act<'_>); 4] = [
         (
             "a byte",
             &|| {

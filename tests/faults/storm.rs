@@ -27,6 +27,7 @@ fn phase(name: &str) {
 }
 
 /// What may end a life: nothing else than the death of the sandbox, by its name.
+#[expect(clippy::exit, reason = "its exit code is what this process has to say")]
 fn told(error: &dyn std::fmt::Display) -> ! {
     println!("told: {error}");
     std::process::exit(TOLD);
