@@ -7,10 +7,13 @@ fn main() -> ExitCode {
         return code;
     }
     log_to_stderr();
+    llm_in_sandbox::sys::process::ignore_file_size_signal();
     let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = llm_in_sandbox::sys::process::raise_open_files().and_then(|()| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+    });
     match runtime {
         Ok(runtime) => {
             let code = runtime.block_on(llm_in_sandbox::cli::main(argv));
@@ -18,7 +21,10 @@ fn main() -> ExitCode {
             runtime.shutdown_background();
             ExitCode::from(code)
         }
-        Err(_) => ExitCode::from(llm_in_sandbox::exit::FAILED),
+        Err(error) => {
+            llm_in_sandbox::cli::output::error(&error);
+            ExitCode::from(llm_in_sandbox::exit::FAILED)
+        }
     }
 }
 

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::net::unix::pipe;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::error::CliError;
 use super::sandbox::{SandboxArgs, keyless_launcher_config};
 use super::sanitize::{Filter, Filtered};
+use super::signals::Signals;
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
 use crate::host::{
@@ -74,10 +74,12 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
         ..keyless_launcher_config()
     };
     let start = args.sandbox.clone().start(state, &purpose, config);
-    let started = start.await?;
+    let mut signals = Signals::listen().map_err(host_failed)?;
+    let started = match signals.unless(state, Box::pin(start)).await {
+        Ok(started) => started?,
+        Err(code) => return Ok(code),
+    };
     let sandbox = started.sandbox;
-    // From before the command begins: whoever sees it run may interrupt it.
-    let mut interrupts = signal(SignalKind::interrupt()).map_err(host_failed)?;
     let patience = Patience {
         wall: args.timeout,
         idle: args.idle_timeout,
@@ -86,22 +88,40 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
     let (mut process, pumps) = spawn(&sandbox, &args, &patience.printed).await?;
     let ended = tokio::select! {
         ended = process.wait_at_most(&patience) => ended,
-        _ = interrupts.recv() => Ok((ExitStatus::Signal(libc::SIGINT), None)),
+        code = signals.next() => Ok((ExitStatus::Signal(i32::from(code) - 128), None)),
     };
     let limits = args.json.then(|| sandbox.in_force().clone());
     let walls = sandbox.walls().clone();
-    let closed = if args.json {
-        sandbox.close().await
-    } else {
-        sandbox.discard().await
+    let end = async {
+        if limits.is_some() {
+            sandbox.close().await
+        } else {
+            sandbox.discard().await
+        }
+    };
+    let closed = tokio::select! {
+        closed = end => closed,
+        // Dropped, it still kills; what is left then is the next clean-up's.
+        code = signals.next() => return Ok(code),
     };
     // No process holds the pipes now: they end. Only whoever reads our output can make us wait.
     for pump in pumps {
         tokio::select! {
             _ = pump => {}
-            _ = interrupts.recv() => {}
+            _ = signals.next() => {}
         }
     }
+    conclude(&args, ended, closed, limits.as_ref(), &walls)
+}
+
+/// Reports what became of the command and of its sandbox; gives the exit code.
+fn conclude(
+    args: &ExecArgs,
+    ended: Result<(ExitStatus, Option<LimitHit>), EnvError>,
+    closed: Result<Usage, HostError>,
+    limits: Option<&InForce>,
+    walls: &Walls,
+) -> Result<u8, CliError> {
     let (mut usage, left_over) = match closed {
         Ok(usage) => (usage, None),
         Err(HostError::LeftOver(usage)) => (*usage.clone(), Some(HostError::LeftOver(usage))),
@@ -116,7 +136,7 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
     let timed_out = stopped.is_some();
     struck.extend(stopped);
     let refused = args.seccomp_log.then(|| walls.refused());
-    if let Some(limits) = &limits {
+    if let Some(limits) = limits {
         super::output::json(&Report {
             status: status.code(),
             timed_out,
@@ -125,7 +145,7 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
             left_behind: usage.left_behind.take().unwrap_or_default(),
             usage: &usage,
             limits,
-            walls: &walls,
+            walls,
             refused: refused.as_deref(),
         })?;
     } else {

@@ -14,15 +14,17 @@ mod sandbox;
 pub(crate) mod sanitize;
 mod seccomp;
 mod shell;
+mod signals;
 mod status;
 mod task;
 mod terminal;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use error::CliError;
+use signals::Signals;
 
 /// Language-model agents in a native Linux sandbox: no daemon, no Docker.
 #[derive(Debug, Parser)]
@@ -72,7 +74,7 @@ pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(crate::exit::USAGE);
         }
     };
-    match dispatch(cli).await {
+    match Box::pin(dispatch(cli)).await {
         Ok(code) => code,
         Err(error) => {
             output::error(&error);
@@ -87,21 +89,35 @@ pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
 async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     let state = cli.state_dir.as_deref();
     match cli.command {
+        // These two end in order on a signal; the others are dropped where they stand.
         Verb::Run(args) => Ok(task::run(*args, state).await),
         Verb::Exec(args) => exec::exec(*args, state).await,
-        Verb::Shell(args) => shell::shell(*args, state).await,
+        Verb::Shell(args) => unless_signalled(state, Box::pin(shell::shell(*args, state))).await,
         Verb::Image(command) => {
-            let state = crate::image::state_dir(state)?;
-            image::run(command, &state, sandbox::launcher_config()).await?;
-            Ok(0)
+            let path = crate::image::state_dir(state)?;
+            let work = Box::pin(image::run(command, &path, sandbox::launcher_config()));
+            unless_signalled(state, async { Ok(work.await.map(|()| 0)?) }).await
         }
         Verb::Build(args) => {
-            let state = crate::image::state_dir(state)?;
-            image::run_build_alias(&args, &state, sandbox::launcher_config()).await?;
-            Ok(0)
+            let path = crate::image::state_dir(state)?;
+            let work = Box::pin(image::run_build_alias(
+                &args,
+                &path,
+                sandbox::launcher_config(),
+            ));
+            unless_signalled(state, async { Ok(work.await.map(|()| 0)?) }).await
         }
         Verb::Ps(args) => status::ps(&args),
-        Verb::Gc => status::gc(state).await,
-        Verb::Doctor(args) => doctor::doctor(&args, state).await,
+        Verb::Gc => unless_signalled(state, status::gc(state)).await,
+        Verb::Doctor(args) => unless_signalled(state, doctor::doctor(&args, state)).await,
     }
+}
+
+async fn unless_signalled(
+    state: Option<&Path>,
+    work: impl Future<Output = Result<u8, CliError>>,
+) -> Result<u8, CliError> {
+    let mut signals = Signals::listen().map_err(|e| CliError::Io("watch signals", e))?;
+    let done = signals.unless(state, Box::pin(work)).await;
+    done.unwrap_or_else(Ok)
 }

@@ -35,7 +35,7 @@ pub(super) fn painted(line: &str) {
 }
 
 /// Writes an error and its causes to stderr. No line but the first begins at the margin: none can pose as one of ours.
-pub(super) fn error(error: &dyn std::error::Error) {
+pub fn error(error: &dyn std::error::Error) {
     let mut text = format!("error: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {

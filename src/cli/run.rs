@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 pub use resolve::{ModelSettings, RunSettings, resolve};
 pub use session::{SandboxFacts, Session};
 
 use super::output;
+use super::signals::Signals;
 use crate::agent::{Cancel, PromptError};
 use crate::llm::{LlmError, Secret};
 use crate::settings::{Environment, SettingsError};
@@ -245,28 +245,6 @@ fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
 fn fail(error: &RunError) -> u8 {
     output::error(error);
     error.exit()
-}
-
-/// The two signals that end a run.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) -> u8 {
-        tokio::select! {
-            _ = self.interrupt.recv() => EXIT_INTERRUPTED,
-            _ = self.terminate.recv() => EXIT_TERMINATED,
-        }
-    }
 }
 
 /// Waits for signals: the first asks the run to end, and what it means for the exit code is kept in `caught`; the second

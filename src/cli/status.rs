@@ -7,7 +7,7 @@ use clap::Args;
 use super::error::CliError;
 use super::output;
 use super::sanitize::one_line;
-use crate::host::Registry;
+use crate::host::{Reclaimed, Registry};
 use crate::image::{self, Store, state_dir};
 
 /// Arguments of `ps`.
@@ -44,10 +44,20 @@ pub(super) fn ps(args: &PsArgs) -> Result<u8, CliError> {
 
 /// Takes away what killed processes have left: cgroups, directories, half-made images.
 pub(super) async fn gc(state: Option<&Path>) -> Result<u8, CliError> {
-    let reclaimed = Registry::open()?.reclaim()?;
+    let (reclaimed, drafts) = sweep(state).await?;
     for failed in &reclaimed.failed {
         output::note(&one_line(&format!("not removed: {failed}")));
     }
+    output::result(&format!(
+        "{} dead sandboxes and {drafts} unfinished images removed",
+        reclaimed.sandboxes.len()
+    ));
+    Ok(u8::from(!reclaimed.failed.is_empty()))
+}
+
+/// The work of [`gc`]: what went, and how many unfinished images.
+pub(super) async fn sweep(state: Option<&Path>) -> Result<(Reclaimed, usize), CliError> {
+    let reclaimed = Registry::open()?.reclaim()?;
     let state = state_dir(state)?;
     let drafts = if state.exists() {
         let store = Store::open(&state)?;
@@ -55,9 +65,5 @@ pub(super) async fn gc(state: Option<&Path>) -> Result<u8, CliError> {
     } else {
         0
     };
-    output::result(&format!(
-        "{} dead sandboxes and {drafts} unfinished images removed",
-        reclaimed.sandboxes.len()
-    ));
-    Ok(u8::from(!reclaimed.failed.is_empty()))
+    Ok((reclaimed, drafts))
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket,
@@ -113,8 +114,13 @@ async fn serve(listener: AsyncFd<OwnedFd>, link: Arc<Init>) {
         let Ok(mut ready) = listener.readable().await else {
             return;
         };
-        if let Ok(Ok(guest)) = ready.try_io(accept) {
-            tokio::spawn(welcome(guest, Arc::clone(&link)));
+        match ready.try_io(accept) {
+            Ok(Ok(guest)) => {
+                tokio::spawn(welcome(guest, Arc::clone(&link)));
+            }
+            // Out of descriptors, say: the guest waits, and we do not spin.
+            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_would_block) => {}
         }
     }
 }

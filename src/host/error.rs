@@ -95,6 +95,14 @@ impl HostError {
     #[must_use]
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         let fixed = match self {
+            Self::File { source, .. } | Self::Zygote(_, source)
+                if matches!(source.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) =>
+            {
+                Some("raise the limit of open files (`ulimit -Hn`)")
+            }
+            Self::Setup(failure) if failure.errno == Some(libc::EAGAIN) => {
+                Some("no process is to be had: see `ulimit -u` and the pids.max of this cgroup")
+            }
             Self::Setup(failure) => return Some(super::probe::explain(failure).into()),
             Self::ZygoteGone(_) | Self::Zygote(..) | Self::IdMap(_) => {
                 Some("run `llm-in-sandbox doctor`")

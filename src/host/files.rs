@@ -18,7 +18,9 @@ use super::process::{self, close_on_exec_pipe, gone, host_failed, unexpected};
 use super::sandbox::{Sandbox, file_error};
 use super::strikes::Init;
 use crate::env::{DirEntry, EnvError, FileError, FileKind, FileStat, GuestPath};
-use crate::tree::{self, PackOptions, PackReport, UnpackPolicy, UnpackReport};
+use crate::tree::{
+    self, PackError, PackOptions, PackReport, UnpackErrorKind, UnpackPolicy, UnpackReport,
+};
 use crate::wire::{Entry, FileOp, FileReply, FromInit, ToInit};
 
 /// A file operation that takes longer hangs, on a working host.
@@ -71,7 +73,7 @@ impl Operation {
             .map_err(|_| EnvError::Infrastructure(format!("a file operation on {path} hangs")))?
             .map_err(host_failed)?;
         if bytes.is_empty() {
-            return Err(self.unanswered().await);
+            return Err(self.unanswered(path).await);
         }
         // What comes from inside is checked like any hostile input.
         let reply: FileReply<T> = serde_json::from_slice(&bytes)
@@ -93,18 +95,22 @@ impl Operation {
 }
 
 impl Operation {
-    /// Why no reply came: its process could not be started, or was killed.
-    async fn unanswered(&mut self) -> EnvError {
-        let answer = timeout(DEADLINE, self.answers.next()).await;
+    /// Why no reply came: a sandbox lives on where one operation was not started, or was killed from
+    /// inside.
+    async fn unanswered(&mut self, path: &GuestPath) -> EnvError {
         let died = || self.link.explain(gone(), self.before);
-        match answer.ok().flatten().map(|answer| answer.message) {
+        let Ok(answer) = timeout(DEADLINE, self.answers.next()).await else {
+            return EnvError::Infrastructure(format!("a file operation on {path} hangs"));
+        };
+        match answer.map(|answer| answer.message) {
             Some(FromInit::Refused { reason, errno, .. }) => {
                 self.link.strikes.refused(reason, errno)
             }
-            Some(FromInit::Exited { status, .. }) => match died() {
-                EnvError::Died(_) => EnvError::Infrastructure(format!(
-                    "a file operation ended without a reply: {status:?}"
-                )),
+            Some(FromInit::Exited { .. }) => match died() {
+                EnvError::Died(_) => EnvError::File {
+                    path: path.clone(),
+                    error: FileError::Other("the operation was killed".into()),
+                },
                 error @ (EnvError::File { .. }
                 | EnvError::Limit(_)
                 | EnvError::Infrastructure(_)) => error,
@@ -310,17 +316,23 @@ impl Sandbox {
         let root = File::open(from).map_err(host_failed)?;
         let packing = tokio::task::spawn_blocking(move || {
             let out = BufWriter::with_capacity(1 << 20, File::from(writer));
-            tree::pack(root.as_fd(), out, &PackOptions::copy_out()).map_err(|e| e.to_string())
+            tree::pack(root.as_fd(), out, &PackOptions::copy_out())
         });
         let policy = UnpackPolicy {
             replace: true,
             ..UnpackPolicy::copy_out()
         };
         let unpacked = self.unpack(to, reader, policy).await;
-        let packed = join(packing).await?;
-        let mut report = unpacked?;
-        report.left_out.merge(packed.left_out);
-        Ok(report)
+        match join(packing).await? {
+            Ok(packed) => {
+                let mut report = unpacked?;
+                report.left_out.merge(packed.left_out);
+                Ok(report)
+            }
+            // The sandbox stopped reading: it knows why.
+            Err(PackError::Write(_)) => unpacked,
+            Err(error) => Err(with_cause(&error)),
+        }
     }
 
     /// Copies what a directory of the sandbox holds into a host directory: regular files,
@@ -334,21 +346,33 @@ impl Sandbox {
         let unpacking = tokio::task::spawn_blocking(move || {
             let archive = BufReader::with_capacity(1 << 20, File::from(reader));
             tree::unpack(archive, root.as_fd(), &UnpackPolicy::copy_out())
-                .map_err(|e| e.to_string())
         });
         let packed = self.pack(from, writer, PackOptions::copy_out()).await;
-        let unpacked = join(unpacking).await;
-        let left_out = packed?.left_out;
-        let mut report = unpacked?;
-        report.left_out.merge(left_out);
-        Ok(report)
+        let unpacked = join(unpacking).await?;
+        match (packed, unpacked) {
+            (Err(died @ EnvError::Died(_)), _) => Err(died),
+            // The sandbox stopped writing: it knows why.
+            (Err(error), Err(unpacked)) if unpacked.kind == UnpackErrorKind::Truncated => {
+                Err(error)
+            }
+            (_, Err(error)) => Err(with_cause(&error)),
+            (packed, Ok(mut report)) => {
+                report.left_out.merge(packed?.left_out);
+                Ok(report)
+            }
+        }
     }
 }
 
-async fn join<T>(task: tokio::task::JoinHandle<Result<T, String>>) -> Result<T, EnvError> {
+fn with_cause(error: &dyn std::error::Error) -> EnvError {
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    EnvError::Infrastructure(format!("{error}{}", cause.unwrap_or_default()))
+}
+
+/// What a side of a copy on a thread of ours came to.
+async fn join<T>(task: tokio::task::JoinHandle<T>) -> Result<T, EnvError> {
     match timeout(TREE_DEADLINE, task).await {
-        Ok(Ok(Ok(value))) => Ok(value),
-        Ok(Ok(Err(reason))) => Err(EnvError::Infrastructure(reason)),
+        Ok(Ok(result)) => Ok(result),
         Ok(Err(error)) => Err(EnvError::Infrastructure(error.to_string())),
         Err(_) => Err(EnvError::Infrastructure("copying a tree hangs".into())),
     }

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::HostError;
+use super::registry::open_shared;
 use crate::sys::process::try_lock_byte;
 use crate::wire::IdMap;
 
@@ -29,13 +30,7 @@ pub(super) struct Range {
 /// Takes a free range, or fails when all are in use.
 pub(super) fn allot(runtime: &Path) -> Result<Range, HostError> {
     let path = runtime.join("ids");
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(HostError::file("open", &path))?;
+    let file = open_shared(&path).map_err(HostError::file("open", &path))?;
     // From a start of our own: the next one to look need not try all that we took.
     let start = std::process::id().wrapping_mul(2_654_435_761) % RANGES;
     for offset in 0..RANGES {

@@ -218,6 +218,12 @@ pub(super) fn empty_stdin() -> Result<OwnedFd, EnvError> {
     Ok(close_on_exec_pipe()?.0)
 }
 
+/// Reads what is there, whatever the event loop knows of it: told of two descriptors at once, it may
+/// wake us for the one before it has noted the other.
+pub(super) fn read_now(from: &pipe::Receiver, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(nix::unistd::read(from, buffer)?)
+}
+
 /// Reads to the end or, once `ended` says so, to the last byte that is there: a daemon that holds
 /// the pipe open does not delay the result.
 pub(super) async fn capture(
@@ -230,7 +236,12 @@ pub(super) async fn capture(
     let mut buffer = vec![0; 64 << 10];
     loop {
         let over = *ended.borrow_and_update();
-        match reader.try_read(&mut buffer) {
+        let read = if over {
+            read_now(&reader, &mut buffer)
+        } else {
+            reader.try_read(&mut buffer)
+        };
+        match read {
             Ok(0) => return kept,
             Ok(count) => {
                 printed.fetch_add(count as u64, Ordering::Relaxed);

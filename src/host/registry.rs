@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -65,6 +65,8 @@ const LOCK: &str = "lock";
 const INFO: &str = "info.json";
 /// One path a line: another process may not find them again, its own cgroup being another.
 const CGROUPS: &str = "cgroups";
+/// A clean-up waits for 2 s for each sandbox that will not go: far longer than any is expected to.
+const GATE_DEADLINE: Duration = Duration::from_secs(30);
 /// Path of a writable layer on disk.
 const UPPER: &str = "upper";
 
@@ -128,17 +130,17 @@ impl Registry {
     /// Makes a place for a new sandbox.
     pub(super) fn register(&self) -> Result<Entry, HostError> {
         let gate = self.gate()?;
-        gate.lock_shared()
-            .map_err(HostError::file("lock", self.directory.join(LOCK)))?;
+        enter(&gate).map_err(HostError::file("lock", self.directory.join(LOCK)))?;
         let directory = tempfile::Builder::new()
             .prefix("")
             .rand_bytes(10)
             .tempdir_in(self.sandboxes())
-            .map_err(HostError::file("make a directory in", self.sandboxes()))?
-            .keep();
-        let path = directory.join(LOCK);
+            .map_err(HostError::file("make a directory in", self.sandboxes()))?;
+        let path = directory.path().join(LOCK);
         let lock = File::create(&path).map_err(HostError::file("create", &path))?;
         lock.lock().map_err(HostError::file("lock", &path))?;
+        // Until here it goes with its value: a disk that is full keeps no half of it.
+        let directory = directory.keep();
         let id = directory
             .file_name()
             .map(|n| n.to_string_lossy().into_owned())
@@ -211,12 +213,7 @@ impl Registry {
 
     fn gate(&self) -> Result<File, HostError> {
         let path = self.directory.join(LOCK);
-        File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&path)
-            .map_err(HostError::file("open", path))
+        open_shared(&path).map_err(HostError::file("open", path))
     }
 
     fn sandboxes(&self) -> PathBuf {
@@ -290,6 +287,36 @@ impl Drop for Entry {
     }
 }
 
+/// Opens a file that several processes lock, never what a link leads to.
+pub(super) fn open_shared(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+}
+
+/// Takes the gate beside others. Only a clean-up keeps us out, and that ends.
+fn enter(gate: &File) -> io::Result<()> {
+    let deadline = Instant::now() + GATE_DEADLINE;
+    loop {
+        match gate.try_lock_shared() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::other(
+                    "another process keeps it and does not go on",
+                ));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
 /// Its host holds the lock.
 fn lives(directory: &Path) -> bool {
     match File::open(directory.join(LOCK)).map(|lock| lock.try_lock()) {
@@ -302,7 +329,9 @@ fn lives(directory: &Path) -> bool {
 fn remove(directory: &Path) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(2);
     let cgroups = fs::read_to_string(directory.join(CGROUPS)).unwrap_or_default();
-    for path in cgroups.lines().map(Path::new) {
+    // Whatever a file says: what has another name is not of this sandbox.
+    let own = |path: &&Path| path.file_name() == directory.file_name();
+    for path in cgroups.lines().map(Path::new).filter(own) {
         // The kernel refuses while the last processes are dying.
         while let Err(error) = cgroup::remove(path) {
             if Instant::now() > deadline {
@@ -314,6 +343,7 @@ fn remove(directory: &Path) -> io::Result<()> {
     if let Ok(upper) = fs::read(directory.join(UPPER)) {
         let upper = Path::new(OsStr::from_bytes(&upper));
         match fs::symlink_metadata(upper) {
+            Ok(_) if !own(&upper) => {}
             Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(upper)?,
             Ok(_) => fs::remove_file(upper)?,
             Err(_) => {}
@@ -366,7 +396,7 @@ mod tests {
         // A host that was killed runs no destructor, and its lock is gone.
         let dead = registry.register().unwrap();
         let dead_id = dead.id.clone();
-        let cgroup = temporary.path().join("cgroup");
+        let cgroup = temporary.path().join(&dead_id);
         fs::create_dir(&cgroup).unwrap();
         dead.note_cgroups(std::slice::from_ref(&cgroup)).unwrap();
         let lock = dead._lock.try_clone().unwrap();

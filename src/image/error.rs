@@ -127,6 +127,9 @@ impl ImageError {
             Self::Fetch(_) => {
                 Some("`image import FILE` takes an image that was fetched or exported elsewhere")
             }
+            Self::Digest { .. } => {
+                Some("it was changed, or did not arrive whole: take it away and make it again")
+            }
             Self::Recipe(_)
             | Self::Checksum(_)
             | Self::Oci(_)
@@ -135,7 +138,6 @@ impl ImageError {
             | Self::Step { .. }
             | Self::Program { .. }
             | Self::Io { .. }
-            | Self::Digest { .. }
             | Self::NoArchive
             | Self::Architecture { .. }
             | Self::Incomplete { .. }

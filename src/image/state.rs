@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Why the store could not do what it was asked for.
@@ -92,6 +92,21 @@ pub fn state_dir(flag: Option<&Path>) -> Result<PathBuf, StoreError> {
         .ok_or(StoreError::NoStateDirectory)
 }
 
+/// Refuses a directory that somebody else owns or may write to: whose files would be `/` of sandboxes.
+/// The state directory itself may be a link of ours or of root's.
+pub(super) fn check_ours(path: &Path, link: bool) -> std::io::Result<()> {
+    let own = nix::unistd::geteuid().as_raw();
+    let named = fs::symlink_metadata(path)?;
+    let target = fs::metadata(path)?;
+    let link_is_fine = !named.is_symlink() || (link && [0, own].contains(&named.uid()));
+    if link_is_fine && target.is_dir() && target.uid() == own && target.mode() & 0o002 == 0 {
+        return Ok(());
+    }
+    Err(std::io::Error::other(
+        "it is not a directory of this user's alone; name another by --state-dir",
+    ))
+}
+
 pub(super) fn write_synced(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     File::create(path)
         .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
@@ -134,6 +149,7 @@ pub(super) fn open_lock(path: &Path) -> Result<File, StoreError> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW)
         .open(path)
         .map_err(|source| io("open", path, source))
 }

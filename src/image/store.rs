@@ -19,8 +19,8 @@ use nix::fcntl::{Flock, FlockArg};
 use super::draft::Draft;
 use super::manifest::{MANIFEST_FORMAT, Manifest};
 use super::state::{
-    StoreError, io, is_digest, is_name, open_lock, read_bounded, remove_directory, sync_directory,
-    write_synced,
+    StoreError, check_ours, io, is_digest, is_name, open_lock, read_bounded, remove_directory,
+    sync_directory, write_synced,
 };
 use crate::spec::SandboxSpec;
 
@@ -97,12 +97,19 @@ impl Store {
     /// When a directory cannot be made.
     pub fn open(state: &Path) -> Result<Self, StoreError> {
         for part in ["", "images", "names", "locks", "tmp"] {
-            let path = state.join(part);
+            // Without a slash at its end: lstat(2) would follow a link.
+            let path = if part.is_empty() {
+                state.to_path_buf()
+            } else {
+                state.join(part)
+            };
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(&path)
                 .map_err(|source| io("make directory", &path, source))?;
+            check_ours(&path, /*link*/ part.is_empty())
+                .map_err(|source| io("use directory", &path, source))?;
         }
         let mut store = Self {
             state: state.to_path_buf(),

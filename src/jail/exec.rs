@@ -32,7 +32,7 @@ pub(super) fn start(context: &Context<'_>, request: &Exec, fds: Vec<OwnedFd>) ->
         Forked::Parent(pid) => Ok(pid),
         Forked::Child => {
             let _ = nix::unistd::setsid();
-            exit_now(become_program(context, request, &stdio))
+            become_program(context, request, &stdio)
         }
     }
 }
@@ -47,12 +47,10 @@ pub(super) fn start_on_terminal(
         Forked::Parent(pid) => Ok((pid, pty.master)),
         Forked::Child => {
             let _ = nix::unistd::setsid();
-            let code =
-                match pty::make_controlling(pty.slave.as_fd()).and_then(|()| copies(&pty.slave)) {
-                    Ok(stdio) => become_program(context, request, &stdio),
-                    Err(_) => NOT_EXECUTABLE,
-                };
-            exit_now(code)
+            match pty::make_controlling(pty.slave.as_fd()).and_then(|()| copies(&pty.slave)) {
+                Ok(stdio) => become_program(context, request, &stdio),
+                Err(_) => exit_now(NOT_EXECUTABLE),
+            }
         }
     }
 }
@@ -61,13 +59,14 @@ fn copies(fd: &OwnedFd) -> io::Result<[OwnedFd; 3]> {
     Ok([fd.try_clone()?, fd.try_clone()?, fd.try_clone()?])
 }
 
-/// Runs in the child. Returns the exit code when the program could not be run, having said so on its stderr.
-pub(super) fn become_program(context: &Context<'_>, request: &Exec, stdio: &[OwnedFd; 3]) -> u8 {
+/// Runs in the child. When the program could not be run it says so on its stderr and ends: it never
+/// returns, for the descriptors that its caller would close are closed.
+pub(super) fn become_program(context: &Context<'_>, request: &Exec, stdio: &[OwnedFd; 3]) -> ! {
     if take_stdio(stdio).is_err() {
-        return NOT_EXECUTABLE;
+        exit_now(NOT_EXECUTABLE);
     }
     process::reset_signals();
-    run(context, request)
+    exit_now(run(context, request))
 }
 
 /// Makes the three descriptors 0, 1 and 2 and closes all others.

@@ -6,9 +6,11 @@
 //! holds that command's pipes, not the next one's. Status lines come through the named pipe `s`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sys::stat::Mode;
@@ -59,7 +61,12 @@ impl Shell {
                 .map(ByteString::from)
                 .to_vec(),
             env: env.to_vec(),
-            cwd: Some(cwd.clone()),
+            // Deleted by a command: a shell that could not start would never make it again.
+            cwd: Some(if is_directory(cwd) {
+                cwd.clone()
+            } else {
+                ByteString::from("/")
+            }),
             terminal: true,
         };
         let pid = match fork(context.thread)? {
@@ -67,11 +74,13 @@ impl Shell {
             Forked::Child => {
                 let _ = nix::unistd::setsid();
                 // Prompts, traces and complaints about the constant lines are of no interest.
-                let code = pty::make_controlling(pty.slave.as_fd())
+                let stdio = pty::make_controlling(pty.slave.as_fd())
                     .and_then(|()| null())
-                    .and_then(|null| Ok([lines, null.try_clone()?, null]))
-                    .map_or(126, |stdio| exec::become_program(context, &request, &stdio));
-                exit_now(code)
+                    .and_then(|null| Ok([lines, null.try_clone()?, null]));
+                match stdio {
+                    Ok(stdio) => exec::become_program(context, &request, &stdio),
+                    Err(_) => exit_now(126),
+                }
             }
         };
         let shell = Self {
@@ -139,6 +148,10 @@ impl Shell {
         fs::read_link(format!("/proc/{}/fd/0", self.pid))
             .is_ok_and(|link| link.as_os_str() == self.lines.as_str())
     }
+}
+
+fn is_directory(path: &ByteString) -> bool {
+    fs::metadata(OsStr::from_bytes(&path.0)).is_ok_and(|metadata| metadata.is_dir())
 }
 
 /// The path of one of the files; the same rule stands in `host/shell.rs`'s lines.

@@ -269,14 +269,14 @@ impl Zygote<'_> {
             namespaces |= libc::CLONE_NEWNET;
         }
         let (thread, born_in) = (self.thread, born_in.as_ref().map(AsFd::as_fd));
-        let cloned = self
-            .networks
-            .inside(plan.network, || {
+        let cloned = patiently(|| {
+            self.networks.inside(plan.network, || {
                 // The child drops it, too: it has no other user to go back to.
                 let _owner = namespace_owner(plan.ids)?;
                 clone_into(thread, namespaces, born_in)
             })
-            .map_err(|e| failure("clone the sandbox", &e))?;
+        })
+        .map_err(|e| failure("clone the sandbox", &e))?;
         match cloned {
             Forked::Child => {
                 let keep = [init_control.as_raw_fd(), theirs.as_raw_fd()];
@@ -339,6 +339,19 @@ fn namespace_owner(ids: IdMap) -> io::Result<Option<process::ActingAs>> {
         0 => Ok(None),
         base => process::act_as(base).map(Some),
     }
+}
+
+/// Tries again where the kernel has no process to give just now: others may be ending.
+fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for milliseconds in [1, 4, 16, 64] {
+        match attempt() {
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {
+                std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+            }
+            done => return done,
+        }
+    }
+    attempt()
 }
 
 /// Moves this process into its cgroups, and then hides all but what is below them.

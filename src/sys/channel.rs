@@ -126,7 +126,7 @@ impl Channel {
         if length == 0 {
             return Ok(None);
         }
-        if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+        if flags.contains(MsgFlags::MSG_TRUNC) {
             return Err(invalid("a message is larger than agreed"));
         }
         // Its body may come as one more.

@@ -93,6 +93,28 @@ pub fn reset_signals() {
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
 
+/// A file that would grow beyond `RLIMIT_FSIZE` is an error of write(2), not our end.
+pub fn ignore_file_size_signal() {
+    // SAFETY: SIG_IGN needs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Raises the limit of open files as far as it goes: a host holds several for each sandbox.
+///
+/// # Errors
+/// That is not enough for anything.
+pub fn raise_open_files() -> io::Result<()> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    const FEWEST: u64 = 20;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    if hard < FEWEST {
+        let why = format!("Too many open files: the limit (`ulimit -Hn`) is {hard}");
+        return Err(io::Error::other(why));
+    }
+    Ok(())
+}
+
 /// Sets the loopback interface of this network namespace up.
 pub fn loopback_up() -> io::Result<()> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};

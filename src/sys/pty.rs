@@ -21,7 +21,8 @@ pub struct Pty {
 /// The slave comes from the master itself (`TIOCGPTPEER`, Linux 4.13), never from a path that
 /// somebody inside may have replaced (CVE-2025-52565).
 pub fn open(ptmx: &str) -> io::Result<Pty> {
-    let master = OwnedFd::from(File::options().read(true).write(true).open(ptmx)?);
+    let master = File::options().read(true).write(true).open(ptmx);
+    let master = OwnedFd::from(master.map_err(|error| named(ptmx, &error))?);
     let unlock: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int.
     let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
@@ -31,6 +32,18 @@ pub fn open(ptmx: &str) -> io::Result<Pty> {
     let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) };
     let slave = super::own(result.into())?;
     Ok(Pty { master, slave })
+}
+
+/// ENOSPC of a devpts is no full disk (Linux, fs/devpts/inode.c: `devpts_new_index`).
+fn named(ptmx: &str, error: &io::Error) -> io::Error {
+    let why = match error.raw_os_error() {
+        Some(libc::ENOSPC) => ": all terminals of the sandbox, or of the host, are in use",
+        _ => "",
+    };
+    io::Error::new(
+        error.kind(),
+        format!("open a terminal at {ptmx}: {error}{why}"),
+    )
 }
 
 /// Makes the terminal the controlling one of the calling session leader.

@@ -384,6 +384,21 @@ pub enum FileOp {
     },
 }
 
+impl FileOp {
+    /// What it is about.
+    #[must_use]
+    pub fn path(&self) -> &ByteString {
+        match self {
+            Self::Read { path, .. }
+            | Self::Write { path, .. }
+            | Self::Stat { path }
+            | Self::List { path, .. }
+            | Self::Unpack { path, .. }
+            | Self::Pack { path, .. } => path,
+        }
+    }
+}
+
 /// What a file operation answers on its reply descriptor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FileReply<T> {

@@ -17,6 +17,7 @@ mod server;
 mod session;
 mod turns;
 mod validator;
+mod wire_faults;
 
 use std::time::Duration;
 

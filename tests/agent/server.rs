@@ -21,6 +21,10 @@ pub(crate) enum Reply {
     Plain(u16, &'static str, String),
     /// The connection breaks at once.
     Reset,
+    /// The request is taken, and no byte comes.
+    Silent,
+    /// Header lines, and then a gigabyte of this byte.
+    Flood(&'static str, u8),
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +97,18 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Seen>>, left: Arc<Mutex<Ve
     };
     match reply.unwrap_or(Reply::Reset) {
         Reply::Reset => {}
+        Reply::Silent => tokio::time::sleep(Duration::from_secs(20)).await,
+        Reply::Flood(headers, byte) => {
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{headers}\r\n");
+            let _ = stream.write_all(head.as_bytes()).await;
+            let block = vec![byte; 1 << 20];
+            for _ in 0..1024 {
+                // The client leaves long before the end.
+                if stream.write_all(&block).await.is_err() {
+                    return;
+                }
+            }
+        }
         Reply::Plain(status, headers, body) => {
             let text = format!(
                 "HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n{body}",

@@ -262,6 +262,15 @@ fn one_interrupt_ends_the_run_and_keeps_its_record() {
     let output = collect(child);
     assert_eq!(code(&output), 130, "{}", stderr(&output));
     assert_eq!(replay.end()["stop"], "interrupted");
+    for (signal, expected) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let replay = Replay::new(&[calls("", &[bash("sleep 600")])]);
+        let child = replay.start(&["--cmd_timeout", "500"]);
+        replay.wait_for_record("\"tool_call\"");
+        kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
+        let output = collect(child);
+        assert_eq!(code(&output), expected, "{}", stderr(&output));
+        assert_eq!(replay.end()["stop"], "interrupted");
+    }
     let text = std::fs::read_to_string(replay.folder().join("trajectory.json")).unwrap();
     assert!(
         text.contains("sleep 600"),

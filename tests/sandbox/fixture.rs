@@ -187,6 +187,10 @@ pub(crate) struct Scene {
 pub(crate) struct Place(tempfile::TempDir);
 
 impl Place {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
     pub(crate) fn path(&self) -> &std::path::Path {
         self.0.path()
     }
@@ -205,7 +209,7 @@ impl Scene {
 
     /// One whose sandboxes lack walls.
     pub(crate) async fn without(walls: &[&str]) -> Self {
-        let directory = Place(tempfile::tempdir().unwrap());
+        let directory = Place::new();
         let config = LauncherConfig {
             program: Some(program()),
             registry: Some(Registry::at(directory.path().join("run")).unwrap()),

@@ -36,7 +36,7 @@ use super::link::{Answer, Answers};
 use super::output::HeadTail;
 use super::process::{close_on_exec_pipe, gone, host_failed, lost, unexpected};
 use super::strikes::Init;
-use crate::env::{Captured, EnvError, ShellResult};
+use crate::env::{Captured, EnvError, FileError, GuestPath, ShellResult};
 use crate::sys::pty::make_silent;
 use crate::wire::{FromInit, ToInit};
 use escalation::{Escalation, is_idle, kill_command, prepare};
@@ -96,11 +96,7 @@ pub(super) async fn run(
         };
         let (status, mut restarted, timed_out) = match end {
             End::Status(status) => (Some(status), None, None),
-            End::ShellExited(status) => (
-                Some(status),
-                Some(format!("the shell ended with status {status}")),
-                None,
-            ),
+            End::ShellExited(status) => (Some(status), Some(ended(status)), None),
             End::Broken => (None, Some("the shell stopped reporting back".into()), None),
             End::NotEvaluated => (
                 None,
@@ -164,10 +160,9 @@ impl Shell {
         let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
         nix::fcntl::fcntl(&master, nonblocking).map_err(|e| host_failed(e.into()))?;
         let mut lines = File::from(writer);
-        // No job notices, no history expansion, no history file, no "you have mail".
-        lines
-            .write_all(b"set +mH; unset HISTFILE MAILCHECK\n")
-            .map_err(lost)?;
+        // No job notices, no history expansion, no history file, no "you have mail". A write to a shell
+        // that has died already fails; its exit tells the rest.
+        let _ = lines.write_all(b"set +mH; unset HISTFILE MAILCHECK\n");
         let preparing = prepare(link, 1).await?;
         #[expect(
             deprecated,
@@ -198,8 +193,12 @@ impl Shell {
         };
         self.discard_terminal();
         let _ = make_silent(self.terminal.get_ref().as_fd());
+        // What bash reads is kept in memory, of which there is so much.
         text.write_all(format!("unset POSIXLY_CORRECT\n{command}").as_bytes())
-            .map_err(host_failed)?;
+            .map_err(|_| EnvError::File {
+                path: GuestPath::from("a command of this length"),
+                error: FileError::NoSpace,
+            })?;
         drop(text);
         // A write to a shell that has just died fails; its exit tells the rest.
         let _ = self.lines.write_all(constant_lines(self.number).as_bytes());
@@ -346,6 +345,14 @@ impl Shell {
             }
         }
     }
+}
+
+fn ended(status: i32) -> String {
+    let missing = match status {
+        126 | 127 => ", as one does whose bash or a library of it is missing or broken",
+        _ => "",
+    };
+    format!("the shell ended with status {status}{missing}")
 }
 
 fn silent() -> EnvError {

@@ -11,7 +11,7 @@ use super::{Shell, TURNS};
 use crate::env::{Captured, EnvError, FullCopy, GuestPath};
 use crate::host::files::Sink;
 use crate::host::output::HeadTail;
-use crate::host::process::host_failed;
+use crate::host::process::{host_failed, read_now};
 use crate::host::strikes::Init;
 
 /// Bytes of each stream kept for the model, before it is cut further to lines.
@@ -73,17 +73,21 @@ impl Stream {
     async fn drain(&mut self, link: &Arc<Init>) {
         // A daemon may print faster than we read: what a pipe holds at most, and no more.
         for _ in 0..TURNS {
-            if !self.take(link).await {
+            let Ok(count @ 1..) = read_now(&self.pipe, &mut self.buffer) else {
                 return;
-            }
+            };
+            self.keep(count, link).await;
         }
     }
 
-    /// Takes some output; false when nothing is there. Not cancel-safe.
-    pub(super) async fn take(&mut self, link: &Arc<Init>) -> bool {
-        let Ok(count @ 1..) = self.pipe.try_read(&mut self.buffer) else {
-            return false;
-        };
+    /// Takes some output, if there is any. Not cancel-safe.
+    pub(super) async fn take(&mut self, link: &Arc<Init>) {
+        if let Ok(count @ 1..) = self.pipe.try_read(&mut self.buffer) {
+            self.keep(count, link).await;
+        }
+    }
+
+    async fn keep(&mut self, count: usize, link: &Arc<Init>) {
         let chunk = self.buffer.get(..count).unwrap_or_default();
         if self.copy.is_none()
             && self.kept.total() + count as u64 > CAPTURE as u64
@@ -100,7 +104,6 @@ impl Stream {
             copy.write(chunk).await;
         }
         self.kept.push(chunk);
-        true
     }
 
     pub(super) async fn finish(self) -> (Captured, pipe::Receiver) {
