@@ -314,7 +314,7 @@ fn remove(directory: &Path) -> io::Result<()> {
     if let Ok(upper) = fs::read(directory.join(UPPER)) {
         let upper = Path::new(OsStr::from_bytes(&upper));
         match fs::symlink_metadata(upper) {
-            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(upper)?,
+            Ok(metadata) if metadata.is_dir() => crate::tree::remove(upper)?,
             Ok(_) => fs::remove_file(upper)?,
             Err(_) => {}
         }
