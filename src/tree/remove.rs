@@ -1,12 +1,14 @@
 //! Deletes a tree that somebody hostile has made: any depth, any modes, odd names.
 
+use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, open, renameat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmodat};
+use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::beneath;
@@ -41,15 +43,8 @@ fn flatten(root: BorrowedFd<'_>, name: &[u8], moved: &mut u64) -> io::Result<()>
     if is_gone(root, name)? {
         return Ok(());
     }
-    let child = match beneath::open_directory(root, name) {
-        Err(Errno::EACCES) => {
-            let mode = Mode::from_bits_truncate(0o700);
-            fchmodat(root, name, mode, FchmodatFlags::NoFollowSymlink)
-                .or_else(|_| fchmodat(root, name, mode, FchmodatFlags::FollowSymlink))?;
-            beneath::open_directory(root, name)?
-        }
-        opened => opened?,
-    };
+    unlock(root, name)?;
+    let child = beneath::open_directory(root, name)?;
     for below in beneath::names(child.try_clone()?)? {
         if is_gone(child.as_fd(), &below)? {
             continue;
@@ -59,6 +54,8 @@ fn flatten(root: BorrowedFd<'_>, name: &[u8], moved: &mut u64) -> io::Result<()>
             *moved += 1;
             match renameat(&child, below.as_slice(), root, place.as_str()) {
                 Ok(()) => break,
+                // To move a directory is to write its `..`.
+                Err(Errno::EACCES) => unlock(child.as_fd(), &below)?,
                 // Somebody in the tree had that name.
                 Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {}
                 Err(error) => return Err(error.into()),
@@ -69,6 +66,19 @@ fn flatten(root: BorrowedFd<'_>, name: &[u8], moved: &mut u64) -> io::Result<()>
     drop(child);
     is_gone(root, name)?;
     Ok(())
+}
+
+/// Gives a directory of ours back to us. Not for what is mounted, nor through a link.
+fn unlock(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    let directory = beneath::open(
+        parent,
+        name,
+        OFlag::O_PATH | OFlag::O_DIRECTORY,
+        Mode::empty(),
+    )?;
+    // fchmod(2) takes no O_PATH descriptor; its name in /proc is a link that nobody else can change.
+    let path = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
 /// Whether it could be deleted at once: all but a directory that holds something.
@@ -87,8 +97,7 @@ fn is_gone(directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use nix::fcntl::openat;
     use nix::sys::stat::mkdirat;
@@ -105,11 +114,11 @@ mod tests {
         fs::write(root.join("0/1/2/shut/file"), "").unwrap();
         symlink(&outside, root.join("0/link")).unwrap();
         symlink(place.path(), root.join("0/1/links")).unwrap();
-        let shut = fs::Permissions::from_mode(0);
+        let shut = fs::Permissions::from_mode(0o000);
         fs::set_permissions(root.join("0/1/2/shut"), shut).unwrap();
-        // Deeper than any path may be long, and than a process may have descriptors.
+        // Deeper than a process has descriptors by default.
         let mut deepest = open(&root, OFlag::O_DIRECTORY, Mode::empty()).unwrap();
-        for _ in 0..5000 {
+        for _ in 0..1500 {
             mkdirat(&deepest, "d", Mode::S_IRWXU).unwrap();
             deepest = openat(&deepest, "d", OFlag::O_DIRECTORY, Mode::empty()).unwrap();
         }
