@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use llm_in_sandbox::env::{Env, ExecRequest};
 use llm_in_sandbox::host::{Launcher, LauncherConfig, Registry};
-use llm_in_sandbox::spec::{Limits, Network, Root, SandboxSpec, Upper};
+use llm_in_sandbox::spec::SandboxSpec;
 use serde_json::json;
 
 use crate::canaries::Canaries;
-use crate::environments::{Environment, program, rootfs};
+use crate::environments::{Environment, program, spec};
 use crate::{Line, PRELUDE, facts, parse};
 
 macro_rules! programs {
@@ -31,18 +31,10 @@ fn without(walls: &[&str], row: &str, attacks: &[&str]) -> Vec<Line> {
         without: walls.iter().map(|wall| (*wall).to_owned()).collect(),
         ..LauncherConfig::default()
     };
+    // Without a pivot the root is still the host's.
     let spec = SandboxSpec {
-        root: Root::Overlay {
-            lower: rootfs(),
-            upper: Upper::Tmpfs,
-        },
-        network: Network::None,
-        limits: Limits::default(),
-        binds: Vec::new(),
-        env: Vec::new(),
         workdir: "/".into(),
-        hostname: "sandbox".into(),
-        purpose: "test".into(),
+        ..spec()
     };
     let mut request = ExecRequest::new([
         "python3",
@@ -69,7 +61,7 @@ fn without(walls: &[&str], row: &str, attacks: &[&str]) -> Vec<Line> {
 }
 
 /// `one` and `other` are the controls. What a user is without needs root to be there at all.
-fn either(row: &str, attacks: &[&str], one: &[&str], other: &[&str], both_fall: bool) {
+fn either(row: &str, attacks: &[&str], one: &[&str], other: &[&str], further: Option<&[&str]>) {
     let ids = |walls: &[&str]| walls.contains(&"Ids");
     let root = nix::unistd::geteuid().is_root();
     for (gone, left) in [(one, other), (other, one)] {
@@ -89,17 +81,18 @@ fn either(row: &str, attacks: &[&str], one: &[&str], other: &[&str], both_fall: 
             );
         }
     }
-    if both_fall && root {
-        let lines = without(&[one, other].concat(), row, attacks);
+    // With these gone as well the attack gets through: it can.
+    if let (Some(further), true) = (further, root) {
+        let lines = without(&[one, other, further].concat(), row, attacks);
         assert!(
             lines.iter().any(|line| line.verdict == "ESCAPED"),
-            "without {one:?} and {other:?} something else holds: {lines:?}"
+            "without {one:?}, {other:?} and {further:?} something else holds: {lines:?}"
         );
     }
 }
 
 macro_rules! either {
-    ($($test:ident: $row:ident $attacks:expr; $one:expr, or $other:expr, both fall $fall:expr;)*) => {$(
+    ($($test:ident: $row:ident $attacks:expr; $one:expr, or $other:expr, then $fall:expr;)*) => {$(
         #[test]
         fn $test() {
             either(stringify!($row), &$attacks, &$one, &$other, $fall);
@@ -109,23 +102,23 @@ macro_rules! either {
 
 either! {
     host_files: host_file_read ["its_own_path", "dot_dot", "proc_root_and_cwd_of_every_process", "double_chroot"];
-        ["Pivot"], or ["Ids"], both fall true;
+        ["Pivot"], or ["Ids"], then Some(&[]);
     writing_host_files: host_file_write ["by_every_path"];
-        ["Pivot"], or ["Ids"], both fall true;
+        ["Pivot"], or ["Ids"], then Some(&[]);
     files_by_handle: host_file_read ["file_handles"];
-        ["InheritedSeccomp"], or ["Capabilities"], both fall false;
+        ["InheritedSeccomp"], or ["Capabilities"], then None;
     program_and_memory_of_pid_1: host_file_write ["program_of_pid_1_for_writing", "memory_of_pid_1_for_writing"];
-        ["Guard"], or ["Ids"], both fall false;
+        ["Guard"], or ["Ids"], then None;
     tracing_pid_1: processes ["ptrace_attach", "ptrace_seize", "process_vm_readv", "process_vm_writev"];
-        ["Guard"], or ["Ids"], both fall true;
+        ["Guard"], or ["Ids"], then Some(&["InheritedSeccomp"]);
     descriptors_of_pid_1: processes ["pidfd_getfd"];
-        ["InheritedSeccomp"], or ["Guard"], both fall false;
+        ["InheritedSeccomp"], or ["Guard"], then None;
     kernel_switches: kernel_knobs ["core_pattern", "modprobe", "host_wide_sysctls"];
-        ["ReadOnly"], or ["Ids"], both fall true;
+        ["ReadOnly"], or ["Ids"], then Some(&[]);
     mounting: kernel_surface ["mount"];
-        ["Seccomp(SetupOnly"], or ["Capabilities"], both fall true;
+        ["Seccomp(SetupOnly"], or ["Capabilities"], then Some(&["Landlock"]);
     peeling_off_masks: kernel_knobs ["masks_cannot_be_peeled_off", "another_proc_without_masks", "release_agent"];
-        ["Seccomp(SetupOnly"], or ["Capabilities"], both fall true;
+        ["Seccomp(SetupOnly"], or ["Capabilities"], then Some(&["Landlock"]);
     kernel_modules: kernel_surface ["modules_and_other_kernels"];
-        ["InheritedSeccomp"], or ["Capabilities"], both fall false;
+        ["InheritedSeccomp"], or ["Capabilities"], then None;
 }

@@ -4,10 +4,9 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::process::Command;
 
 use llm_in_sandbox::host::{Launcher, LauncherConfig, Registry};
-use llm_in_sandbox::image::{Store, state_dir};
 
 use crate::canaries::Canaries;
-use crate::environments::program;
+use crate::environments::{program, spec};
 
 const PLANT: &str = r#"
 mkdir -p /out/dir; cd /out
@@ -29,13 +28,11 @@ fn what_is_copied_out_leads_nowhere() {
         registry: Some(Registry::at(scratch.path().join("run")).unwrap()),
         ..LauncherConfig::default()
     };
-    let store = Store::open(&state_dir(None).unwrap()).unwrap();
-    let spec = store.find("default").unwrap().unwrap().spec();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let sandbox = Launcher::start(config)
             .await
             .unwrap()
-            .sandbox(spec)
+            .sandbox(spec())
             .await
             .unwrap();
         let request = ExecRequest::new(["sh", "-c", PLANT, canaries.path()]);
