@@ -60,7 +60,8 @@ fn without(walls: &[&str], row: &str, attacks: &[&str]) -> Vec<Line> {
     lines
 }
 
-/// `one` and `other` are the controls. What a user is without needs root to be there at all.
+/// `one` and `other` are the controls; `further` must go, too, before the attack gets through. `None`:
+/// what holds then is the user namespace, which every sandbox has.
 fn either(row: &str, attacks: &[&str], one: &[&str], other: &[&str], further: Option<&[&str]>) {
     let ids = |walls: &[&str]| walls.contains(&"Ids");
     let root = nix::unistd::geteuid().is_root();
