@@ -344,7 +344,7 @@ fn remove(directory: &Path) -> io::Result<()> {
         let upper = Path::new(OsStr::from_bytes(&upper));
         match fs::symlink_metadata(upper) {
             Ok(_) if !own(&upper) => {}
-            Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(upper)?,
+            Ok(metadata) if metadata.is_dir() => crate::tree::remove(upper)?,
             Ok(_) => fs::remove_file(upper)?,
             Err(_) => {}
         }

@@ -305,7 +305,7 @@ impl Zygote<'_> {
         }
     }
 
-    /// In a child: a large tree must not hold up the next start. std's removal follows no link.
+    /// In a child: a large tree must not hold up the next start.
     fn remove(&self, id: RequestId, path: &Path) {
         let answer = |result: io::Result<()>| {
             let error = result.err().map(|e| e.to_string());
@@ -314,7 +314,7 @@ impl Zygote<'_> {
         match fork(self.thread) {
             Ok(Forked::Parent(_)) => {}
             Ok(Forked::Child) => {
-                answer(fs::remove_dir_all(path));
+                answer(crate::tree::remove(path));
                 exit_now(0)
             }
             Err(error) => answer(Err(error)),

@@ -15,6 +15,7 @@ mod names;
 mod pack;
 #[cfg(test)]
 mod property_tests;
+mod remove;
 mod sparse;
 mod unpack;
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use error::{PackError, UnpackError, UnpackErrorKind};
 pub use index::index;
 pub use pack::pack;
+pub use remove::remove;
 pub use unpack::unpack;
 
 use error::printable;

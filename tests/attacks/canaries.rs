@@ -8,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Value, json};
 
@@ -31,9 +32,11 @@ impl Drop for Canaries {
 }
 
 impl Canaries {
-    /// `name` is of one test: several run at once.
+    /// Several are there at once, each under a name of its own.
     pub(crate) fn plant(name: &str) -> Self {
-        let mark = format!("lis-{name}-{}", std::process::id());
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("lis-{name}-{}-{count}", std::process::id());
         let mut file = tempfile::Builder::new()
             .prefix("lis-canary-")
             .tempfile_in("/var/tmp")
@@ -88,6 +91,15 @@ impl Canaries {
             "image": image,
             "state": state,
         })
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        self.file.path().to_str().unwrap()
+    }
+
+    /// From all but its owner: what ids alone keep.
+    pub(crate) fn hide(&self) {
+        fs::set_permissions(self.file.path(), fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     /// Nothing was written: the proof that opening was all that an attack did.

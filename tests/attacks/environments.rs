@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use llm_in_sandbox::image::{Store, state_dir};
+use llm_in_sandbox::image::{Image, Store, state_dir};
+use llm_in_sandbox::spec::SandboxSpec;
 
 const CHROOT: &str = include_str!("chroot.sh");
 
@@ -95,10 +96,17 @@ pub(crate) fn program() -> PathBuf {
     )
 }
 
-pub(crate) fn rootfs() -> PathBuf {
+fn image() -> Image {
     let state = state_dir(None).unwrap();
     let image = Store::open(&state).unwrap().find("default").unwrap();
-    image
-        .expect("no default image: run scripts/test.sh, or `llm-in-sandbox image build`")
-        .rootfs
+    image.expect("no default image: run scripts/test.sh, or `llm-in-sandbox image build`")
+}
+
+pub(crate) fn rootfs() -> PathBuf {
+    image().rootfs
+}
+
+/// A sandbox as the command line starts it.
+pub(crate) fn spec() -> SandboxSpec {
+    image().spec()
 }

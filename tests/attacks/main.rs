@@ -13,7 +13,9 @@
 )]
 
 mod canaries;
+mod controls;
 mod environments;
+mod planted;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -190,6 +192,19 @@ fn python(words: &[String], run: &Path, program: &str, facts: &Value) -> Child {
         .unwrap()
 }
 
+fn parse(line: &str) -> Line {
+    let parsed = line.split_once(' ').and_then(|(verdict, rest)| {
+        let (name, why) = rest.split_once(": ")?;
+        Some((verdict, name, why))
+    });
+    let (verdict, name, why) = parsed.unwrap_or_else(|| panic!("not a verdict: {line}"));
+    Line {
+        verdict: verdict.into(),
+        name: name.into(),
+        why: why.into(),
+    }
+}
+
 /// Reads verdicts to the end. `HOLD` asks for the host's own view before the attack goes on.
 fn listen(mut child: Child) -> Vec<Line> {
     let mut stdin = child.stdin.take().unwrap();
@@ -203,20 +218,11 @@ fn listen(mut child: Child) -> Vec<Line> {
             stdin.write_all(b"\n").unwrap();
             continue;
         }
-        let parsed = line.split_once(' ').and_then(|(verdict, rest)| {
-            let (name, why) = rest.split_once(": ")?;
-            Some((verdict, name, why))
-        });
-        let (verdict, name, why) = parsed.unwrap_or_else(|| panic!("not a verdict: {line}"));
-        lines.push(Line {
-            verdict: if std::mem::take(&mut taken_away) {
-                "ESCAPED".into()
-            } else {
-                verdict.into()
-            },
-            name: name.into(),
-            why: why.into(),
-        });
+        let mut line = parse(&line);
+        if std::mem::take(&mut taken_away) {
+            line.verdict = "ESCAPED".into();
+        }
+        lines.push(line);
     }
     let status = child.wait().unwrap();
     assert!(status.success(), "{status}: {lines:?}");

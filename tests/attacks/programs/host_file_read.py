@@ -1,4 +1,6 @@
 # Row: a file of the host is read.
+import stat
+
 PATH, SECRET = FACTS['canary'], FACTS['secret']
 ABOVE = '/..' * 60
 
@@ -33,8 +35,16 @@ def descriptors_of_every_process():
         for number in numbers:
             path = f'/proc/{pid}/fd/{number}'
             seen += 1
-            for target in (path, path + PATH, path + ABOVE + PATH):
-                holds(SECRET, target, lambda: content(target))
+            try:
+                mode = os.stat(path).st_mode
+            except OSError:
+                continue
+            # Never from a pipe: what is read there is gone for whom it was meant.
+            if stat.S_ISREG(mode):
+                holds(SECRET, path, lambda: content(path))
+            elif stat.S_ISDIR(mode):
+                for target in (path + PATH, path + ABOVE + PATH):
+                    holds(SECRET, target, lambda: content(target))
     return f'{seen} descriptors, none of the host'
 
 
@@ -117,13 +127,11 @@ def device_node(kind, numbers):
 
 @attack
 def block_devices():
-    import stat
     return device_node(stat.S_IFBLK, [(8, 0), (254, 0), (259, 0), (7, 0)])
 
 
 @attack
 def character_devices():
-    import stat
     return device_node(stat.S_IFCHR, [(1, 1), (1, 4), (10, 200), (10, 229), (10, 237)])
 
 
