@@ -51,6 +51,8 @@ struct Open {
     /// Version 1: the most that was in use, and the limit.
     highest: Option<[File; 2]>,
     pids: Option<File>,
+    /// The most processes that there were (Linux 6.6), and their limit.
+    most: Option<[File; 2]>,
     cpu: Option<File>,
 }
 
@@ -77,7 +79,7 @@ impl Events {
         Counts {
             killed: value(&memory, "oom_kill"),
             at_limit: value(&memory, "oom") + u64::from(open.was_at_limit()),
-            refused: value(&text(open.pids.as_ref()), "max"),
+            refused: open.refused(),
             throttled: value(&cpu, "nr_throttled"),
             // Version 1 counts nanoseconds.
             throttled_us: value(&cpu, "throttled_usec") + value(&cpu, "throttled_time") / 1000,
@@ -94,15 +96,17 @@ impl Events {
     fn open_files(&self) -> Open {
         let memory = self.memory.as_deref();
         let number = |name: &str| File::open(memory?.join(name)).ok();
+        let pids = self.pids.as_deref();
+        let count = |name: &str| File::open(pids?.join(name)).ok();
         Open {
             memory: memory.and_then(|d| first(d, &["memory.events", "memory.oom_control"])),
             highest: number("memory.max_usage_in_bytes")
                 .zip(number("memory.limit_in_bytes"))
                 .map(<[File; 2]>::from),
-            pids: self
-                .pids
-                .as_deref()
-                .and_then(|d| first(d, &["pids.events"])),
+            pids: count("pids.events"),
+            most: count("pids.peak")
+                .zip(count("pids.max"))
+                .map(<[File; 2]>::from),
             cpu: self.cpu.as_deref().and_then(|d| first(d, &["cpu.stat"])),
         }
     }
@@ -113,13 +117,24 @@ impl Open {
     /// so that the last refused one ends a little below the limit.
     fn was_at_limit(&self) -> bool {
         const BATCHES: u64 = 4 << 20;
-        let numbers = self.highest.as_ref().map(|files| {
-            files
-                .each_ref()
-                .map(|file| text(Some(file)).trim().parse::<u64>().unwrap_or(0))
-        });
+        let numbers = self.highest.as_ref().map(numbers);
         numbers.is_some_and(|[most, limit]| limit > 0 && most + BATCHES.min(limit / 8) >= limit)
     }
+
+    /// Version 1, and version 2 before Linux 6.12, also count here what a limit above refused: where
+    /// there never were as many as ours allows, it was not ours.
+    fn refused(&self) -> u64 {
+        match self.most.as_ref().map(numbers) {
+            Some([most, limit]) if most < limit => 0,
+            _ => value(&text(self.pids.as_ref()), "max"),
+        }
+    }
+}
+
+fn numbers(files: &[File; 2]) -> [u64; 2] {
+    files
+        .each_ref()
+        .map(|file| text(Some(file)).trim().parse().unwrap_or(0))
 }
 
 fn first(directory: &Path, names: &[&str]) -> Option<File> {
@@ -199,6 +214,13 @@ mod tests {
         put(&one, "memory.max_usage_in_bytes", "4096\n");
         let path = Some(one.path().to_path_buf());
         assert_eq!(Events::new(path, None, None).read().at_limit, 0);
+        // Refused by a limit above.
+        put(&one, "pids.peak", "3\n");
+        put(&one, "pids.max", "513\n");
+        let path = || Some(one.path().to_path_buf());
+        assert_eq!(Events::new(None, path(), None).read().refused, 0);
+        put(&one, "pids.peak", "513\n");
+        assert_eq!(Events::new(None, path(), None).read().refused, 6);
         assert_eq!(Events::default().read(), Counts::default());
     }
 }
