@@ -350,7 +350,7 @@ impl Sandbox {
         let packed = self.pack(from, writer, PackOptions::copy_out()).await;
         let unpacked = join(unpacking).await?;
         match (packed, unpacked) {
-            (Err(died @ EnvError::Died(_)), _) => Err(died),
+            (Err(died @ (EnvError::Died(_) | EnvError::Limit(_))), _) => Err(died),
             // The sandbox stopped writing: it knows why.
             (Err(error), Err(unpacked)) if unpacked.kind == UnpackErrorKind::Truncated => {
                 Err(error)

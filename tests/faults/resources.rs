@@ -58,7 +58,7 @@ fn no_process_to_be_had_is_told_and_leaves_nothing() {
     };
     let script = "echo $$ > $GROUP/cgroup.procs; exec \"$0\" \"$@\"";
     let mut enough = false;
-    for pids in 1..=12 {
+    for pids in [1, 2, 3, 4, 5, 12] {
         group.limit(pids);
         let mut command = host.sh(script, &TRUE);
         let output = finish({
