@@ -124,7 +124,9 @@ fn conclude(
 ) -> Result<u8, CliError> {
     let (mut usage, left_over) = match closed {
         Ok(usage) => (usage, None),
-        Err(HostError::LeftOver(usage)) => (*usage.clone(), Some(HostError::LeftOver(usage))),
+        Err(HostError::LeftOver(usage, why)) => {
+            (*usage.clone(), Some(HostError::LeftOver(usage, why)))
+        }
         Err(error) => return Err(error.into()),
     };
     let mut struck = std::mem::take(&mut usage.struck);

@@ -54,7 +54,7 @@ pub enum HostError {
     IdMap(String),
     /// After a sandbox's end something of it was still there.
     #[error("left behind by a sandbox: {}", .0.left_behind.unwrap_or_default())]
-    LeftOver(Box<Usage>),
+    LeftOver(Box<Usage>, #[source] Option<io::Error>),
 }
 
 impl HostError {
@@ -80,7 +80,7 @@ impl HostError {
             Self::Setup(failure) => Cause::of_errno(failure.errno),
             Self::ZygoteGone(_) => Cause::ZygoteGone,
             Self::TimedOut(..) => Cause::TimedOut,
-            Self::LeftOver(_) => Cause::LeftBehind,
+            Self::LeftOver(..) => Cause::LeftBehind,
             Self::NotHooked
             | Self::Plan(_)
             | Self::NoIds(_)
@@ -118,7 +118,7 @@ impl HostError {
             | Self::Plan(_)
             | Self::NoIds(_)
             | Self::NoUpperDirectory => None,
-            Self::LeftOver(_) => Some("run `llm-in-sandbox gc`"),
+            Self::LeftOver(..) => Some("run `llm-in-sandbox gc`"),
         };
         fixed.map(Cow::Borrowed)
     }

@@ -234,8 +234,14 @@ pub(super) async fn capture(
 ) -> HeadTail {
     let mut kept = HeadTail::new(limit);
     let mut buffer = vec![0; 64 << 10];
+    // What outlives the program may print faster than we read: what a pipe holds at most, and no more.
+    let mut last_turns = 64;
     loop {
         let over = *ended.borrow_and_update();
+        last_turns -= i32::from(over);
+        if last_turns < 0 {
+            return kept;
+        }
         let read = if over {
             read_now(&reader, &mut buffer)
         } else {

@@ -271,19 +271,20 @@ impl Entry {
 
 impl Entry {
     /// Takes it away now, as dropping it does.
-    pub(super) fn remove(&mut self) {
+    pub(super) fn remove(&mut self) -> io::Result<()> {
         // A layer that is still there takes a zygote, or the next clean-up, to remove.
         if !self.abandoned && self.upper().is_none() {
-            let _ = fs::remove_dir_all(&self.directory);
+            fs::remove_dir_all(&self.directory)?;
             // Gone: what takes the same name next is another's.
-            self.abandoned = !self.directory.exists();
+            self.abandoned = true;
         }
+        Ok(())
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        self.remove();
+        let _ = self.remove();
     }
 }
 

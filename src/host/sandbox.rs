@@ -62,14 +62,16 @@ impl Held {
     }
 
     /// Gives up what a sandbox that has ended held, and counts what is there all the same.
-    fn release(mut self, trail: &Trail, search: bool) -> LeftBehind {
+    fn release(mut self, trail: &Trail, search: bool) -> (LeftBehind, io::Result<()>) {
         // A cgroup can be removed only when no process is in it: this is the proof.
-        match self.cgroup.remove() {
-            Ok(()) => self.entry.remove(),
+        let mut removed = self.cgroup.remove();
+        match removed {
+            Ok(()) => removed = self.entry.remove(),
             Err(_) => self.entry.abandon(),
         }
         let quick = trail.quick(self.pidfd.as_ref(), &self.cgroup);
-        if search { trail.thorough(quick) } else { quick }
+        let left = if search { trail.thorough(quick) } else { quick };
+        (left, removed)
     }
 }
 
@@ -257,10 +259,10 @@ impl Sandbox {
         }
         // The shell holds a terminal.
         *self.shell.lock().await = None;
-        let left = held.release(&trail, search);
+        let (left, removed) = held.release(&trail, search);
         usage.left_behind = Some(left);
         if left.total > 0 {
-            return Err(HostError::LeftOver(Box::new(usage)));
+            return Err(HostError::LeftOver(Box::new(usage), removed.err()));
         }
         Ok(usage)
     }

@@ -475,7 +475,7 @@ fn what_is_left_behind_is_counted() {
             .unwrap();
         std::fs::write(format!("{group}/cgroup.procs"), stranger.id().to_string()).unwrap();
         let closed = sandbox.close_and_search().await;
-        let Err(HostError::LeftOver(usage)) = closed else {
+        let Err(HostError::LeftOver(usage, _)) = closed else {
             panic!("{closed:?}");
         };
         let left = usage.left_behind.unwrap();
@@ -496,7 +496,7 @@ fn what_is_left_behind_is_counted() {
         let sandbox = scene.start(spec()).await;
         let argv = ["sleep", "1000"].map(str::to_owned);
         let terminal = sandbox.spawn_on_terminal(&argv, &[]).await.unwrap();
-        let Err(HostError::LeftOver(usage)) = sandbox.close_and_search().await else {
+        let Err(HostError::LeftOver(usage, _)) = sandbox.close_and_search().await else {
             panic!("a terminal is open");
         };
         assert_eq!(usage.left_behind.unwrap().terminals, 1);

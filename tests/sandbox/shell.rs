@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use llm_in_sandbox::env::Env;
+use llm_in_sandbox::env::{Env, GuestPath};
 
-use crate::fixture::{in_sandbox, out, sh, text};
+use crate::fixture::{Scene, exec, in_sandbox, out, sh, spec, text};
 
 #[test]
 fn state_lives_on_between_commands() {
@@ -360,4 +360,33 @@ fn a_flood_of_status_lines_or_of_the_terminal_delays_nobody() {
             }
         });
     }
+}
+
+/// The status may be seen before the event loop knows of output that is there already.
+#[test]
+fn short_output_is_never_overlooked() {
+    let echo = async |scene: &Scene| {
+        let sandbox = scene.start(spec()).await;
+        let path = GuestPath::from("/testbed/f");
+        for number in 0..100 {
+            let expected = format!("{number}\n");
+            sandbox.write_file(&path, b"x", false).await.unwrap();
+            let result = sh(&sandbox, &format!("echo {number}")).await;
+            assert_eq!(text(&result.stdout), expected, "in the shell");
+            let result = exec(&sandbox, &format!("echo {number} >&2")).await;
+            assert_eq!(text(&result.stderr), expected, "of a program");
+        }
+        sandbox.close().await.unwrap();
+    };
+    // As in the program: one thread, which is late.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(async {
+        let scene = Scene::new().await;
+        let all = async { tokio::join!(echo(&scene), echo(&scene), echo(&scene), echo(&scene)) };
+        tokio::time::timeout(Duration::from_secs(60), Box::pin(all))
+            .await
+            .unwrap();
+    });
 }
