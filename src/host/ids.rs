@@ -62,6 +62,25 @@ pub(super) fn privileged() -> bool {
         && all("/proc/self/gid_map")
 }
 
+/// What an id of this user namespace is in the one around it.
+pub(super) fn outside(id: u32) -> u32 {
+    let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.lines()
+        .find_map(|line| outside_by(line, id))
+        .unwrap_or(id)
+}
+
+/// Of a line `INSIDE OUTSIDE COUNT` of user_namespaces(7).
+fn outside_by(line: &str, id: u32) -> Option<u32> {
+    let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+    let (Ok(inside), Ok(outside), Ok(count)) = (numbers.next()?, numbers.next()?, numbers.next()?)
+    else {
+        return None;
+    };
+    let offset = id.checked_sub(inside).filter(|offset| *offset < count)?;
+    outside.checked_add(offset)
+}
+
 fn range(index: u32) -> IdMap {
     IdMap {
         base: FIRST + index * RANGE,
@@ -114,6 +133,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn ids_of_a_user_namespace_are_others_outside() {
+        assert_eq!(
+            outside_by("         0       1001          1", 0),
+            Some(1001)
+        );
+        assert_eq!(outside_by("1 100000 65536", 2), Some(100_001));
+        assert_eq!(outside_by("1 100000 65536", 0), None);
+        assert_eq!(outside_by("0 1001 1", 1), None);
+        assert_eq!(outside_by("", 1), None);
+    }
 
     #[test]
     fn all_ranges_lie_side_by_side_and_none_leaves_its_place() {

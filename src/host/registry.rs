@@ -93,7 +93,8 @@ impl Registry {
                 Some(runtime) if Path::new(&runtime).is_dir() => {
                     PathBuf::from(runtime).join("llm-in-sandbox")
                 }
-                _ => PathBuf::from(format!("/tmp/llm-in-sandbox-{uid}")),
+                // Everybody is root of a user namespace of his own.
+                _ => format!("/tmp/llm-in-sandbox-{}", ids::outside(uid.as_raw())).into(),
             }
         };
         Self::at(directory)

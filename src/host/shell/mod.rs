@@ -278,8 +278,9 @@ impl Shell {
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut idle_ticks = 0;
         loop {
+            // In no order: whoever floods one of these must not keep us from the others, least of all from
+            // the time.
             tokio::select! {
-                biased;
                 ready = self.status.readable() => {
                     ready.map_err(host_failed)?;
                     if let Some(end) = status_line.read(&self.status, self.number) {
