@@ -21,19 +21,27 @@ const READY: usize = 8;
 pub(super) struct Networks {
     host: File,
     fresh: Vec<File>,
-    /// How many fresh ones are wanted.
+    /// How many fresh ones are wanted now, and when the first has been used.
     wanted: usize,
+    later: usize,
 }
 
 impl Networks {
-    pub(super) fn new() -> io::Result<Self> {
+    /// `one`: for a zygote of one sandbox.
+    pub(super) fn new(one: bool) -> io::Result<Self> {
         let host = current()?;
         // Whoever may not enter the host's namespace could not come back to it.
         let ahead = setns(&host, CloneFlags::CLONE_NEWNET).is_ok();
+        let (wanted, later) = match (ahead, one) {
+            (false, _) => (0, 0),
+            (true, true) => (1, 0),
+            (true, false) => (1, READY),
+        };
         Ok(Self {
             host,
             fresh: Vec::new(),
-            wanted: if ahead { READY } else { 0 },
+            wanted,
+            later,
         })
     }
 
@@ -59,7 +67,7 @@ impl Networks {
         if source != NetworkSource::MadeAhead {
             return clone();
         }
-        self.wanted = READY;
+        self.wanted = self.later;
         let network = self.fresh.pop().map_or_else(|| self.make(), Ok)?;
         setns(network, CloneFlags::CLONE_NEWNET)?;
         let cloned = clone();

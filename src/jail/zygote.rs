@@ -43,9 +43,10 @@ pub fn main(argument: &str) -> u8 {
         "enter-user" => enter(&control, /*new_user_namespace*/ true)
             .and_then(|()| serve_read_only(&control, filtered)),
         "forked" => {
-            enter(&control, /*new_user_namespace*/ false).and_then(|()| serve(&control, filtered))
+            enter(&control, /*new_user_namespace*/ false)
+                .and_then(|()| serve(&control, filtered, /*one_sandbox*/ true))
         }
-        "serve" => serve(&control, filtered),
+        "serve" => serve(&control, filtered, /*one_sandbox*/ false),
         _ => return 64,
     };
     match result {
@@ -95,7 +96,7 @@ fn enter(control: &Channel, new_user_namespace: bool) -> Result<(), SetupFailure
 /// be able to write it (CVE-2019-5736).
 fn serve_read_only(control: &Channel, filtered: bool) -> Result<(), SetupFailure> {
     if runs_read_only() {
-        return serve(control, filtered);
+        return serve(control, filtered, /*one_sandbox*/ false);
     }
     let program = read_only_program().map_err(|e| failure("bind this program read-only", &e))?;
     let serve = if filtered {
@@ -160,7 +161,7 @@ struct Zygote<'a> {
 /// Without a request for so long it is time to make networks, in milliseconds.
 const IDLE: u8 = 2;
 
-fn serve(control: &Channel, filtered: bool) -> Result<(), SetupFailure> {
+fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), SetupFailure> {
     let thread = SingleThread::claim().map_err(|e| failure("count threads", &e))?;
     let _ = nix::sys::prctl::set_name(c"lis-zygote");
     nix::sys::prctl::set_no_new_privs().map_err(|e| failure("set no_new_privs", &e.into()))?;
@@ -172,7 +173,8 @@ fn serve(control: &Channel, filtered: bool) -> Result<(), SetupFailure> {
         control,
         thread,
         children: HashMap::new(),
-        networks: Networks::new().map_err(|e| failure("open the network namespace", &e))?,
+        networks: Networks::new(one_sandbox)
+            .map_err(|e| failure("open the network namespace", &e))?,
     };
     say(control, &FromZygote::Ready, &[]).map_err(|e| failure("report ready", &e))?;
     // The first network is made while the host prepares its first request.
@@ -191,7 +193,7 @@ fn serve(control: &Channel, filtered: bool) -> Result<(), SetupFailure> {
                 pause = PollTimeout::from(IDLE);
                 continue;
             }
-            Ok(_) => {}
+            Ok(_) => pause = PollTimeout::from(IDLE),
         }
         let ready = fds.map(|fd| fd.any().unwrap_or(true));
         if ready == [false, true] || ready == [true, true] {
