@@ -15,9 +15,9 @@ use nix::sys::socket::{
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 
+use super::init::Init;
 use super::process::{self, Process};
 use super::registry::Registry;
-use super::strikes::Init;
 use super::{HostError, Sandbox};
 use crate::sys::channel::Channel;
 

@@ -13,10 +13,10 @@ use tokio::net::unix::pipe;
 use tokio::time::timeout;
 
 use super::cgroup::Counts;
+use super::init::Init;
 use super::link::Answers;
 use super::process::{self, close_on_exec_pipe, gone, host_failed, unexpected};
 use super::sandbox::{Sandbox, file_error};
-use super::strikes::Init;
 use crate::env::{DirEntry, EnvError, FileError, FileKind, FileStat, GuestPath};
 use crate::tree::{
     self, PackError, PackOptions, PackReport, UnpackErrorKind, UnpackPolicy, UnpackReport,
@@ -92,9 +92,7 @@ impl Operation {
             FileReply::Failed(reason) => refused(FileError::Other(reason)),
         }
     }
-}
 
-impl Operation {
     /// Why no reply came: a sandbox lives on where one operation was not started, or was killed from
     /// inside.
     async fn unanswered(&mut self, path: &GuestPath) -> EnvError {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::strikes::Init;
+use super::init::Init;
 use crate::wire::{FromInit, ToInit};
 
 /// PID 1 answers within this time on a working host.

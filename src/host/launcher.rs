@@ -10,10 +10,11 @@ use tokio::time::timeout;
 use super::cgroup::{Cgroup, Cgroups};
 use super::ids::{self, Range};
 use super::in_force::InForce;
+use super::init::Init;
 use super::link::{Answers, Link};
 use super::registry::{Entry, EntryInfo, Registry};
 use super::sandbox::{Held, Sandbox};
-use super::strikes::{Init, Strikes};
+use super::strikes::Strikes;
 use super::upper::{self, DiskUpper};
 use super::walls::Walls;
 use super::zygote::{Ids, Zygote};
@@ -69,6 +70,8 @@ pub struct Launcher {
     ids: Ids,
     cgroups: Cgroups,
     registry: Registry,
+    /// Version of the kernel's Landlock.
+    landlock: u32,
     config: LauncherConfig,
 }
 
@@ -101,6 +104,7 @@ impl Launcher {
             ids,
             cgroups,
             registry,
+            landlock: landlock::version(),
             config,
         })
     }
@@ -247,7 +251,7 @@ impl Launcher {
             setgroups,
             disk_upper,
             pids_by_rlimit: !self.cgroups.controllers().pids,
-            landlock: landlock::version(),
+            landlock: self.landlock,
             report_refusals: self.config.report_refusals,
         };
         let mut plan = plan(&spec, &allotment)?;

@@ -136,6 +136,14 @@ impl<M> Drop for Answers<M> {
     }
 }
 
+/// Whether a message could not be sent because nobody will read it.
+pub(super) fn peer_is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
+}
+
 fn lock<M>(waiting: &Mutex<Waiting<M>>) -> std::sync::MutexGuard<'_, Waiting<M>> {
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }

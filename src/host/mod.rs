@@ -7,6 +7,7 @@ mod files;
 mod idle;
 mod ids;
 mod in_force;
+mod init;
 mod launcher;
 mod leftover;
 mod link;

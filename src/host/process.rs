@@ -11,9 +11,9 @@ use tokio::sync::watch;
 
 use super::cgroup::Counts;
 use super::idle;
-use super::link::Answers;
+use super::init::Init;
+use super::link::{Answers, peer_is_gone};
 use super::output::HeadTail;
-use super::strikes::Init;
 use crate::env::{EnvError, ExitStatus, GuestPath};
 use crate::outcome::LimitHit;
 use crate::wire::{ByteString, Exec, FromInit, ToInit};
@@ -272,11 +272,11 @@ pub(super) fn gone() -> EnvError {
 }
 
 pub(super) fn lost(error: io::Error) -> EnvError {
-    let ended = matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
-    );
-    if ended { gone() } else { host_failed(error) }
+    if peer_is_gone(&error) {
+        gone()
+    } else {
+        host_failed(error)
+    }
 }
 
 #[expect(

@@ -14,12 +14,12 @@ use super::HostError;
 use super::cgroup::Cgroup;
 use super::ids::Range;
 use super::in_force::InForce;
+use super::init::Init;
 use super::leftover::Trail;
 use super::link::Answers;
 use super::process::{self, Patience, Process, Spawn, Terminal};
 use super::registry::Entry;
 use super::shell::{self, Shell, ShellMode};
-use super::strikes::Init;
 use super::walls::Walls;
 use super::zygote::Zygote;
 use crate::env::{

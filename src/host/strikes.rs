@@ -1,57 +1,16 @@
 //! Which limits struck: the kernel's counts, and what PID 1 finds used up.
 
-use std::io;
-use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::cgroup::{Counts, Events};
 use super::in_force::InForce;
-use super::link::Link;
-use super::process::{gone, lost};
+use super::process::gone;
 use crate::env::EnvError;
 use crate::outcome::LimitHit;
 use crate::plan::room;
 use crate::spec::Limits;
-use crate::wire::{FromInit, Space, TERMINALS, UsedUp};
-
-/// The channel to a PID 1, and the record of its sandbox: whoever gets no answer finds the reason there.
-#[derive(Debug)]
-pub(super) struct Init {
-    link: Link<FromInit>,
-    pub(super) strikes: Strikes,
-}
-
-impl Init {
-    pub(super) fn new(link: Link<FromInit>, strikes: Strikes) -> Self {
-        Self { link, strikes }
-    }
-
-    /// What stands behind a message that could not be sent.
-    pub(super) fn unsent(&self, error: io::Error, before: Counts) -> EnvError {
-        let error = lost(error);
-        if matches!(error, EnvError::Died(_)) {
-            return self.strikes.death(before, /*lives*/ false);
-        }
-        error
-    }
-
-    /// What stands behind the death of a sandbox, or of a child of its PID 1, since `before`.
-    pub(super) fn explain(&self, error: EnvError, before: Counts) -> EnvError {
-        if matches!(error, EnvError::Died(_)) {
-            return self.strikes.death(before, !self.link.is_closed());
-        }
-        error
-    }
-}
-
-impl Deref for Init {
-    type Target = Link<FromInit>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.link
-    }
-}
+use crate::wire::{Space, TERMINALS, UsedUp};
 
 /// The record of one sandbox.
 #[derive(Debug)]
@@ -159,7 +118,7 @@ impl Strikes {
     }
 
     /// Why PID 1 is gone, or, where `lives`, why a child of it ended without an answer.
-    fn death(&self, before: Counts, lives: bool) -> EnvError {
+    pub(super) fn death(&self, before: Counts, lives: bool) -> EnvError {
         let counts = self.events.read();
         let killed = counts.since(before).killed;
         match (killed, counts.at_limit) {

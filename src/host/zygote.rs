@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::cgroup::Cgroup;
 use super::launcher::START_DEADLINE;
-use super::link::{Answer, Answers, Link};
+use super::link::{Answer, Answers, Link, peer_is_gone};
 use super::{HostError, LauncherConfig, ids};
 use crate::sys::channel::Channel;
 use crate::sys::fork::{self, Forked, SingleThread, fork};
@@ -152,8 +152,13 @@ impl Zygote {
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd())
             .chain(entries.iter().map(AsFd::as_fd))
             .collect();
-        if self.link.send(&request, &fds).await.is_err() {
-            return Err(self.gone().await);
+        if let Err(error) = self.link.send(&request, &fds).await {
+            // A zygote that lives goes on greeting: its last words would never come.
+            return Err(if peer_is_gone(&error) {
+                self.gone().await
+            } else {
+                HostError::Zygote("talk to the zygote", error)
+            });
         }
         match answers.next().await {
             Some(Answer {

@@ -6,9 +6,9 @@ use tokio::time::timeout;
 
 use super::{INIT_DEADLINE, Shell, silent};
 use crate::env::EnvError;
+use crate::host::init::Init;
 use crate::host::link::Answers;
 use crate::host::process::{gone, lost, unexpected};
-use crate::host::strikes::Init;
 use crate::wire::{FromInit, ToInit};
 
 /// Time for an interrupted command to end by itself, before each harder signal.

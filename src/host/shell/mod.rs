@@ -23,7 +23,7 @@ pub(crate) mod status;
 mod streams;
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,10 +32,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use super::init::Init;
 use super::link::{Answer, Answers};
 use super::output::HeadTail;
 use super::process::{close_on_exec_pipe, gone, host_failed, lost, unexpected};
-use super::strikes::Init;
 use crate::env::{Captured, EnvError, FileError, GuestPath, ShellResult};
 use crate::sys::pty::make_silent;
 use crate::wire::{FromInit, ToInit};
@@ -195,9 +195,14 @@ impl Shell {
         let _ = make_silent(self.terminal.get_ref().as_fd());
         // What bash reads is kept in memory, of which there is so much.
         text.write_all(format!("unset POSIXLY_CORRECT\n{command}").as_bytes())
-            .map_err(|_| EnvError::File {
-                path: GuestPath::from("a command of this length"),
-                error: FileError::NoSpace,
+            .map_err(|error| {
+                if error.kind() != io::ErrorKind::StorageFull {
+                    return host_failed(error);
+                }
+                EnvError::File {
+                    path: GuestPath::from("a command of this length"),
+                    error: FileError::NoSpace,
+                }
             })?;
         drop(text);
         // A write to a shell that has just died fails; its exit tells the rest.

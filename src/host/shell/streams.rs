@@ -10,9 +10,9 @@ use tokio::net::unix::pipe;
 use super::{Shell, TURNS};
 use crate::env::{Captured, EnvError, FullCopy, GuestPath};
 use crate::host::files::Sink;
+use crate::host::init::Init;
 use crate::host::output::HeadTail;
 use crate::host::process::{host_failed, read_now};
-use crate::host::strikes::Init;
 
 /// Bytes of each stream kept for the model, before it is cut further to lines.
 pub(in crate::host) const CAPTURE: usize = 256 << 10;
