@@ -7,6 +7,7 @@ use std::path::Path;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{output, status};
+use crate::sys::process;
 
 /// SIGINT, SIGTERM and SIGHUP.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Signals {
 impl Signals {
     /// From here on they end nothing by themselves.
     pub(super) fn listen() -> io::Result<Self> {
-        let ignored = is_ignored(libc::SIGHUP);
+        let ignored = process::is_ignored(libc::SIGHUP);
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
@@ -65,14 +66,4 @@ impl Signals {
         }
         Err(code)
     }
-}
-
-/// Whoever started us wants us to live through it.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }

@@ -84,8 +84,8 @@ impl Registry {
         {
             return Self::at(directory.into());
         }
-        // Root of a user namespace may have no rights in /run.
-        let roots = || ids::privileged() || make_private(Path::new(ROOTS)).is_ok();
+        // Root of a user namespace may have no rights in /run; the host's root must be told why.
+        let roots = || make_private(Path::new(ROOTS)).is_ok() || ids::privileged();
         let directory = if uid.is_root() && roots() {
             PathBuf::from(ROOTS)
         } else {

@@ -93,6 +93,16 @@ pub fn reset_signals() {
     let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
 }
 
+/// Whether a signal is ignored, as nohup(1) does with SIGHUP for the program that it starts.
+#[must_use]
+pub fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: an all-zero sigaction is a valid value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: without a new action it only writes the present one.
+    let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+    asked == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// A file that would grow beyond `RLIMIT_FSIZE` is an error of write(2), not our end.
 pub fn ignore_file_size_signal() {
     // SAFETY: SIG_IGN needs no handler.

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::{Controllers, Hierarchy, LEAF, PARENT};
 
+/// The controllers that the children of a cgroup have.
+const SUBTREE: &str = "cgroup.subtree_control";
+
 /// Mount point and root of the mounts of a type: of a hierarchy with `controller` among its options (version 1).
 fn mount_point(mounts: &str, fstype: &str, controller: Option<&str>) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
@@ -48,6 +51,13 @@ pub(super) fn v1(mounts: &str, own: &str) -> Option<Hierarchy> {
 
 pub(super) fn v2(mounts: &str, own: &str) -> Option<Hierarchy> {
     let mount = mount_point(mounts, "cgroup2", None)?;
+    // On a hybrid host version 1 has the controllers: nothing is to be made here then.
+    if !["memory", "pids"]
+        .iter()
+        .any(|name| lists(&mount, "cgroup.controllers", name))
+    {
+        return None;
+    }
     // Processes may live only in leaves: our sandboxes cannot be below our own cgroup unless it was
     // delegated to us with nobody else in it. Root uses the top.
     let home = if nix::unistd::geteuid().is_root() {
@@ -69,8 +79,7 @@ pub(super) fn v2(mounts: &str, own: &str) -> Option<Hierarchy> {
         return None;
     }
     enable(&parent);
-    let offered = fs::read_to_string(parent.join("cgroup.subtree_control")).unwrap_or_default();
-    let has = |name: &str| offered.split_whitespace().any(|offer| offer == name);
+    let has = |name: &str| lists(&parent, SUBTREE, name);
     let controllers = Controllers {
         memory: has("memory"),
         pids: has("pids"),
@@ -81,6 +90,12 @@ pub(super) fn v2(mounts: &str, own: &str) -> Option<Hierarchy> {
         parent,
         controllers,
     })
+}
+
+/// Whether a file of a cgroup lists a controller.
+fn lists(directory: &Path, file: &str, controller: &str) -> bool {
+    let listed = fs::read_to_string(directory.join(file)).unwrap_or_default();
+    listed.split_whitespace().any(|name| name == controller)
 }
 
 /// Moves this process into a leaf of its own delegated cgroup.
@@ -94,9 +109,12 @@ fn make_leaf(home: &Path) -> io::Result<()> {
 }
 
 fn enable(directory: &Path) {
-    for controller in ["+memory", "+pids", "+cpu"] {
-        // One that is not there, or not ours, is found missing afterwards.
-        let _ = fs::write(directory.join("cgroup.subtree_control"), controller);
+    for name in ["memory", "pids", "cpu"] {
+        // Every write takes the one lock that the kernel has for cgroups, also one that changes nothing.
+        if !lists(directory, SUBTREE, name) {
+            // One that is not there, or not ours, is found missing afterwards.
+            let _ = fs::write(directory.join(SUBTREE), format!("+{name}"));
+        }
     }
 }
 
