@@ -11,11 +11,14 @@
     reason = "a program of its own for people at a terminal"
 )]
 
-use std::time::{Duration, Instant};
+mod common;
+
+use std::time::Instant;
 
 use llm_in_sandbox::host::{Launcher, LauncherConfig};
-use llm_in_sandbox::image::{Store, state_dir};
 use llm_in_sandbox::spec::{Limits, Network, SandboxSpec};
+
+use common::{PROGRAM, image, percentile, rounds, runtime};
 
 /// A wall, and the beginnings of the steps that make it.
 const WALLS: [(&str, &[&str]); 9] = [
@@ -35,23 +38,7 @@ const WALLS: [(&str, &[&str]); 9] = [
 ];
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let n = if arguments.any(|argument| argument == "--test") {
-        3
-    } else {
-        let given = std::env::args().skip(1).find_map(|arg| arg.parse().ok());
-        given.unwrap_or(200)
-    };
-    let store = Store::open(&state_dir(None).unwrap()).unwrap();
-    let image = store.find("default").unwrap();
-    let spec = image
-        .expect("no default image: llm-in-sandbox image build")
-        .spec();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(measure(n, &spec));
+    runtime().block_on(measure(rounds(), &image().spec()));
 }
 
 async fn measure(n: usize, spec: &SandboxSpec) {
@@ -89,21 +76,16 @@ async fn measure(n: usize, spec: &SandboxSpec) {
     for ((name, ..), mut times) in rows.into_iter().zip(times) {
         // The first round warms the caches.
         times.remove(0);
-        times.sort_unstable();
-        let at = |percent: usize| milliseconds(times[(times.len() - 1) * percent / 100]);
-        println!("{name:44} {:8.2} {:8.2}", at(50), at(95));
+        let (p50, p95) = (percentile(&mut times, 50), percentile(&mut times, 95));
+        println!("{name:44} {p50:8.2} {p95:8.2}");
     }
 }
 
 async fn launcher(without: &[&str]) -> Launcher {
     let config = LauncherConfig {
-        program: Some(env!("CARGO_BIN_EXE_llm-in-sandbox").into()),
+        program: Some(PROGRAM.into()),
         without: without.iter().map(|&wall| wall.to_owned()).collect(),
         ..LauncherConfig::default()
     };
     Launcher::start(config).await.unwrap()
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
 }

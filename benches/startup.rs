@@ -11,29 +11,20 @@
     reason = "a program of its own for people at a terminal"
 )]
 
+mod common;
+
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use llm_in_sandbox::env::Env;
 use llm_in_sandbox::host::{Launcher, LauncherConfig};
-use llm_in_sandbox::image::{Image, Store, state_dir};
+use llm_in_sandbox::image::Image;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_llm-in-sandbox");
+use common::{PROGRAM, image, percentile, rounds, runtime};
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let n = if arguments.any(|argument| argument == "--test") {
-        3
-    } else {
-        let given = std::env::args().skip(1).find_map(|arg| arg.parse().ok());
-        given.unwrap_or(200)
-    };
-    let image = Store::open(&state_dir(None).unwrap())
-        .unwrap()
-        .find("default")
-        .unwrap();
-    let image = image.expect("no default image: llm-in-sandbox image build");
+    let (n, image) = (rounds(), image());
     let bwrap = bubblewrap(&image);
     println!("{}", machine());
     println!("n = {n}; times in ms; the ratio is that of the medians to bubblewrap's\n");
@@ -107,11 +98,7 @@ fn whole_processes(n: usize, bwrap: Option<Command>) {
 }
 
 fn library(n: usize, image: &Image) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let config = LauncherConfig {
             program: Some(PROGRAM.into()),
             ..LauncherConfig::default()
@@ -148,10 +135,4 @@ fn row(name: &str, times: &mut [Duration], base: Option<f64>) {
     let (p50, p95) = (percentile(times, 50), percentile(times, 95));
     let ratio = base.map_or_else(String::new, |base| format!("{:.2}", p50 / base));
     println!("{name:44} {p50:8.2} {p95:8.2} {ratio:>8}");
-}
-
-/// Milliseconds.
-fn percentile(times: &mut [Duration], percent: usize) -> f64 {
-    times.sort_unstable();
-    times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3
 }

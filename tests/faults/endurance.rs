@@ -10,12 +10,11 @@ use tokio::sync::Mutex;
 
 use crate::Random;
 use crate::fixture::{Place, exec, program, spec, text, until};
-use crate::traces::{Own, Traces, mounts};
+use crate::traces::{Own, Traces, alone, memory, mounts, own_pid};
 
 const AT_A_TIME: usize = 8;
 /// Set, it is the number of sandboxes: see docs/testing.md.
 const COUNT: &str = "LIS_TEST_ENDURANCE";
-const ALONE: &str = "LIS_TEST_ENDURANCE_ALONE";
 
 async fn launcher(place: &Place) -> Launcher {
     let config = LauncherConfig {
@@ -24,25 +23,6 @@ async fn launcher(place: &Place) -> Launcher {
         ..LauncherConfig::default()
     };
     Launcher::start(config).await.unwrap()
-}
-
-/// Bytes of this process in memory.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1024
-}
-
-fn own_pid() -> i32 {
-    i32::try_from(std::process::id()).unwrap()
 }
 
 /// Kills it if it is what it was thought to be: numbers of the dead are given anew.
@@ -77,15 +57,7 @@ async fn one(launcher: &Launcher, fate: u64, tally: &Tally) -> bool {
         let info = all.into_iter().find(|info| info.id == sandbox.id());
         info.and_then(|info| info.init_pid)
     };
-    let parent = init.and_then(|init| {
-        let stat = std::fs::read_to_string(format!("/proc/{init}/stat")).ok()?;
-        stat.rsplit(") ")
-            .next()?
-            .split_whitespace()
-            .nth(1)?
-            .parse()
-            .ok()
-    });
+    let parent = init.and_then(Traces::parent);
     match (fate, init, parent) {
         // 5 % of all, a third each.
         (0..17, _, _) => {
@@ -169,10 +141,10 @@ async fn endure(count: usize) {
             worker.await.unwrap();
         }
         if early == 0 {
-            early = resident();
+            early = memory("VmRSS");
         }
     }
-    let late = resident();
+    let late = memory("VmRSS");
     let last = Arc::clone(&*shared.lock().await);
     let sandbox = last.sandbox(spec()).await.unwrap();
     assert_eq!(text(&exec(&sandbox, "echo on").await.stdout), "on\n");
@@ -201,16 +173,7 @@ async fn endure(count: usize) {
 
 #[test]
 fn thousands_of_sandboxes_leave_nothing_and_cost_nothing() {
-    if std::env::var_os(ALONE).is_none() {
-        // In a process of its own: what others hold in memory is not this test's.
-        let name = "endurance::thousands_of_sandboxes_leave_nothing_and_cost_nothing";
-        let alone = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
-        println!("{}", String::from_utf8_lossy(&alone.stdout));
-        assert!(alone.status.success(), "{alone:?}");
+    if !alone("endurance::thousands_of_sandboxes_leave_nothing_and_cost_nothing") {
         return;
     }
     let usual = if nix::unistd::geteuid().is_root() {

@@ -9,7 +9,7 @@ use crate::fixture::{
     Scene, alive, block_on, difference, exec, has, kill, listing, out, rootfs, sh, spec, text,
     until,
 };
-use crate::traces::{Own, Traces};
+use crate::traces::{Own, Traces, alone};
 
 /// Ends what a test can end without being its parent.
 fn gone(pids: &[i32]) {
@@ -90,15 +90,7 @@ fn nothing_left(registry: &Registry) {
 /// In a process of its own: others start and end things meanwhile.
 #[test]
 fn two_hundred_sandboxes_leave_no_trace() {
-    const ALONE: &str = "LIS_TEST_ALONE";
-    if std::env::var_os(ALONE).is_none() {
-        let name = "lifetime::two_hundred_sandboxes_leave_no_trace";
-        let alone = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture"])
-            .env(ALONE, "1")
-            .output()
-            .unwrap();
-        assert!(alone.status.success(), "{alone:?}");
+    if !alone("lifetime::two_hundred_sandboxes_leave_no_trace") {
         return;
     }
     block_on(async {

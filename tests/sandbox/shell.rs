@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use llm_in_sandbox::env::{Env, GuestPath};
 
 use crate::fixture::{Scene, exec, in_sandbox, out, sh, spec, text};
+use crate::traces::memory;
 
 #[test]
 fn state_lives_on_between_commands() {
@@ -306,14 +307,14 @@ fn a_gigabyte_of_output_needs_no_memory_of_the_host() {
     in_sandbox(async |sandbox| {
         let sandbox = &*sandbox;
         out(sandbox, "true").await;
-        let before = resident();
+        let before = memory("VmHWM");
         let result = sandbox
             .shell(
                 "yes 0123456789abcde | head -c 1000000000; echo end",
                 Duration::from_secs(50),
             )
             .await;
-        let grown = resident().saturating_sub(before);
+        let grown = memory("VmHWM").saturating_sub(before);
         let result = result.unwrap();
         assert_eq!(result.status, Some(0));
         assert!(result.stdout.tail.ends_with(b"end\n"));
@@ -324,21 +325,6 @@ fn a_gigabyte_of_output_needs_no_memory_of_the_host() {
         assert!(grown < 32 << 20, "grew by {grown} bytes");
         assert_eq!(out(sandbox, "echo on").await, "on\n");
     });
-}
-
-/// Bytes of this process in memory at its peak.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmHWM"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1024
 }
 
 #[test]

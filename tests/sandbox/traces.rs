@@ -20,7 +20,7 @@ impl Traces {
             .collect()
     }
 
-    fn parent(pid: i32) -> Option<i32> {
+    pub(crate) fn parent(pid: i32) -> Option<i32> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit(") ")
             .next()?
@@ -141,6 +141,30 @@ fn descriptors(pid: i32) -> usize {
     others.len()
 }
 
-fn own_pid() -> i32 {
+pub(crate) fn own_pid() -> i32 {
     i32::try_from(std::process::id()).unwrap()
+}
+
+/// A line of our own `/proc/self/status` that counts memory (`VmRSS`, `VmHWM`), in bytes.
+pub(crate) fn memory(name: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+    let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kilobytes * 1024
+}
+
+/// Runs a test again in a process of its own, where no other starts and ends things; true in that process.
+pub(crate) fn alone(test: &str) -> bool {
+    const ALONE: &str = "LIS_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{output:?}");
+    false
 }
