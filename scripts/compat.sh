@@ -18,8 +18,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap 'exit 130' INT TERM
 
-say "the image: built once"
-[[ -x $bin ]] || timeout 1800 cargo build --release --locked --bin llm-in-sandbox
+say "the program, and the image: built once"
+[[ -n ${LIS_TEST_BIN-} ]] || timeout 1800 cargo build --release --locked --bin llm-in-sandbox
 if ! timeout 1200 "$bin" image build --recipe tests/compat/recipe.toml; then
     [[ ",${LIS_TEST_REQUIRE-}," != *,compat,* ]] || die "the image could not be built"
     echo "SKIP compatibility: its image could not be built"

@@ -125,6 +125,7 @@ boot() {
     grep -q '^vm: all phases ran$' "$cache/console"
 }
 
+[[ -n ${LIS_TEST_BIN-} ]] || timeout 1800 cargo build --release --locked --bin llm-in-sandbox
 disk
 status=0
 for run in "$@"; do
