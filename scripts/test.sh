@@ -124,7 +124,9 @@ timeout 1200 "$bin" image build || die "the image could not be built"
 
 say "the small real model, for all tests"
 url=$(scripts/local-model.sh serve $$) || die "the local model did not start"
+toolless=$(LOCAL_MODEL_TEMPLATE=- scripts/local-model.sh serve $$) || die "the local model did not start without tools"
 export LLM_IN_SANDBOX_TEST_URL=$url/v1 LLM_IN_SANDBOX_TEST_MODEL=smollm2-135m-instruct
+export LLM_IN_SANDBOX_TEST_TOOLLESS_URL=$toolless/v1
 export NO_PROXY=127.0.0.1${NO_PROXY:+,$NO_PROXY}
 
 [[ $EUID == 0 && ${1-} == --user ]] ||
