@@ -27,6 +27,9 @@ use crate::spec::SandboxSpec;
 /// A manifest is no larger than this.
 const MAX_MANIFEST: u64 = 4 << 20;
 
+/// How often a clean-up may come between the making of a file and its lock.
+const DRAFT_TRIES: usize = 100;
+
 /// The store of one state directory.
 #[derive(Debug, Clone)]
 pub struct Store {
@@ -178,22 +181,7 @@ impl Store {
     ///
     /// When its directory cannot be made.
     pub fn draft(&self) -> Result<Draft, StoreError> {
-        let tmp = self.state.join("tmp");
-        let lock = tempfile::Builder::new()
-            .prefix("draft-")
-            .suffix(".lock")
-            .tempfile_in(&tmp)
-            .map_err(|source| io("make a file in", &tmp, source))?;
-        let (file, lock_path) = lock
-            .keep()
-            .map_err(|error| io("keep a file in", &tmp, error.error))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, error)| io("lock", &lock_path, error.into()))?;
-        // A `gc` that ran between the two calls took the file for garbage and unlinked it; the lock
-        // is then one that nobody can find. The next try has another name.
-        if !lock_path.exists() {
-            return self.draft();
-        }
+        let (lock, lock_path) = self.draft_lock()?;
         let directory = lock_path.with_extension("");
         let draft = Draft {
             directory,
@@ -209,6 +197,28 @@ impl Store {
             .and_then(|()| fs::set_permissions(&rootfs, Permissions::from_mode(0o755)))
             .map_err(|source| io("make directory", &rootfs, source))?;
         Ok(draft)
+    }
+
+    /// A new lock file, held. A clean-up that finds it before we hold it takes it for garbage: it has the
+    /// lock for a moment, and unlinks the file. The next try has another name.
+    fn draft_lock(&self) -> Result<(Flock<File>, PathBuf), StoreError> {
+        let tmp = self.state.join("tmp");
+        for _ in 0..DRAFT_TRIES {
+            let lock = tempfile::Builder::new()
+                .prefix("draft-")
+                .suffix(".lock")
+                .tempfile_in(&tmp)
+                .map_err(|source| io("make a file in", &tmp, source))?;
+            let (file, path) = lock
+                .keep()
+                .map_err(|error| io("keep a file in", &tmp, error.error))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) if path.exists() => return Ok((lock, path)),
+                Ok(_) | Err((_, Errno::EAGAIN | Errno::EINTR)) => {}
+                Err((_, error)) => return Err(io("lock", &path, error.into())),
+            }
+        }
+        Err(io("lock a file in", &tmp, Errno::EAGAIN.into()))
     }
 
     /// Makes a draft an image, in one step. Where the same image exists already, that one is kept.

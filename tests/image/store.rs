@@ -68,6 +68,40 @@ fn ten_that_want_the_same_image_build_it_once() {
     assert_eq!(unfinished(state.path()), 0);
 }
 
+/// Every opening of a store cleans up; a draft that is just beginning is no garbage.
+#[test]
+fn drafts_begin_while_others_clean_up() {
+    let state = tempfile::tempdir().unwrap();
+    let (path, done) = (state.path(), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while done.load(Ordering::SeqCst) == 0 {
+                    Store::open(path).unwrap();
+                }
+            });
+        }
+        let makers: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let store = Store::open(path).unwrap();
+                    (0..2000).try_for_each(|_| store.draft().map(drop))
+                })
+            })
+            .collect();
+        let made: Vec<_> = makers
+            .into_iter()
+            .map(|maker| maker.join().unwrap())
+            .collect();
+        done.store(1, Ordering::SeqCst);
+        for result in made {
+            result.unwrap();
+        }
+    });
+    Store::open(path).unwrap();
+    assert_eq!(unfinished(path), 0);
+}
+
 #[test]
 fn two_that_made_the_same_image_keep_the_first() {
     let state = tempfile::tempdir().unwrap();
