@@ -5,11 +5,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::init::Init;
+use super::init::{INIT_DEADLINE, Init};
 use crate::wire::{FromInit, ToInit};
-
-/// PID 1 answers within this time on a working host.
-const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits until nothing was printed and no process of the sandbox has used CPU time for `limit`; for
 /// ever without one.
@@ -40,7 +37,7 @@ async fn cpu_ticks(link: &Init) -> Option<u64> {
     let mut answers = link.open();
     let request = ToInit::CpuTime { id: answers.id };
     link.send(&request, &[]).await.ok()?;
-    let answer = timeout(DEADLINE, answers.next()).await.ok()??;
+    let answer = timeout(INIT_DEADLINE, answers.next()).await.ok()??;
     if let FromInit::CpuTime { ticks, .. } = answer.message {
         return Some(ticks);
     }

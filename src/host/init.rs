@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Deref;
+use std::time::Duration;
 
 use super::cgroup::Counts;
 use super::link::Link;
@@ -9,6 +10,9 @@ use super::process::lost;
 use super::strikes::Strikes;
 use crate::env::EnvError;
 use crate::wire::FromInit;
+
+/// PID 1 answers within this time, or the sandbox is broken.
+pub(super) const INIT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The channel to a PID 1, and the record of its sandbox: whoever gets no answer finds the reason there.
 #[derive(Debug)]

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::cgroup::Counts;
 use super::idle;
-use super::init::Init;
+use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answers, peer_is_gone};
 use super::output::HeadTail;
 use crate::env::{EnvError, ExitStatus, GuestPath};
@@ -86,7 +87,8 @@ impl Process {
 
     /// The master of its terminal, for a program started on one.
     pub(super) async fn terminal(mut self) -> Result<Terminal, EnvError> {
-        match self.answers.next().await {
+        let answer = timeout(INIT_DEADLINE, self.answers.next()).await;
+        match answer.map_err(|_| silent())? {
             Some(mut answer) => match (answer.message, answer.fds.pop()) {
                 (FromInit::Terminal { .. }, Some(master)) => Ok(Terminal {
                     process: self,
@@ -161,7 +163,10 @@ impl Process {
             after = idle::for_so_long(&link, patience.idle, &patience.printed) => LimitHit::IdleTime { after },
         };
         self.kill(libc::SIGKILL).await?;
-        Ok((self.wait().await?, Some(struck)))
+        // One that waits for a device or a server of the host does not even die.
+        let died = timeout(INIT_DEADLINE, self.wait());
+        let status = died.await.map_err(|_| silent())??;
+        Ok((status, Some(struck)))
     }
 }
 
@@ -265,6 +270,10 @@ pub(super) async fn capture(
             Err(_) => return kept,
         }
     }
+}
+
+pub(super) fn silent() -> EnvError {
+    EnvError::Infrastructure("PID 1 does not answer".into())
 }
 
 pub(super) fn gone() -> EnvError {

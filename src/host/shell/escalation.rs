@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::{INIT_DEADLINE, Shell, silent};
+use super::Shell;
 use crate::env::EnvError;
-use crate::host::init::Init;
+use crate::host::init::{INIT_DEADLINE, Init};
 use crate::host::link::Answers;
-use crate::host::process::{gone, lost, unexpected};
+use crate::host::process::{gone, lost, silent, unexpected};
 use crate::wire::{FromInit, ToInit};
 
 /// Time for an interrupted command to end by itself, before each harder signal.

@@ -32,10 +32,10 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::init::Init;
+use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answer, Answers};
 use super::output::HeadTail;
-use super::process::{close_on_exec_pipe, gone, host_failed, lost, unexpected};
+use super::process::{close_on_exec_pipe, gone, host_failed, lost, silent, unexpected};
 use crate::env::{Captured, EnvError, FileError, GuestPath, ShellResult};
 use crate::sys::pty::make_silent;
 use crate::wire::{FromInit, ToInit};
@@ -43,9 +43,6 @@ use escalation::{Escalation, is_idle, kill_command, prepare};
 use status::{End, StatusLine, constant_lines, status_line};
 pub(in crate::host) use streams::CAPTURE;
 use streams::{Stream, Streams, discard_unless_closed, read_terminal};
-
-/// PID 1 answers within this time, or the sandbox is broken.
-const INIT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Reads of one pipe or terminal before the others have their turn: what is in it at most, and no more of a writer without end.
 const TURNS: usize = 64;
@@ -359,10 +356,6 @@ fn ended(status: i32) -> String {
         _ => "",
     };
     format!("the shell ended with status {status}{missing}")
-}
-
-fn silent() -> EnvError {
-    EnvError::Infrastructure("PID 1 does not answer".into())
 }
 
 fn exit_code(status: Result<i32, i32>) -> i32 {
