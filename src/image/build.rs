@@ -15,7 +15,7 @@ use super::manifest::{MANIFEST_FORMAT, Manifest, Packages, rfc3339};
 use super::store::{Image, NameLock, Store};
 use super::workshop;
 use crate::host::{Launcher, Sandbox};
-use crate::spec::Network;
+use crate::spec::{Network, SandboxSpec};
 
 /// Stands for the image that a command gets when it names none.
 pub const DEFAULT_NAME: &str = "default";
@@ -230,7 +230,7 @@ async fn fill(
     let forget = forget_marks(marks);
     carry_out(&bare, std::slice::from_ref(&forget), &[], &log, tell).await?;
     carry_out(&bare, &seal, &[], &log, tell).await?;
-    let packages = inventory(&bare).await?;
+    let packages = inventory(launcher, &draft.rootfs()).await?;
     tell("computing the digest");
     let (digest, report) = workshop::digest(&bare).await?;
     bare.close().await?;
@@ -292,18 +292,26 @@ async fn carry_out(
     .await
 }
 
-/// What is installed in a tree; package managers that it does not have list nothing.
-pub(super) async fn inventory(sandbox: &Sandbox) -> Result<Packages, ImageError> {
+/// What is installed in a tree; package managers that it does not have list nothing. They are programs
+/// of the tree, so they run over it, not in it: what they write is not there afterwards.
+pub(super) async fn inventory(launcher: &Launcher, rootfs: &Path) -> Result<Packages, ImageError> {
+    let spec = SandboxSpec {
+        workdir: "/".to_owned(),
+        purpose: "image".to_owned(),
+        ..SandboxSpec::new(rootfs)
+    };
+    let sandbox = launcher.sandbox(spec).await?;
     let apt = workshop::capture(
-        sandbox,
+        &sandbox,
         &["dpkg-query", "-W", "-f", "${Package}=${Version}\n"],
     )
     .await?;
     let pip = workshop::capture(
-        sandbox,
+        &sandbox,
         &["python3", "-m", "pip", "list", "--format=freeze"],
     )
     .await?;
+    sandbox.discard().await?;
     Ok(Packages {
         apt: Packages::parse_lines(&apt.unwrap_or_default(), "="),
         pip: Packages::parse_lines(&pip.unwrap_or_default(), "=="),

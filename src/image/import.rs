@@ -112,13 +112,13 @@ async fn fill(
         env,
         owners_lost,
     } = unpack_file(launcher, draft, file, tell).await?;
-    tell("computing the digest");
-    let sandbox = workshop::open(launcher, &draft.rootfs(), Network::None, Vec::new()).await?;
     let packages = match &own {
         // Nothing of the image runs before its digest is compared.
         Some(own) => own.packages.clone(),
-        None => inventory(&sandbox).await?,
+        None => inventory(launcher, &draft.rootfs()).await?,
     };
+    tell("computing the digest");
+    let sandbox = workshop::open(launcher, &draft.rootfs(), Network::None, Vec::new()).await?;
     let (digest, report) = workshop::digest(&sandbox).await?;
     sandbox.close().await?;
     Ok(match own {
