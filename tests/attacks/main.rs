@@ -18,7 +18,7 @@ mod environments;
 mod planted;
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -283,5 +283,21 @@ fn crash_leftovers() {
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
         assert_eq!(left.is_empty(), ours, "{environment:?}: {left:?}");
+        if ours {
+            // What only a clean-up can take away; the registry goes with this test.
+            let cgroups = noted_cgroups(&run);
+            assert_eq!(cgroups.is_empty(), !Cgroups::detect().controllers().pids);
+            Registry::at(run).unwrap().reclaim().unwrap();
+            assert!(cgroups.iter().all(|group| !group.exists()), "{cgroups:?}");
+        }
     }
+}
+
+fn noted_cgroups(registry: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(registry.join("sandboxes")).unwrap();
+    let noted = entries.map(|entry| entry.unwrap().path().join("cgroups"));
+    let noted: Vec<_> = noted
+        .map(|file| std::fs::read_to_string(file).unwrap_or_default())
+        .collect();
+    noted.concat().lines().map(PathBuf::from).collect()
 }
