@@ -30,10 +30,10 @@ use crate::wire::SetupOp;
 /// What the steps act on.
 #[derive(Debug)]
 pub(super) struct Stage {
-    /// The mount in which paths of the steps are resolved: the old `/`, the scaffold, and at last the new `/`.
+    /// The mount in which paths of the steps are resolved: the host's `/`, the scaffold, and at last the new `/`.
     root: OwnedFd,
-    /// Those that came before.
-    left: Vec<OwnedFd>,
+    /// The one before, which lies below until the next [`SetupOp::Pivot`].
+    old: Option<OwnedFd>,
     /// The mounts of the plan: the new `/`, and its binds in order.
     pub(super) mounts: std::vec::IntoIter<OwnedFd>,
     /// Where the host hears of refused calls.
@@ -45,7 +45,7 @@ impl Stage {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             root: open_directory("/")?,
-            left: Vec::new(),
+            old: None,
             mounts: Vec::new().into_iter(),
             listener: None,
         })
@@ -66,7 +66,7 @@ impl Stage {
                 self.enter(root)
             }
             SetupOp::Move { path } => {
-                let from = self.left.last().ok_or(Errno::ENOENT)?;
+                let from = self.old.as_ref().ok_or(Errno::ENOENT)?;
                 let mount = resolve_in(from, path, OFlag::O_PATH)?;
                 Ok(attach(mount.as_fd(), self.directory(path)?.as_fd())?)
             }
@@ -126,7 +126,7 @@ impl Stage {
     /// Stacks a mount on `/` and goes on in it.
     fn enter(&mut self, root: OwnedFd) -> io::Result<()> {
         attach(root.as_fd(), open_directory("/")?.as_fd())?;
-        self.left.push(std::mem::replace(&mut self.root, root));
+        self.old = Some(std::mem::replace(&mut self.root, root));
         Ok(())
     }
 
@@ -198,15 +198,13 @@ impl Stage {
         Ok(())
     }
 
-    fn pivot(&self) -> io::Result<()> {
+    fn pivot(&mut self) -> io::Result<()> {
         fchdir(&self.root)?;
-        // Stacks the old root on the new one and takes it off again: needs no directory for it. First
-        // the scaffold, which lies on the old root.
+        // Stacks the old root on the new one and takes it off again: needs no directory for it.
         pivot_root(".", ".")?;
-        for _ in &self.left {
-            umount2(".", MntFlags::MNT_DETACH)?;
-        }
+        umount2(".", MntFlags::MNT_DETACH)?;
         chdir("/")?;
+        self.old = None;
         Ok(())
     }
 

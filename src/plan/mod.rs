@@ -150,6 +150,7 @@ pub fn groundwork(host: &Host, ids: IdMap, network: NetworkSource) -> Groundwork
             path: path.to_owned(),
         });
     }
+    steps.push(SetupOp::Pivot);
     steps.push(SetupOp::Keyring);
     steps.push(SetupOp::CapabilitiesBound(names(&CAPABILITIES)));
     if !host.report_refusals {

@@ -116,8 +116,8 @@ pub enum SetupOp {
         /// `setgroups` is allowed in this namespace.
         drop_groups: bool,
     },
-    /// Put an empty tree over the old `/`, for the mounts that need no image. The old one is still reachable
-    /// below: later steps need its `/proc` and `/dev`.
+    /// Put an empty tree over the old `/`, for the mounts that need no image. The old one is reachable
+    /// until [`SetupOp::Pivot`]: steps before need its `/proc` and `/dev`.
     Scaffold {
         /// What is in it.
         directories: Vec<String>,
@@ -188,7 +188,8 @@ pub enum SetupOp {
         /// Groups of the namespace.
         groups: u32,
     },
-    /// Make the new root `/` and detach scaffold and old root: from here no host path can be named.
+    /// Make the mount that was entered last `/` and detach what it lies on: first the host's tree, so that no
+    /// path of it can be named, and then the scaffold.
     Pivot,
     /// Host name of the UTS namespace.
     Hostname(String),
