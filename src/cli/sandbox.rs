@@ -126,6 +126,7 @@ impl SandboxArgs {
             ..config
         };
         let launcher = Launcher::start(config).await?;
+        launcher.begin(self.network()).await?;
         let store = Store::open(&image::state_dir(state)?)?;
         let found = store.find(local_name(&self.image));
         let image = match found? {
@@ -148,6 +149,13 @@ impl SandboxArgs {
         })
     }
 
+    fn network(&self) -> Network {
+        match self.net {
+            Net::None => Network::None,
+            Net::Host => Network::Host,
+        }
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             memory_bytes: Some(self.memory),
@@ -162,6 +170,7 @@ impl SandboxArgs {
     fn spec(self, image: &Image, purpose: &str) -> SandboxSpec {
         let limits = self.limits();
         let mut spec = image.spec();
+        spec.network = self.network();
         spec.binds = self.ro_bind;
         if self.net == Net::Host {
             super::output::note(
@@ -170,7 +179,6 @@ impl SandboxArgs {
             let (binds, env) = image::host_network_settings(CaBundle::InPlace);
             spec.binds.extend(binds);
             spec.env.extend(env);
-            spec.network = Network::Host;
         }
         spec.env.extend(self.env);
         if let (Where::Disk, Root::Overlay { upper, .. }) = (self.upper, &mut spec.root) {

@@ -173,6 +173,17 @@ impl Launcher {
         self.site.zygote.remove_tree(path).await
     }
 
+    /// Begins a sandbox with such a network, for the next [`Self::sandbox`]: what there is to do until
+    /// then is done meanwhile.
+    ///
+    /// # Errors
+    /// The host lacks something.
+    pub async fn begin(&self, network: Network) -> Result<(), HostError> {
+        self.ahead
+            .begin(plan::network(network, &self.site.host))
+            .await
+    }
+
     /// How many sandboxes are begun and wait to be asked for, see [`LauncherConfig::ahead`].
     #[must_use]
     pub fn waiting(&self) -> usize {
