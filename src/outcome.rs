@@ -160,6 +160,27 @@ pub enum LimitHit {
         /// Bytes that were not kept.
         omitted_bytes: u64,
     },
+    /// Files did not fit into the bytes that are copied out.
+    CopiedBytes {
+        /// The limit.
+        max_bytes: u64,
+        /// How many files are missing.
+        left_out: u64,
+    },
+    /// There was more than is copied out.
+    CopiedEntries {
+        /// The limit.
+        max: u64,
+        /// How many are missing, not counting what is in directories among them.
+        left_out: u64,
+    },
+    /// Directories lay deeper than is copied out.
+    CopiedDepth {
+        /// The limit.
+        max: u64,
+        /// How many are missing.
+        left_out: u64,
+    },
     /// The CPU quota held processes back: no end, only slow.
     CpuThrottled {
         /// Periods in which it did.
@@ -201,6 +222,9 @@ impl LimitHit {
             Self::WallTime { .. } => "wall_time",
             Self::IdleTime { .. } => "idle_time",
             Self::Output { .. } => "output",
+            Self::CopiedBytes { .. } => "copied_bytes",
+            Self::CopiedEntries { .. } => "copied_entries",
+            Self::CopiedDepth { .. } => "copied_depth",
             Self::CpuThrottled { .. } => "cpu_throttled",
         }
     }
@@ -255,6 +279,24 @@ impl fmt::Display for LimitHit {
             Self::Output { omitted_bytes } => {
                 write!(f, "output limit struck: {omitted_bytes} bytes left out")
             }
+            Self::CopiedBytes {
+                max_bytes,
+                left_out,
+            } => write!(
+                f,
+                "limit {} of what is copied out struck: {} left out",
+                size(*max_bytes),
+                count(*left_out, "file", "files")
+            ),
+            Self::CopiedEntries { max, left_out } => write!(
+                f,
+                "limit {max} of files copied out struck: {left_out} or more left out"
+            ),
+            Self::CopiedDepth { max, left_out } => write!(
+                f,
+                "limit {max} of the depth copied out struck: {} left out",
+                count(*left_out, "directory", "directories")
+            ),
             Self::CpuThrottled { periods, time } => write!(
                 f,
                 "CPU limit struck: held back in {periods} periods, for {:.2} s",

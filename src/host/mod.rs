@@ -3,6 +3,7 @@
 mod ahead;
 mod attach;
 mod cgroup;
+mod copying;
 mod error;
 mod files;
 mod idle;
@@ -26,6 +27,7 @@ mod zygote;
 
 pub use attach::{Door, SHELL, Visit, enter};
 pub use cgroup::{Cgroups, Controllers};
+pub use copying::CopiedOut;
 pub use error::HostError;
 pub use in_force::InForce;
 pub use launcher::{Launcher, LauncherConfig};

@@ -34,6 +34,8 @@ struct State {
     ever: UsedUp,
     refused: u64,
     ended: bool,
+    /// By copies out.
+    copied: Vec<LimitHit>,
 }
 
 impl Strikes {
@@ -109,7 +111,14 @@ impl Strikes {
         if counts.at_limit == 0 {
             counts.killed = 0;
         }
-        self.hits(counts, &state.ever, state.ended)
+        let mut hits = self.hits(counts, &state.ever, state.ended);
+        hits.extend(state.copied.iter().cloned());
+        hits
+    }
+
+    /// Takes down what a copy lacks.
+    pub(super) fn copied(&self, hits: &[LimitHit]) {
+        self.state().copied.extend_from_slice(hits);
     }
 
     /// See [`Events::peak_memory`].
