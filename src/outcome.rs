@@ -343,6 +343,31 @@ impl Outcome {
     }
 }
 
+/// A system call that the sandbox refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its name, or its number.
+    pub call: String,
+    /// What the program was told.
+    pub errno: String,
+    /// Which rule of the policy said so.
+    pub rule: String,
+    /// How often.
+    pub count: u64,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            call,
+            errno,
+            rule,
+            count,
+        } = self;
+        write!(f, "refused {count} times: {call} ({errno}): {rule}")
+    }
+}
+
 /// What of a sandbox was still there after its end, counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftBehind {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{LeftBehind, LimitHit};
+use crate::outcome::{LeftBehind, LimitHit, Refused};
 
 /// One sandbox to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,4 +159,7 @@ pub struct Usage {
     /// What was still there after the end; absent in records of before it was counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_behind: Option<LeftBehind>,
+    /// System calls that were refused; absent where nobody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Vec<Refused>>,
 }

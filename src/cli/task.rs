@@ -36,6 +36,7 @@ async fn in_sandbox(
     let mut arguments = SandboxArgs::defaults(image);
     arguments.workdir.clone_from(&settings.prompt.working_dir);
     arguments.seccomp.clone_from(&settings.seccomp);
+    arguments.seccomp_log = settings.seccomp_log;
     let mode = match settings.shell {
         crate::agent::Shell::Persistent => ShellMode::Persistent,
         crate::agent::Shell::Fresh => ShellMode::Fresh,

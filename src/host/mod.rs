@@ -35,7 +35,7 @@ pub use process::{Patience, Process, Spawn, Terminal};
 pub use registry::{EntryInfo, Reclaimed, Registry};
 pub use sandbox::Sandbox;
 pub use shell::ShellMode;
-pub use walls::{Refused, Walls};
+pub use walls::Walls;
 
 /// Environment of every process inside, unless the image or the caller says otherwise.
 ///

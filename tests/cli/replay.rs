@@ -127,6 +127,31 @@ fn names(value: &Value) -> Vec<&str> {
         .collect()
 }
 
+#[test]
+fn a_run_tells_and_records_which_rule_refused_which_call() {
+    let answers = [
+        calls("", &[bash("unshare -r true; true")]),
+        calls("", &[submit()]),
+    ];
+    let replay = Replay::new(&answers);
+    let output = replay.run(&["--seccomp-log"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = "seccomp:    refused 1 times: unshare (EPERM): namespaces";
+    assert!(told.contains(line), "{told}");
+    let end = replay.end();
+    let refused = end["sandbox"]["refused"].as_array().unwrap();
+    let unshare = refused.iter().find(|one| one["call"] == "unshare").unwrap();
+    assert_eq!(
+        (&unshare["errno"], &unshare["count"]),
+        (&"EPERM".into(), &1.into())
+    );
+
+    let replay = Replay::new(&answers);
+    replay.run(&[]);
+    assert!(replay.end()["sandbox"].get("refused").is_none());
+}
+
 /// What a limit kept from coming out is no silent loss.
 #[test]
 fn a_limit_of_the_copy_out_is_told_and_recorded() {
