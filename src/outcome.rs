@@ -306,13 +306,27 @@ impl fmt::Display for LimitHit {
     }
 }
 
+/// What is known of how a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It exited with this code: its parent, PID 1, has it from the kernel.
+    Exited(i32),
+    /// This signal killed it: known in the same way.
+    Signal(i32),
+    /// `$?` of a shell, whose child it was. From 129 on it is taken for 128 and a signal, though a
+    /// program may exit with that code as well: nobody but the shell was told which.
+    Reported(i32),
+    /// The shell went with it.
+    Lost,
+}
+
 impl Outcome {
-    /// Of a command that ended with `status` (as a shell reports it) while `struck` struck. A limit is named
-    /// when the command failed, or was stopped.
+    /// Of a command that ended so while `struck` struck. A limit is named when the command failed, or was
+    /// stopped.
     #[must_use]
-    pub fn of_command(status: Option<i32>, struck: &[LimitHit]) -> Self {
-        /// SIGSYS, as a shell reports it.
-        const BAD_CALL: i32 = 128 + 31;
+    pub fn of_command(ending: Ending, struck: &[LimitHit]) -> Self {
+        /// SIGSYS: signal(7), the same on every architecture that we know.
+        const BAD_CALL: i32 = 31;
         let stopped = |hit: &&LimitHit| {
             matches!(
                 hit,
@@ -323,13 +337,17 @@ impl Outcome {
             .iter()
             .find(stopped)
             .or_else(|| struck.iter().find(|hit| hit.can_end()));
-        Self::Policy(match (status, limit) {
-            (Some(0), _) => Policy::Exited { code: 0 },
-            (Some(BAD_CALL), _) => Policy::Seccomp,
+        let ending = match ending {
+            Ending::Reported(code @ 129..=192) => Ending::Signal(code - 128),
+            other => other,
+        };
+        Self::Policy(match (ending, limit) {
+            (Ending::Exited(0) | Ending::Reported(0), _) => Policy::Exited { code: 0 },
+            (Ending::Signal(BAD_CALL), _) => Policy::Seccomp,
             (_, Some(hit)) => Policy::Limit(hit.clone()),
-            (Some(code @ 129..=192), None) => Policy::Signal { signal: code - 128 },
-            (Some(code), None) => Policy::Exited { code },
-            (None, None) => Policy::ShellLost,
+            (Ending::Signal(signal), None) => Policy::Signal { signal },
+            (Ending::Exited(code) | Ending::Reported(code), None) => Policy::Exited { code },
+            (Ending::Lost, None) => Policy::ShellLost,
         })
     }
 
@@ -465,20 +483,37 @@ mod tests {
             periods: 3,
             time: Duration::from_secs(1),
         };
-        let of = |status, struck: &[LimitHit]| match Outcome::of_command(status, struck) {
+        let of = |ending, struck: &[LimitHit]| match Outcome::of_command(ending, struck) {
             Outcome::Policy(policy) => policy,
             Outcome::Infrastructure(other) => panic!("{other:?}"),
         };
-        assert_eq!(of(Some(0), &[memory()]), Policy::Exited { code: 0 });
+        for zero in [Ending::Exited(0), Ending::Reported(0)] {
+            assert_eq!(of(zero, &[memory()]), Policy::Exited { code: 0 });
+        }
         assert_eq!(
-            of(Some(1), std::slice::from_ref(&disk)),
+            of(Ending::Exited(1), std::slice::from_ref(&disk)),
             Policy::Limit(disk.clone())
         );
-        assert_eq!(of(Some(137), &[disk, memory()]), Policy::Limit(memory()));
-        assert_eq!(of(Some(137), &[slow]), Policy::Signal { signal: 9 });
-        assert_eq!(of(Some(159), &[]), Policy::Seccomp);
-        assert_eq!(of(Some(3), &[]), Policy::Exited { code: 3 });
-        assert_eq!(of(None, &[]), Policy::ShellLost);
+        let both = [disk, memory()];
+        assert_eq!(of(Ending::Reported(137), &both), Policy::Limit(memory()));
+        assert_eq!(of(Ending::Signal(9), &[slow]), Policy::Signal { signal: 9 });
+        assert_eq!(of(Ending::Exited(3), &[]), Policy::Exited { code: 3 });
+        assert_eq!(of(Ending::Lost, &[]), Policy::ShellLost);
+    }
+
+    #[test]
+    fn a_code_that_looks_like_a_signal_is_one_only_where_nobody_knows_better() {
+        let of = |ending| Outcome::of_command(ending, &[]);
+        for signal in [9, 31] {
+            let code = 128 + signal;
+            assert_eq!(of(Ending::Reported(code)), of(Ending::Signal(signal)));
+            let exited = Outcome::Policy(Policy::Exited { code });
+            assert_eq!(of(Ending::Exited(code)), exited);
+        }
+        let seccomp = Outcome::Policy(Policy::Seccomp);
+        assert_eq!(of(Ending::Signal(31)), seccomp);
+        let high = Outcome::Policy(Policy::Exited { code: 255 });
+        assert_eq!(of(Ending::Reported(255)), high);
     }
 
     #[test]

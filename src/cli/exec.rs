@@ -133,7 +133,7 @@ fn conclude(
         super::output::json(&Report {
             status: status.code(),
             timed_out,
-            outcome: Outcome::of_command(Some(status.code()), &struck),
+            outcome: Outcome::of_command(status.into(), &struck),
             struck: &struck,
             left_behind: usage.left_behind.take().unwrap_or_default(),
             usage: &usage,

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use llm_in_sandbox::host::Registry;
 
@@ -135,6 +135,32 @@ fn a_clean_up_spares_what_lives_and_what_is_not_ours() {
     });
 }
 
+/// A process in cgroups that were made for it; it ends with its test, however that ends.
+struct Holder(Child);
+
+impl Holder {
+    fn of(groups: &[PathBuf]) -> Self {
+        let mut command = Command::new("sleep");
+        let child = command
+            .arg("1000")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let holder = Self(child.spawn().unwrap());
+        for group in groups {
+            fs::create_dir(group).unwrap();
+            fs::write(group.join("cgroup.procs"), holder.0.id().to_string()).unwrap();
+        }
+        holder
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A dead sandbox of which something cannot go: as root with cgroups a process that is not its own
 /// holds them, for others a directory that they may not enter is in its place.
 #[test]
@@ -152,12 +178,8 @@ fn what_a_clean_up_cannot_remove_is_counted() {
         let stale = registry.join("sandboxes").join(&id);
         fs::create_dir(&stale).unwrap();
         fs::write(stale.join("lock"), "").unwrap();
-        let mut sleeper = Command::new("sleep").arg("1000").spawn().unwrap();
         let groups: Vec<PathBuf> = groups.iter().map(|g| g.with_file_name(&id)).collect();
-        for group in &groups {
-            fs::create_dir(group).unwrap();
-            fs::write(group.join("cgroup.procs"), sleeper.id().to_string()).unwrap();
-        }
+        let holder = Holder::of(&groups);
         let noted: Vec<String> = groups.iter().map(|g| g.display().to_string()).collect();
         fs::write(stale.join("cgroups"), noted.join("\n")).unwrap();
         let locked = stale.join("locked");
@@ -202,8 +224,7 @@ fn what_a_clean_up_cannot_remove_is_counted() {
             "{told}"
         );
 
-        sleeper.kill().unwrap();
-        sleeper.wait().unwrap();
+        drop(holder);
         if groups.is_empty() {
             fs::set_permissions(&locked, Permissions::from_mode(0o700)).unwrap();
         }
