@@ -11,6 +11,9 @@
     reason = "all of this crate is tests: a panic is how they fail"
 )]
 
+#[path = "../image/archive.rs"]
+#[allow(dead_code, reason = "shared with tests/image, which uses the rest")]
+mod archive;
 mod commands;
 mod copying;
 mod damage;
@@ -21,6 +24,8 @@ mod endurance;
 mod fixture;
 mod resources;
 mod signals;
+#[path = "../image/small_system.rs"]
+mod small_system;
 mod storm;
 #[path = "../sandbox/traces.rs"]
 #[allow(dead_code, reason = "shared with tests/sandbox, which uses the rest")]
