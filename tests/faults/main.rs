@@ -23,6 +23,7 @@ mod endurance;
 #[allow(dead_code, reason = "shared with tests/sandbox, which uses the rest")]
 mod fixture;
 mod resources;
+mod shim;
 mod signals;
 #[path = "../image/small_system.rs"]
 mod small_system;
