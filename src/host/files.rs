@@ -96,9 +96,12 @@ impl Operation {
             return EnvError::Infrastructure(format!("a file operation on {path} hangs"));
         };
         match answer.map(|answer| answer.message) {
-            Some(FromInit::Refused { reason, errno, .. }) => {
-                self.link.strikes.refused(reason, errno)
-            }
+            Some(FromInit::Refused {
+                reason,
+                errno,
+                used_up,
+                ..
+            }) => self.link.strikes.refused(reason, errno, used_up),
             Some(FromInit::Exited { .. }) => match died() {
                 EnvError::Died(_) => EnvError::File {
                     path: path.clone(),
