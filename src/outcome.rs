@@ -337,9 +337,10 @@ impl Outcome {
             .iter()
             .find(stopped)
             .or_else(|| struck.iter().find(|hit| hit.can_end()));
-        let ending = match ending {
-            Ending::Reported(code @ 129..=192) => Ending::Signal(code - 128),
-            other => other,
+        let ending = if let Ending::Reported(code @ 129..=192) = ending {
+            Ending::Signal(code - 128)
+        } else {
+            ending
         };
         Self::Policy(match (ending, limit) {
             (Ending::Exited(0) | Ending::Reported(0), _) => Policy::Exited { code: 0 },

@@ -130,14 +130,17 @@ fn struck(left_out: &LeftOut, limits: &Limits) -> Vec<LimitHit> {
 
 /// The limit that ended the host's side: it counts for itself.
 fn exceeded(kind: &UnpackErrorKind) -> Option<LimitHit> {
-    match *kind {
-        UnpackErrorKind::TooManyBytes(max_bytes) => Some(LimitHit::CopiedBytes {
+    let hit = if let UnpackErrorKind::TooManyBytes(max_bytes) = *kind {
+        LimitHit::CopiedBytes {
             max_bytes,
             left_out: 1,
-        }),
-        UnpackErrorKind::TooManyEntries(max) => Some(LimitHit::CopiedEntries { max, left_out: 1 }),
-        _ => None,
-    }
+        }
+    } else if let UnpackErrorKind::TooManyEntries(max) = *kind {
+        LimitHit::CopiedEntries { max, left_out: 1 }
+    } else {
+        return None;
+    };
+    Some(hit)
 }
 
 fn with_cause(error: &dyn std::error::Error) -> EnvError {

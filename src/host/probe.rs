@@ -96,15 +96,11 @@ pub async fn all(state: &Path) -> Vec<Finding> {
 
 fn left_behind(remains: Remains) -> Finding {
     let left = remains.count();
-    let state = match left.total {
-        0 => State::Ok,
-        _ => State::Degraded,
-    };
-    let finding = Finding::new("left behind", state, left.to_string());
-    match state {
-        State::Ok => finding,
-        _ => finding.mend("`llm-in-sandbox gc` names what cannot be removed, and why"),
+    if left.total == 0 {
+        return Finding::new("left behind", State::Ok, left.to_string());
     }
+    Finding::new("left behind", State::Degraded, left.to_string())
+        .mend("`llm-in-sandbox gc` names what cannot be removed, and why")
 }
 
 fn read(path: &str) -> Option<String> {

@@ -9,7 +9,7 @@ use llm_in_sandbox::host::{CopiedOut, Sandbox};
 use llm_in_sandbox::outcome::LimitHit;
 use llm_in_sandbox::spec::{Limits, SandboxSpec};
 
-use crate::fixture::{block_on, in_sandbox, launcher, out, sh, spec};
+use crate::fixture::{Scene, block_on, in_sandbox, out, sh, spec};
 
 const TREE: &str = "/testbed/tree";
 
@@ -133,7 +133,7 @@ fn limits_of_a_copy_are_named_when_they_strike() {
     };
     block_on(async {
         let spec = SandboxSpec { limits, ..spec() };
-        let sandbox = launcher().await.sandbox(spec).await.unwrap();
+        let sandbox = Scene::new().await.start(spec).await;
         out(&sandbox, "mkdir tree; touch tree/a").await;
         assert_eq!(take_out(&sandbox).await.1.unwrap().struck, []);
         // In the order of their names: one that is too large, seven that go along with their

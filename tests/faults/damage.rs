@@ -36,6 +36,10 @@ fn store(host: &Host) -> (String, PathBuf) {
     (state, rootfs)
 }
 
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
 /// Does something to a tree.
 type Act<'a> = &'a dyn Fn();
 
@@ -60,7 +64,7 @@ fn verify_finds_a_byte_a_file_a_mode_and_a_set_id_bit() {
     }
     let file = rootfs.join("etc/one");
     let times = fs::metadata(&file).unwrap().modified().unwrap();
-    let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let plain = || mode(&file, 0o755);
     let directory = rootfs.join("etc");
     let whole = fs::metadata(&directory).unwrap().mode() & 0o7777;
     let damages: [(&str, Act<'_>, Act<'_>); 7] = [
@@ -78,13 +82,9 @@ fn verify_finds_a_byte_a_file_a_mode_and_a_set_id_bit() {
                 open.set_modified(times).unwrap();
             },
         ),
-        ("a mode", &|| mode(&file, 0o700), &|| mode(&file, 0o755)),
-        ("a set-user-id bit", &|| mode(&file, 0o4755), &|| {
-            mode(&file, 0o755)
-        }),
-        ("a set-group-id bit", &|| mode(&file, 0o2755), &|| {
-            mode(&file, 0o755)
-        }),
+        ("a mode", &|| mode(&file, 0o700), &plain),
+        ("a set-user-id bit", &|| mode(&file, 0o4755), &plain),
+        ("a set-group-id bit", &|| mode(&file, 0o2755), &plain),
         (
             "a directory's set-user-id bit",
             &|| mode(&directory, 0o4000 | whole),
