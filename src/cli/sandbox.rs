@@ -196,8 +196,13 @@ pub(super) fn tell_refused(refused: &[Refused]) {
     }
 }
 
+/// For one command: the few sandboxes that it needs are begun when it needs them, so that an interrupt
+/// never meets one that is being begun for nobody.
 pub(super) fn launcher_config() -> LauncherConfig {
-    LauncherConfig::default()
+    LauncherConfig {
+        ahead: Some(0),
+        ..LauncherConfig::default()
+    }
 }
 
 /// For commands that never hold a key: their zygote need not be a new program.

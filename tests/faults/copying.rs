@@ -65,7 +65,7 @@ fn a_tree_that_changes_all_the_time_is_copied_or_refused_in_time() {
                     mkdir -p d$n; echo $n > d$n/f; rm -rf d$(( (n + 3) % 8 + 1 ))
                     rm -rf swap; mkfifo swap; rm -f swap; mkdir swap; rmdir swap; ln -s /etc swap
                     head -c $((RANDOM * 4)) /dev/zero > shrinks
-                done; done) >/dev/null 2>&1 & (yes >> grows) & cd ..";
+                done; done) >/dev/null 2>&1 & (while :; do yes | head -c 20M > grows; done) 2>/dev/null & cd ..";
         out(sandbox, churn).await;
         for _ in 0..10 {
             let (to, result) = take_out(sandbox).await;
