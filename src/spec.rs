@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{LeftBehind, LimitHit};
+use crate::outcome::{LeftBehind, LimitHit, Refused};
 
 /// One sandbox to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +110,10 @@ pub struct Limits {
     pub cpus: Option<f64>,
     /// Open files of one process.
     pub open_files: u64,
+    /// Bytes of all files that are copied out.
+    pub copied_bytes: u64,
+    /// Files, directories and links that are copied out.
+    pub copied_entries: u64,
 }
 
 impl Eq for Limits {}
@@ -123,6 +127,8 @@ impl Default for Limits {
             pids: Some(512),
             cpus: None,
             open_files: 4096,
+            copied_bytes: 10 << 30,
+            copied_entries: 200_000,
         }
     }
 }
@@ -153,4 +159,7 @@ pub struct Usage {
     /// What was still there after the end; absent in records of before it was counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_behind: Option<LeftBehind>,
+    /// System calls that were refused; absent where nobody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Vec<Refused>>,
 }

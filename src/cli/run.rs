@@ -113,6 +113,9 @@ pub struct RunArgs {
     /// System calls that are refused: `default`, `strict` or a TOML file [env: LLM_IN_SANDBOX_SECCOMP]
     #[arg(long, value_name = "PROFILE")]
     pub seccomp: Option<String>,
+    /// Tell and record at the end which system calls were refused, and by which rule
+    #[arg(long, alias = "seccomp-log")]
+    pub seccomp_log: bool,
     /// Leave the sandbox running afterwards
     #[arg(long)]
     pub keep: bool,

@@ -253,6 +253,7 @@ impl Sandbox {
             wall: self.started.elapsed(),
             struck: self.link.strikes.all(),
             left_behind: None,
+            refused: self.walls.refused(),
         };
         if let Some(upper) = held.entry.upper() {
             self.zygote.remove_tree(upper).await?;

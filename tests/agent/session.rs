@@ -67,6 +67,7 @@ async fn a_run_leaves_its_folder_complete() {
         wall: Duration::from_secs(1),
         struck: Vec::new(),
         left_behind: None,
+        refused: None,
     };
     assert_eq!(session.finish(Some(usage)).unwrap(), 0);
 

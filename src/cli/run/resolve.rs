@@ -40,6 +40,8 @@ pub struct RunSettings {
     pub keep: bool,
     /// System calls that the sandbox refuses beside the default.
     pub seccomp: Seccomp,
+    /// Tell which system calls were refused.
+    pub seccomp_log: bool,
     /// Directory to copy in; exists.
     pub input_dir: Option<PathBuf>,
     /// Parent of the run folder.
@@ -119,6 +121,7 @@ pub fn resolve(
         },
         keep: args.keep,
         seccomp,
+        seccomp_log: args.seccomp_log,
         input_dir: args.input_dir,
         output_dir: args
             .output_dir

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::outcome::{LeftBehind, Policy};
+use crate::outcome::{LeftBehind, Policy, Refused};
 
 const FROZEN: &str = include_str!("v1.jsonl");
 
@@ -96,6 +96,7 @@ fn events() -> Vec<Event> {
                 wall: Duration::from_secs(2),
                 struck: Vec::new(),
                 left_behind: None,
+                refused: None,
             }),
             outcome: None,
         },
@@ -126,6 +127,12 @@ fn of_limits(usage: TokenUsage) -> [Event; 2] {
                 wall: Duration::from_secs(2),
                 struck: vec![memory()],
                 left_behind: Some(LeftBehind::default()),
+                refused: Some(vec![Refused {
+                    call: "mount".into(),
+                    errno: "EPERM".into(),
+                    rule: "mounts".into(),
+                    count: 2,
+                }]),
             }),
             outcome: Some(Outcome::Policy(Policy::Limit(memory()))),
         },
