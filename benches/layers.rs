@@ -13,12 +13,12 @@
 
 mod common;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use llm_in_sandbox::host::{Launcher, LauncherConfig};
 use llm_in_sandbox::spec::{Limits, Network, SandboxSpec};
 
-use common::{PROGRAM, image, percentile, rounds, runtime};
+use common::{PROGRAM, image, rounds, runtime};
 
 /// A wall, and the beginnings of the steps that make it.
 const WALLS: [(&str, &[&str]); 9] = [
@@ -88,4 +88,10 @@ async fn launcher(without: &[&str]) -> Launcher {
         ..LauncherConfig::default()
     };
     Launcher::start(config).await.unwrap()
+}
+
+/// Milliseconds.
+fn percentile(times: &mut [Duration], percent: usize) -> f64 {
+    times.sort_unstable();
+    times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3
 }

@@ -39,6 +39,7 @@ pub mod image;
 pub mod jail;
 pub mod llm;
 pub mod outcome;
+pub mod overhead;
 pub mod plan;
 pub mod policy;
 pub mod settings;

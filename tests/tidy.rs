@@ -29,6 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("image", &["host", "spec", "env", "tree"]),
+    ("overhead", &["host", "image", "spec", "env", "plan"]),
     ("llm", &[]),
     ("trajectory", &["outcome", "env", "spec", "llm"]),
     ("agent", &["llm", "trajectory", "outcome", "env", "spec"]),

@@ -1,6 +1,4 @@
-//! What the benchmarks share: their argument, their image, their runtime and their percentiles.
-
-use std::time::Duration;
+//! What the benchmarks share: their argument, their image and their runtime.
 
 use llm_in_sandbox::image::{Image, Store, state_dir};
 
@@ -26,10 +24,4 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
         .enable_all()
         .build()
         .unwrap()
-}
-
-/// Milliseconds.
-pub(crate) fn percentile(times: &mut [Duration], percent: usize) -> f64 {
-    times.sort_unstable();
-    times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e3
 }

@@ -6,6 +6,7 @@ use crate::env::EnvError;
 use crate::exit;
 use crate::host::HostError;
 use crate::image::{ImageError, StoreError};
+use crate::overhead::OverheadError;
 
 /// A command that could not be carried out.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub(super) enum CliError {
     /// The sandbox.
     #[error(transparent)]
     Env(#[from] EnvError),
+    /// The measurement.
+    #[error(transparent)]
+    Overhead(#[from] OverheadError),
     /// Something of ours.
     #[error("{0}")]
     Io(&'static str, #[source] std::io::Error),
@@ -30,19 +34,24 @@ pub(super) enum CliError {
 impl CliError {
     pub(super) fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
-            Self::Host(error) | Self::Image(ImageError::Host(error)) => error.hint(),
+            Self::Host(error)
+            | Self::Image(ImageError::Host(error))
+            | Self::Overhead(OverheadError::Host(error)) => error.hint(),
             Self::Image(error) => error.hint().map(Cow::Borrowed),
             Self::Store(error) => error.hint().map(Cow::Borrowed),
-            Self::Env(_) | Self::Io(..) => None,
+            Self::Env(_) | Self::Overhead(_) | Self::Io(..) => None,
         }
     }
 
     pub(super) fn exit(&self) -> u8 {
         match self {
             Self::Host(HostError::Plan(_)) => exit::USAGE,
-            Self::Host(_) | Self::Image(_) | Self::Store(_) | Self::Env(_) | Self::Io(..) => {
-                exit::FAILED
-            }
+            Self::Host(_)
+            | Self::Image(_)
+            | Self::Store(_)
+            | Self::Env(_)
+            | Self::Overhead(_)
+            | Self::Io(..) => exit::FAILED,
         }
     }
 }

@@ -8,6 +8,7 @@ mod exec;
 mod image;
 mod image_report;
 pub mod output;
+mod overhead;
 mod progress;
 pub mod run;
 mod sandbox;
@@ -58,6 +59,8 @@ enum Verb {
     Gc(status::GcArgs),
     /// Tell what this host can do, and what mends what it cannot
     Doctor(doctor::DoctorArgs),
+    /// Measure what a sandbox costs on this machine
+    Overhead(overhead::OverheadArgs),
 }
 
 /// Runs the command line; gives the exit code.
@@ -109,6 +112,9 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         }
         Verb::Ps(args) => status::ps(&args),
         Verb::Gc(args) => unless_signalled(state, status::gc(&args, state)).await,
+        Verb::Overhead(args) => {
+            unless_signalled(state, Box::pin(overhead::overhead(args, state))).await
+        }
         Verb::Doctor(args) => unless_signalled(state, doctor::doctor(&args, state)).await,
     }
 }

@@ -19,6 +19,7 @@ mod host_view;
 mod lifetime;
 mod limits;
 mod negative;
+mod overhead;
 mod profiles;
 mod shell;
 mod sudden_death;

@@ -1,0 +1,50 @@
+//! `overhead`: when it measures, and what programs read.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+
+use crate::{code, run, stderr, stdout};
+
+#[test]
+fn overhead_as_json() {
+    let text = stdout(&[
+        "overhead", "--json", "--force", "--runs", "2", "--phases", "start",
+    ]);
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["machine"]["version"], env!("CARGO_PKG_VERSION"));
+    let walls = report["conformance"][0]["walls"].as_array().unwrap();
+    let seccomp = walls.iter().find(|wall| wall["name"] == "seccomp mode");
+    assert_eq!(seccomp.unwrap()["seen"], "2");
+    let figures = report["figures"].as_array().unwrap();
+    let keys: Vec<_> = figures.iter().filter_map(|f| f["key"].as_str()).collect();
+    assert_eq!(
+        keys,
+        ["start.ready", "start.true", "start.shell", "start.python"]
+    );
+    for figure in figures {
+        assert_eq!(figure["n"], 2);
+        assert!(figure["e"][0].as_f64().unwrap() > 0.0, "{figure}");
+    }
+    assert!(report["verdicts"][0]["met"].is_boolean());
+}
+
+#[test]
+fn a_busy_machine_is_not_measured() {
+    let done = AtomicBool::new(false);
+    let output = std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().unwrap().get() {
+            scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+        }
+        let output = run(&["overhead", "--runs", "2", "--phases", "start"]);
+        done.store(true, Ordering::Relaxed);
+        output
+    });
+    assert_eq!(code(&output), 3, "{}", stderr(&output));
+    assert!(output.stdout.is_empty());
+    let message = stderr(&output);
+    assert!(
+        message.contains("processor") && message.contains("--force"),
+        "{message}"
+    );
+}
