@@ -105,7 +105,7 @@ test_as_users() {
 
 need 'cc=gcc libc6-dev' python3=python3 'python3 -m pip --version=python3-pip' 'test -d /etc/ssl/certs=ca-certificates'
 if [[ $EUID == 0 ]]; then
-    need newuidmap=uidmap mmdebstrap=mmdebstrap useradd=passwd pkill=procps bwrap=bubblewrap
+    need newuidmap=uidmap mmdebstrap=mmdebstrap useradd=passwd pkill=procps bwrap=bubblewrap strace=strace
 else
     want newuidmap=uidmap mmdebstrap=mmdebstrap
     say "not root: all tests run as $(id -un); root would repeat them as other users"

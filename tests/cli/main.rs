@@ -18,6 +18,7 @@ mod live;
 mod nested;
 mod overhead;
 mod packaging;
+mod path;
 mod real;
 mod replay;
 mod reports;

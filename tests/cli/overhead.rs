@@ -34,7 +34,11 @@ fn a_busy_machine_is_not_measured() {
     let done = AtomicBool::new(false);
     let output = std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().unwrap().get() {
-            scope.spawn(|| while !done.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let output = run(&["overhead", "--runs", "2", "--phases", "start"]);
         done.store(true, Ordering::Relaxed);
