@@ -27,6 +27,7 @@ fn main() {
         program: PROGRAM.into(),
         spec: image.spec(),
         rootfs: image.rootfs,
+        peers: None,
         upper_directory: uppers.path().to_owned(),
         without: Vec::new(),
     };

@@ -22,6 +22,9 @@ pub(super) struct OverheadArgs {
     /// How many sandboxes live at once when their memory is measured; several, separated by commas
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "100")]
     density: Vec<usize>,
+    /// Peers to look for, separated by commas; `none` for none [default: all]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = peer)]
+    peers: Vec<String>,
     /// Image of the store
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME)]
     image: String,
@@ -65,6 +68,7 @@ pub(super) async fn overhead(args: OverheadArgs, state: Option<&Path>) -> Result
         program: std::env::current_exe().map_err(|e| CliError::Io("find this program", e))?,
         spec: image.spec(),
         rootfs: image.rootfs.clone(),
+        peers: (!args.peers.is_empty()).then_some(args.peers),
         upper_directory: state.join("uppers"),
         without: Vec::new(),
     };
@@ -87,4 +91,12 @@ fn phase(text: &str) -> Result<Phase, String> {
         let names = Phase::ALL.map(Phase::name).join(", ");
         format!("{text} is none of {names}")
     })
+}
+
+fn peer(text: &str) -> Result<String, String> {
+    let names = overhead::peer_names();
+    if text == "none" || names.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text} is none of none, {}", names.join(", ")))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
 
@@ -17,7 +18,7 @@ use crate::spec::Limits;
 const NAMESPACES: [&str; 7] = ["user", "mnt", "pid", "ipc", "uts", "net", "cgroup"];
 
 /// Prints `NAME:VALUE` lines, those of `/proc/self/status` among them.
-const LOOK: &str = r#"
+pub(super) const LOOK: &str = r#"
 for n in user mnt pid ipc uts net cgroup; do echo "ns/$n:$(readlink /proc/self/ns/$n)"; done
 cat /proc/self/status
 echo "routes:$(tail -n +2 /proc/net/route | wc -l)"
@@ -31,7 +32,7 @@ echo "files:$(ulimit -n)"
 pub struct Conformance {
     /// What it is.
     pub configuration: String,
-    /// All hold.
+    /// What was seen; of a sandbox of ours all hold.
     pub walls: Vec<Wall>,
     /// Limits that this host cannot enforce.
     pub unenforced: Vec<String>,
@@ -45,7 +46,6 @@ pub struct Wall {
     /// Value.
     pub seen: String,
     /// Whether it is what it has to be.
-    #[serde(skip)]
     pub holds: bool,
 }
 
@@ -84,19 +84,35 @@ impl Conformance {
         Self::when_all_hold(configuration, walls, in_force.unenforced.clone())
     }
 
-    /// Looks through a whole process, which is to end with the arguments of a command.
-    pub(super) fn of_process(
-        mut command: Command,
-        configuration: &str,
-    ) -> Result<Self, OverheadError> {
-        let output = command
-            .args(["sh", "-c", LOOK])
+    /// Looks at what `exec` starts, with its own report of limits.
+    pub(super) fn of_exec(program: &Path) -> Result<Self, OverheadError> {
+        let name = "exec as a process";
+        let output = Command::new(program)
+            .args(["exec", "--json", "--", "sh", "-c", LOOK])
             .stdin(Stdio::null())
             .output()
-            .map_err(OverheadError::io(configuration))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let walls = inside(&text, &Limits::default());
-        Self::when_all_hold(configuration, walls, Vec::new())
+            .map_err(OverheadError::io(name))?;
+        let walls = inside(&String::from_utf8_lossy(&output.stderr), &Limits::default());
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .map_err(|e| OverheadError::Failed(name.into(), e.to_string()))?;
+        let unenforced = report.pointer("/limits/unenforced").cloned();
+        let unenforced = serde_json::from_value(unenforced.unwrap_or_default())
+            .map_err(|e| OverheadError::Failed(name.into(), e.to_string()))?;
+        Self::when_all_hold(name, walls, unenforced)
+    }
+
+    /// What a peer has of the same, for the record.
+    pub(super) fn of_peer(name: &str, seen: &str) -> Self {
+        Self {
+            configuration: name.into(),
+            walls: inside(seen, &Limits::default()),
+            unenforced: Vec::new(),
+        }
+    }
+
+    /// Those that it lacks, or has in another form.
+    pub(super) fn missing(&self) -> Vec<&Wall> {
+        self.walls.iter().filter(|wall| !wall.holds).collect()
     }
 
     fn when_all_hold(

@@ -5,12 +5,15 @@
 //! passed the [`conformance`] check in the same run, or there is no figure.
 
 pub mod bars;
+mod beside;
 mod conformance;
 mod density;
 mod machine;
+mod peers;
 mod phases;
 mod rate;
 mod sample;
+mod scene;
 pub mod table;
 
 use std::path::PathBuf;
@@ -22,6 +25,7 @@ use crate::host::HostError;
 use crate::spec::SandboxSpec;
 
 pub use bars::Verdict;
+pub use beside::peer_names;
 pub use conformance::{Conformance, Wall};
 pub use machine::{Machine, busy};
 pub use sample::Figure;
@@ -41,6 +45,8 @@ pub struct Options {
     pub spec: SandboxSpec,
     /// Root of the spec's image.
     pub rootfs: PathBuf,
+    /// The peers to look for; all when absent.
+    pub peers: Option<Vec<String>>,
     /// Where writable layers on disk are made.
     pub upper_directory: PathBuf,
     /// See [`LauncherConfig`](crate::host::LauncherConfig): only for the tests that a sandbox without a wall is not timed.
@@ -66,7 +72,7 @@ pub enum Phase {
     Data,
     /// From the order to end until nothing is left.
     Teardown,
-    /// `exec` as a whole process.
+    /// `exec` and each peer as whole processes, in turn.
     Process,
     /// Full cycles a second.
     Rate,

@@ -1,11 +1,10 @@
 //! The times, phase by phase.
 
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::conformance::Conformance;
-use super::sample::{alternate, e, spread, whole};
+use super::sample::{alternate, e, spread};
 use super::{Figure, Options, OverheadError, Phase, Skipped};
 use crate::env::{Env, ExecRequest, ExitStatus, GuestPath};
 use crate::host::{Launcher, LauncherConfig, Sandbox};
@@ -14,7 +13,7 @@ use crate::host::{Launcher, LauncherConfig, Sandbox};
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Between arrivals that are sparse.
-const GAP: Duration = Duration::from_millis(100);
+pub(super) const GAP: Duration = Duration::from_millis(100);
 
 const MEGABYTE: usize = 1 << 20;
 
@@ -151,12 +150,6 @@ impl<'a> Run<'a> {
             let series = spread(n, GAP, async || self.cold(to).await).await?;
             self.figures.push(series.figure(key, what));
         }
-        let mut exec = self.exec_process();
-        let series = spread(n, GAP, async || whole(&mut exec)).await?;
-        self.figures.push(series.figure(
-            "sparse.exec",
-            "100 ms apart: exec -- /bin/true, whole process",
-        ));
         Ok(())
     }
 
@@ -280,26 +273,6 @@ impl<'a> Run<'a> {
             "the same, asking first how much was written",
         ));
         Ok(())
-    }
-
-    async fn processes(&mut self) -> Result<(), OverheadError> {
-        let mut look = Command::new(&self.options.program);
-        look.args(["exec", "--"]);
-        let checked = Conformance::of_process(look, "exec as a process")?;
-        self.conformance.push(checked);
-        let mut exec = self.exec_process();
-        let series = alternate(self.options.runs, async || whole(&mut exec)).await?;
-        self.figures
-            .push(series.figure("process.exec", "exec -- /bin/true, whole process"));
-        Ok(())
-    }
-
-    pub(super) fn exec_process(&self) -> Command {
-        let mut command = Command::new(&self.options.program);
-        command
-            .args(["exec", "--", "/bin/true"])
-            .stdin(Stdio::null());
-        command
     }
 }
 

