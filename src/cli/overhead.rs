@@ -1,6 +1,7 @@
 //! `overhead`: what a sandbox costs on this machine.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -28,6 +29,9 @@ pub(super) struct OverheadArgs {
     /// Image of the store
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME)]
     image: String,
+    /// Draw starts and commands against peers into this SVG file
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     /// Measure also on a machine that has other work
     #[arg(long)]
     force: bool,
@@ -76,6 +80,14 @@ pub(super) async fn overhead(args: OverheadArgs, state: Option<&Path>) -> Result
     let report = overhead::measure(&options, &tell).await?;
     if let Some(why) = overhead::busy() {
         output::note(&format!("warning: now {why}: was it so all the time?"));
+    }
+    if let Some(file) = &args.plot {
+        match overhead::plot::svg(&report) {
+            Some(svg) => fs::write(file, svg).map_err(|e| CliError::Io("write the plot", e))?,
+            None => output::note(
+                "warning: no plot: it needs the phases `start` and `process`, and a peer",
+            ),
+        }
     }
     if args.json {
         output::json(&report)?;

@@ -11,6 +11,7 @@ mod density;
 mod machine;
 mod peers;
 mod phases;
+pub mod plot;
 mod rate;
 mod sample;
 mod scene;

@@ -209,7 +209,8 @@ pub(super) const PEERS: [Peer; 14] = [
                 IMAGE,
             ],
             exec: &["exec", "{id}"],
-            end: &["rm", "-f", "{id}"],
+            // Its PID 1 does not heed SIGTERM.
+            end: &["rm", "-f", "-t", "0", "{id}"],
         }),
         ..PLAIN
     },
