@@ -2,7 +2,7 @@
 # Other sandboxes to measure against: installs those that Debian and PyPI have, starts what needs a
 # daemon, runs a command beside them, and stops and removes all that it started; packages stay.
 #
-# usage: peers.sh [--list | COMMAND…]     default: llm-in-sandbox overhead --phases process,start
+# usage: peers.sh [--list | COMMAND…]     default: llm-in-sandbox overhead
 #
 # As root. --list only tells what would be installed and started. dockerd gets a network namespace, a
 # socket, directories and a cgroup of its own, and no iptables: a normal one is a little slower.
@@ -152,7 +152,7 @@ if [[ ${1-} == --list ]]; then
 fi
 [[ $EUID == 0 ]] || die "needs root: other sandboxes do"
 bin=$target/release/llm-in-sandbox
-(($#)) || set -- "$bin" overhead --phases process,start
+(($#)) || set -- "$bin" overhead
 rootfs=$("${LIS_TEST_BIN:-$bin}" image inspect default 2>/dev/null | awk '$1 == "rootfs" { print $2 }')
 [[ -d $rootfs ]] || die "no default image: llm-in-sandbox image build"
 

@@ -11,7 +11,7 @@ use super::phases::{GAP, Run};
 use super::rate::{PEERS_IN_FLIGHT, died, processes};
 use super::sample::{Series, e, settle, whole};
 use super::scene::{Place, Scene};
-use super::{Figure, OverheadError, Skipped};
+use super::{Figure, OverheadError, Phase, Skipped};
 
 const TRUE: &[&str] = &["/bin/true"];
 const PYTHON: &[&str] = &["/usr/bin/python3", "-c", "pass"];
@@ -34,6 +34,7 @@ struct Race {
     rootfs: PathBuf,
     runs: usize,
     window: Duration,
+    phases: Vec<Phase>,
     peers: Option<Vec<String>>,
     runners: Vec<Runner>,
     figures: Vec<Figure>,
@@ -54,6 +55,7 @@ impl Run<'_> {
             rootfs: self.options.rootfs.clone(),
             runs: self.options.runs,
             window: self.window(),
+            phases: self.options.phases.clone(),
             peers: self.options.peers.clone(),
             runners: Vec::new(),
             figures: Vec::new(),
@@ -96,8 +98,12 @@ impl Race {
         self.in_turn("process", "/bin/true", TRUE, self.runs)?;
         self.in_turn("python", "python3 -c pass", PYTHON, (self.runs / 4).max(2))?;
         self.visits()?;
-        self.sparse()?;
-        self.rates()?;
+        if self.phases.contains(&Phase::Sparse) {
+            self.sparse()?;
+        }
+        if self.phases.contains(&Phase::Rate) {
+            self.rates()?;
+        }
         self.runners.clear();
         Ok(self)
     }

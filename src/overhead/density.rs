@@ -6,11 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::sys::resource::{Resource, getrlimit};
 use tokio::task::JoinSet;
 
 use super::machine::{field, kilobytes, read};
 use super::phases::{Run, shell};
-use super::rate::died;
+use super::rate::{died, entries};
 use super::{Figure, OverheadError};
 use crate::host::Sandbox;
 use crate::spec::{Root, SandboxSpec, Upper};
@@ -28,6 +29,8 @@ struct Held {
     host: Option<u64>,
     processes: Option<u64>,
     kernel: [Option<u64>; 4],
+    pids: usize,
+    descriptors: usize,
 }
 
 impl Run<'_> {
@@ -99,6 +102,7 @@ impl Run<'_> {
                 None => self.skip(&format!("{what} of {count}"), "this user may not read it"),
             }
         }
+        self.room(count, sum, before, after);
         if let Some(sum) = sum {
             self.figures.push(Figure::value(
                 format!("memory.{count}"),
@@ -107,6 +111,47 @@ impl Run<'_> {
                 count,
                 sum * 1024.0 / 1e6,
             ));
+        }
+    }
+
+    /// How many sandboxes with a shell each limit of this host has room for, by what these took.
+    fn room(&mut self, count: usize, kilobytes_each: Option<f64>, before: &Held, after: &Held) {
+        let number = |path: &str| read(path).trim().parse::<f64>().ok();
+        let each = |before: usize, after: usize| after.saturating_sub(before) as f64 / count as f64;
+        // Terminals of all mounts but the first: Documentation/filesystems/devpts.rst.
+        let reserved = number("/proc/sys/kernel/pty/reserve").unwrap_or_default();
+        let ptys = number("/proc/sys/kernel/pty/max").map(|max| max - reserved);
+        let open = getrlimit(Resource::RLIMIT_NOFILE)
+            .ok()
+            .map(|(_, hard)| hard as f64);
+        let memory = kilobytes("MemTotal").map(|total| total as f64);
+        for (key, what, limit, each) in [
+            ("ptys", "terminals (kernel.pty.max)", ptys, Some(1.0)),
+            (
+                "descriptors",
+                "descriptors of one host process (RLIMIT_NOFILE)",
+                open,
+                Some(each(before.descriptors, after.descriptors)),
+            ),
+            (
+                "pids",
+                "processes (kernel.pid_max)",
+                number("/proc/sys/kernel/pid_max"),
+                Some(each(before.pids, after.pids)),
+            ),
+            ("memory", "memory of this machine", memory, kilobytes_each),
+        ] {
+            if let (Some(limit), Some(each)) = (limit, each.filter(|each| *each > 0.0)) {
+                let what = format!("room for, by {what}");
+                let figure = Figure::value(
+                    format!("room.{count}.{key}"),
+                    what,
+                    "sandboxes",
+                    count,
+                    limit / each,
+                );
+                self.figures.push(figure);
+            }
         }
     }
 
@@ -170,7 +215,8 @@ impl Held {
     fn now() -> Self {
         let own = std::process::id().cast_signed();
         let mut sum = Some(0);
-        for pid in descendants(own) {
+        let all = descendants(own);
+        for &pid in &all {
             // One that has just ended holds nothing.
             let alive = Path::new(&format!("/proc/{pid}")).exists();
             sum = sum.and_then(|sum| Some(sum + pss(pid).or((!alive).then_some(0))?));
@@ -179,6 +225,8 @@ impl Held {
             host: pss(own),
             processes: sum,
             kernel: KERNEL.map(|(name, ..)| kilobytes(name)),
+            pids: all.len(),
+            descriptors: entries("/proc/self/fd"),
         }
     }
 }

@@ -86,7 +86,7 @@ fn pressure(text: &str) -> Option<f64> {
 }
 
 /// Ticks of all processors: used, and in all.
-fn processor_times() -> (f64, f64) {
+pub(super) fn processor_times() -> (f64, f64) {
     let text = read("/proc/stat");
     let first = text.lines().next().unwrap_or_default();
     // Without guest times, which are in the first ones already: proc_stat(5).

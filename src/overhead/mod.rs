@@ -63,7 +63,7 @@ pub enum Phase {
     Noise,
     /// Cold starts, to the ready PID 1, `/bin/true`, the shell and Python.
     Start,
-    /// The same with a pause before each.
+    /// The same with a pause before each; also of whole processes, where these are measured.
     Sparse,
     /// The hand-out of a sandbox whose shell is ready.
     Warm,
@@ -75,7 +75,7 @@ pub enum Phase {
     Teardown,
     /// `exec` and each peer as whole processes, in turn.
     Process,
-    /// Full cycles a second.
+    /// Full cycles a second; also of whole processes, where these are measured.
     Rate,
     /// Memory and start of many at once.
     Density,

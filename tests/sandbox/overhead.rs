@@ -51,7 +51,7 @@ fn every_phase_gives_its_figures() {
     let report = measured(&phases, spec(), &[]).unwrap();
     for phase in [
         "noise", "start", "warm", "exec", "data", "teardown", "process", "sparse", "rate", "host",
-        "disk", "memory", "nth", "down",
+        "disk", "memory", "room", "nth", "down",
     ] {
         let dotted = format!("{phase}.");
         let found = report.figures.iter().filter(|f| f.key.starts_with(&dotted));
