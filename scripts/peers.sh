@@ -111,8 +111,12 @@ prepare_podman() {
 
 # What peers make outside of $work, and what of it is not there yet.
 note_absent() {
-    local directory
-    for directory in /run/{containerd,docker,crun,runc,runsc,containers} /sys/fs/cgroup{,/*}/{"$cgroup",default,libpod_parent}; do
+    local directory hierarchy
+    local known=(/run/{containerd,docker,crun,runc,runsc,containers})
+    for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*/; do
+        known+=("${hierarchy%/}"/{"$cgroup",default,libpod_parent})
+    done
+    for directory in "${known[@]}"; do
         [[ -e $directory ]] || absent+=("$directory")
     done
 }

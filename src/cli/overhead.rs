@@ -78,7 +78,7 @@ pub(super) async fn overhead(args: OverheadArgs, state: Option<&Path>) -> Result
     };
     let tell = |phase: &str| output::note(&format!("measuring: {phase}"));
     let report = overhead::measure(&options, &tell).await?;
-    if let Some(why) = overhead::busy() {
+    if let Some(why) = overhead::used_by_others() {
         output::note(&format!("warning: now {why}: was it so all the time?"));
     }
     if let Some(file) = &args.plot {

@@ -58,23 +58,26 @@ impl Machine {
 /// Why nothing should be timed here now, if so: looks for a second.
 #[must_use]
 pub fn busy() -> Option<String> {
+    if let Some(why) = used_by_others() {
+        return Some(why);
+    }
+    let pressure = pressure(&read("/proc/pressure/cpu")).unwrap_or_default();
+    (pressure > PRESSURE).then(|| {
+        format!("something waited for a processor {pressure} % of the last 10 s, more than {PRESSURE} %")
+    })
+}
+
+/// The same after a run, whose own waiting would count above.
+#[must_use]
+pub fn used_by_others() -> Option<String> {
     let before = processor_times();
     std::thread::sleep(Duration::from_secs(1));
     let after = processor_times();
     let (used, all) = (after.0 - before.0, after.1 - before.1);
     let share = if all > 0.0 { used / all } else { 0.0 };
-    if share > BUSY {
-        return Some(format!(
-            "others use {:.0} % of the processors, more than {:.0} %",
-            share * 100.0,
-            BUSY * 100.0
-        ));
-    }
-    let pressure = pressure(&read("/proc/pressure/cpu")).unwrap_or_default();
-    (pressure > PRESSURE).then(|| {
-        format!(
-            "something waited for a processor {pressure} % of the last 10 s, more than {PRESSURE} %"
-        )
+    (share > BUSY).then(|| {
+        let (share, most) = (share * 100.0, BUSY * 100.0);
+        format!("others use {share:.0} % of the processors, more than {most:.0} %")
     })
 }
 

@@ -28,7 +28,7 @@ use crate::spec::SandboxSpec;
 pub use bars::Verdict;
 pub use beside::peer_names;
 pub use conformance::{Conformance, Wall};
-pub use machine::{Machine, busy};
+pub use machine::{Machine, busy, used_by_others};
 pub use sample::Figure;
 
 /// What is measured, and on what.

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::{Figure, Report};
 
-const WIDTH: u32 = 760;
-const LABEL: u32 = 210;
+const WIDTH: u32 = 800;
+const LABEL: u32 = 250;
 const VALUES: u32 = 110;
 const BAR: u32 = 18;
 const LINE: u32 = 26;

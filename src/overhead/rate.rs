@@ -22,6 +22,9 @@ const IN_FLIGHT: [usize; 4] = [1, 2, 8, 32];
 /// The one that peers are measured with, too.
 pub(super) const PEERS_IN_FLIGHT: usize = 8;
 
+/// Cycles of each that is in flight, however slow.
+const FEWEST: usize = 3;
+
 /// How many sandboxes the host process drives, how often it calls each, and for how long.
 const DRIVEN: usize = 64;
 const CALL_EVERY: Duration = Duration::from_millis(100);
@@ -177,7 +180,7 @@ pub(super) fn processes(
     let began = Instant::now();
     let one = || {
         let mut count = 0;
-        while began.elapsed() < window {
+        while began.elapsed() < window || count < FEWEST {
             cycle()?;
             count += 1;
         }
