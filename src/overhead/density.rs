@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::machine::{field, kilobytes, read};
 use super::phases::{Run, shell};
 use super::rate::{died, entries};
+use super::sample::filled;
 use super::{Figure, OverheadError};
 use crate::host::Sandbox;
 use crate::spec::{Root, SandboxSpec, Upper};
@@ -42,6 +43,7 @@ impl Run<'_> {
     }
 
     async fn density(&mut self, count: usize) -> Result<(), OverheadError> {
+        filled(&self.launcher).await?;
         let before = Held::now();
         let (mut starts, mut sandboxes) = (Vec::new(), Vec::new());
         for _ in 0..count {
@@ -51,6 +53,7 @@ impl Run<'_> {
             shell(&sandbox, ":").await?;
             sandboxes.push(sandbox);
         }
+        filled(&self.launcher).await?;
         let after = Held::now();
         let down = all_down(sandboxes).await?;
         self.memory(count, &before, &after);
@@ -178,17 +181,20 @@ impl Run<'_> {
         what: &str,
         spec: SandboxSpec,
     ) -> Result<(), OverheadError> {
-        const COUNT: usize = 10;
+        // Many, for those that are made ahead are there in any number up to eight.
+        const COUNT: usize = 50;
         let directories = [
             self.launcher.registry().directory().to_owned(),
             self.options.upper_directory.clone(),
         ];
         let held = || directories.iter().map(|d| allocated(d)).sum::<u64>();
+        filled(&self.launcher).await?;
         let before = held();
         let mut sandboxes = Vec::new();
         for _ in 0..COUNT {
             sandboxes.push(self.launcher.sandbox(spec.clone()).await?);
         }
+        filled(&self.launcher).await?;
         let bytes = held().saturating_sub(before);
         all_down(sandboxes).await?;
         let each = bytes as f64 / 1024.0 / COUNT as f64;

@@ -63,7 +63,9 @@ pub fn busy() -> Option<String> {
     }
     let pressure = pressure(&read("/proc/pressure/cpu")).unwrap_or_default();
     (pressure > PRESSURE).then(|| {
-        format!("something waited for a processor {pressure} % of the last 10 s, more than {PRESSURE} %")
+        format!(
+            "something waited for a processor {pressure} % of the last 10 s, more than {PRESSURE} %"
+        )
     })
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::conformance::Conformance;
-use super::sample::{alternate, e, spread};
+use super::sample::{AHEAD, alternate, e, filled, settle, spread};
 use super::{Figure, Options, OverheadError, Phase, Skipped};
 use crate::env::{Env, ExecRequest, ExitStatus, GuestPath};
 use crate::host::{Launcher, LauncherConfig, Sandbox};
@@ -44,6 +44,7 @@ impl<'a> Run<'a> {
             program: Some(options.program.clone()),
             upper_directory: Some(options.upper_directory.clone()),
             without: options.without.clone(),
+            ahead: Some(AHEAD),
             ..LauncherConfig::default()
         };
         let launcher = Arc::new(Launcher::start(config).await?);
@@ -105,15 +106,17 @@ impl<'a> Run<'a> {
     /// The same twice in turn: what differs is noise.
     async fn noise(&mut self) -> Result<(), OverheadError> {
         let n = self.options.runs;
-        let alone = alternate(n, async || e()).await?;
+        let alone = alternate(&self.launcher, n, async || e()).await?;
         self.figures
             .push(alone.figure("noise.e", "A/A: E against E"));
         let (mut first, mut second) = (Vec::new(), Vec::new());
         for _ in 0..n {
-            e()?;
-            first.push(self.cold(To::Ready).await?);
-            e()?;
-            second.push(self.cold(To::Ready).await?);
+            for times in [&mut first, &mut second] {
+                settle()?;
+                filled(&self.launcher).await?;
+                e()?;
+                times.push(self.cold(To::Ready).await?);
+            }
         }
         for (key, what, mut times) in [
             ("noise.first", "A/A: cold to ready, every first", first),
@@ -135,7 +138,10 @@ impl<'a> Run<'a> {
             ),
             ("start.python", "cold to python3 -c pass done", PYTHON),
         ] {
-            let series = alternate(self.options.runs, async || self.cold(to).await).await?;
+            let series = alternate(&self.launcher, self.options.runs, async || {
+                self.cold(to).await
+            })
+            .await?;
             self.figures.push(series.figure(key, what));
         }
         Ok(())
@@ -147,7 +153,7 @@ impl<'a> Run<'a> {
             ("sparse.ready", "100 ms apart: cold to ready", To::Ready),
             ("sparse.true", "100 ms apart: cold to /bin/true done", TRUE),
         ] {
-            let series = spread(n, GAP, async || self.cold(to).await).await?;
+            let series = spread(&self.launcher, n, GAP, async || self.cold(to).await).await?;
             self.figures.push(series.figure(key, what));
         }
         Ok(())
@@ -156,7 +162,7 @@ impl<'a> Run<'a> {
     /// Each sample has a sandbox of its own, whose shell nobody has used.
     async fn warm(&mut self) -> Result<(), OverheadError> {
         let runs = self.options.runs;
-        let series = alternate(runs, async || {
+        let series = alternate(&self.launcher, runs, async || {
             let sandbox = self.sandbox().await?;
             shell(&sandbox, ":").await?;
             e()?;
@@ -187,7 +193,10 @@ impl<'a> Run<'a> {
                 "python3 -c pass",
             ),
         ] {
-            let series = alternate(n, async || timed(shell(&sandbox, command)).await).await?;
+            let series = alternate(&self.launcher, n, async || {
+                timed(shell(&sandbox, command)).await
+            })
+            .await?;
             self.figures.push(series.figure(key, what));
         }
         for (key, what, argv) in [
@@ -202,7 +211,10 @@ impl<'a> Run<'a> {
                 &["python3", "-c", "pass"],
             ),
         ] {
-            let series = alternate(n, async || timed(exec(&sandbox, argv)).await).await?;
+            let series = alternate(&self.launcher, n, async || {
+                timed(exec(&sandbox, argv)).await
+            })
+            .await?;
             self.figures.push(series.figure(key, what));
         }
         sandbox.close().await?;
@@ -214,12 +226,12 @@ impl<'a> Run<'a> {
         let sandbox = self.sandbox().await?;
         let path = GuestPath::from("/tmp/megabyte");
         let content: Vec<u8> = (0..=255).cycle().take(MEGABYTE).collect();
-        let write = alternate(n, async || {
+        let write = alternate(&self.launcher, n, async || {
             timed(async { Ok(sandbox.write_file(&path, &content, false).await?) }).await
         });
         let figure = write.await?.figure("data.write", "write a file of 1 MiB");
         self.figures.push(figure);
-        let read = alternate(n, async || {
+        let read = alternate(&self.launcher, n, async || {
             let began = Instant::now();
             let read = sandbox.read_file(&path, 2 << 20).await?;
             let time = began.elapsed();
@@ -228,7 +240,7 @@ impl<'a> Run<'a> {
         });
         let figure = read.await?.figure("data.read", "read a file of 1 MiB");
         self.figures.push(figure);
-        let output = alternate((n / 10).max(2), async || {
+        let output = alternate(&self.launcher, (n / 10).max(2), async || {
             let request = ExecRequest::new(["head", "-c", "100000000", "/dev/zero"]);
             let result = sandbox.exec(&request).await?;
             let kept = result.stdout.head.len() + result.stdout.tail.len();
@@ -256,12 +268,12 @@ impl<'a> Run<'a> {
             e()?;
             Ok::<_, OverheadError>(sandbox)
         };
-        let discard = alternate(n, async || {
+        let discard = alternate(&self.launcher, n, async || {
             let sandbox = ready().await?;
             timed(async { Ok(sandbox.discard().await?) }).await
         })
         .await?;
-        let close = alternate(n, async || {
+        let close = alternate(&self.launcher, n, async || {
             let sandbox = ready().await?;
             timed(async { Ok(sandbox.close().await?) }).await
         })

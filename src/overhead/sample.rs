@@ -6,10 +6,16 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::OverheadError;
+use crate::host::Launcher;
 
 /// Between two samples E runs for at least so long: what the one before has left to the kernel is
-/// then done, what the zygote makes ahead is made, and no core has gone to sleep.
+/// then done, and no core has gone to sleep.
 const SETTLE: Duration = Duration::from_millis(3);
+
+/// Sandboxes begun before they are asked for: the launcher's own number, which this makes certain.
+pub(super) const AHEAD: usize = 8;
+
+const FILL_DEADLINE: Duration = Duration::from_secs(10);
 
 /// One row of the table.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -87,26 +93,43 @@ impl Series {
     }
 }
 
-/// `n` samples with E before each. Those of the first rounds, which warm the caches, are thrown away.
+/// `n` samples, and E before each until all that was made ahead of them is there again. Those of the
+/// first rounds, which warm the caches, are thrown away.
 pub(super) async fn alternate(
+    launcher: &Launcher,
     n: usize,
     mut sample: impl AsyncFnMut() -> Result<Duration, OverheadError>,
 ) -> Result<Series, OverheadError> {
     let mut series = Series::default();
     let warm_up = 1 + n / 50;
     for round in 0..warm_up + n {
-        let e = settle()?;
+        let mut alone = settle()?;
+        filled(launcher).await?;
+        alone.push(e()?);
         let time = sample().await?;
         if round >= warm_up {
-            series.e.extend(e);
-            series.times.push(time);
+            series.push(&alone, [time]);
         }
     }
     Ok(series)
 }
 
+/// Waits until no more is made ahead: a launcher fills up again when half of it is used.
+pub(super) async fn filled(launcher: &Launcher) -> Result<(), OverheadError> {
+    let began = Instant::now();
+    while launcher.waiting() * 2 <= AHEAD {
+        if began.elapsed() > FILL_DEADLINE {
+            let why = format!("{} of {AHEAD} are there", launcher.waiting());
+            return Err(OverheadError::Failed("making sandboxes ahead".into(), why));
+        }
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    Ok(())
+}
+
 /// The same with a pause of `gap` before each, E included.
 pub(super) async fn spread(
+    launcher: &Launcher,
     n: usize,
     gap: Duration,
     mut sample: impl AsyncFnMut() -> Result<Duration, OverheadError>,
@@ -116,6 +139,7 @@ pub(super) async fn spread(
         tokio::time::sleep(gap).await;
         series.e.push(e()?);
         tokio::time::sleep(gap).await;
+        filled(launcher).await?;
         series.times.push(sample().await?);
     }
     Ok(series)

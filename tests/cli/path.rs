@@ -223,44 +223,39 @@ fn the_path_of_one_exec() {
 /// is the same every time. What the zygote makes ahead comes when it has time, and is not counted.
 #[test]
 fn the_path_of_each_start() {
+    /// Of `--phases start --runs 2`: one whose walls are looked at, and four kinds with a warm-up.
+    const STARTS: usize = 1 + 4 * (1 + 2);
     if !comparable("the_path_of_each_start") {
         return;
     }
     let all = trace(&command(&[
         "overhead", "--force", "--phases", "start", "--runs", "2",
     ]));
-    let inits = counts(&all, Role::Init);
-    assert!(inits.len() > 8, "{}", inits.len());
-    let mut text = String::new();
-
     let host = sum(&counts(&all, Role::Host));
     let started = counts(&all, Role::Baseline).len() + counts(&all, Role::Zygote).len();
     assert_eq!(host["fork"], started, "the host forks for a start");
 
     let mut zygote = sum(&counts(&all, Role::Zygote));
-    for kind in ["exec", "mount", "setns", "unshare", "open"] {
+    for kind in ["exec", "fork", "mount", "setns", "unshare", "open"] {
         zygote.remove(kind);
     }
     for (kind, count) in &mut zygote {
-        assert_eq!(
-            *count % inits.len(),
-            0,
-            "{kind}: {count} of {} starts",
-            inits.len()
-        );
-        *count /= inits.len();
+        assert_eq!(*count % STARTS, 0, "{kind}: {count} of {STARTS} starts");
+        *count /= STARTS;
     }
-    text += &line(Role::Zygote, &zygote);
 
-    let lines = inits.into_iter().map(|mut init| {
+    // Those that were begun ahead and never asked for have done a part.
+    let mut inits: BTreeMap<String, usize> = BTreeMap::new();
+    for mut init in counts(&all, Role::Init) {
         // For what runs inside, not for the start.
         init.remove("fork");
-        line(Role::Init, &init)
-    });
-    let mut lines: Vec<_> = lines.collect();
-    lines.dedup();
-    text += &lines.concat();
-    insta::assert_snapshot!(text);
+        *inits.entry(line(Role::Init, &init)).or_default() += 1;
+    }
+    let (complete, _) = inits
+        .iter()
+        .find(|(_, count)| **count == STARTS)
+        .unwrap_or_else(|| panic!("not {STARTS} alike: {inits:#?}"));
+    insta::assert_snapshot!(line(Role::Zygote, &zygote) + complete);
 }
 
 #[test]
@@ -270,7 +265,7 @@ fn few_files_are_opened() {
     }
     let all = trace(&command(&["exec", "--", "/bin/true"]));
     opens_at_most(10, "the zygote", &sum(&counts(&all, Role::Zygote)));
-    opens_at_most(77, "PID 1", &sum(&counts(&all, Role::Init)));
+    opens_at_most(94, "PID 1", &sum(&counts(&all, Role::Init)));
     opens_at_most(41, "the host", &sum(&counts(&all, Role::Host)));
 }
 
