@@ -7,6 +7,7 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::HostError;
 use super::registry::open_shared;
@@ -31,8 +32,13 @@ pub(super) struct Range {
 pub(super) fn allot(runtime: &Path) -> Result<Range, HostError> {
     let path = runtime.join("ids");
     let file = open_shared(&path).map_err(HostError::file("open", &path))?;
-    // From a start of our own: the next one to look need not try all that we took.
-    let start = std::process::id().wrapping_mul(2_654_435_761) % RANGES;
+    // From a start of our own, and from behind the last one: nobody need try all that we took.
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+    let start = std::process::id()
+        .wrapping_mul(2_654_435_761)
+        .wrapping_add(taken)
+        % RANGES;
     for offset in 0..RANGES {
         let index = (start + offset) % RANGES;
         if try_lock_byte(file.as_fd(), index).map_err(HostError::file("lock", &path))? {
