@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("trajectory", &["outcome", "env", "spec", "llm"]),
     ("agent", &["llm", "trajectory", "outcome", "env", "spec"]),
     ("settings", &["llm"]),
+    ("net", &["sys", "outcome"]),
 ];
 
 /// Modules at the top, free to name everything.
@@ -43,6 +44,7 @@ const BANNED: &[(&str, &[&str])] = &[
     ("plan", &["std::fs", "tokio", "reqwest", "tracing"]),
     ("policy", &["std::fs", "tokio", "reqwest", "tracing"]),
     ("jail", &["tokio", "reqwest", "tracing"]),
+    ("net", &["tokio", "reqwest"]),
     ("sys", &["tokio", "reqwest", "tracing"]),
     ("wire", &["tokio", "reqwest", "tracing"]),
     ("spec", &["tokio", "reqwest"]),
