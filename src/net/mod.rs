@@ -9,8 +9,13 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+mod budget;
 pub mod gate;
+mod hello;
 mod ledger;
+pub mod names;
+pub mod ranges;
+pub mod rules;
 
 pub use gate::Gate;
 pub use ledger::{Connection, Ended, Entries, Ledger, Verdict};
