@@ -8,16 +8,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod budget;
 mod device;
 mod dispatch;
 mod dns;
 mod echo;
 mod engine;
 pub mod gate;
+mod hello;
 mod ledger;
 mod link;
 mod lookups;
+pub mod names;
 mod packet;
+pub mod ranges;
+pub mod rules;
 mod tcp;
 mod udp;
 
