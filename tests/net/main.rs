@@ -12,5 +12,6 @@
     reason = "all of this crate is tests: a panic is how they fail"
 )]
 
+mod names;
 mod tcp;
 mod world;
