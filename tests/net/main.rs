@@ -12,6 +12,7 @@
     reason = "all of this crate is tests: a panic is how they fail"
 )]
 
+mod datagrams;
 mod names;
 mod tcp;
 mod world;

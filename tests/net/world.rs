@@ -67,7 +67,7 @@ pub(crate) struct World {
     net: Net,
     /// Holds the addresses of the outside.
     _uplink: OwnedFd,
-    pub(crate) files: tempfile::TempDir,
+    _files: tempfile::TempDir,
 }
 
 /// A sandbox, as far as its network goes.
@@ -110,14 +110,14 @@ impl World {
                     address: address.parse().unwrap(),
                     prefix,
                 });
-            tun::configure("uplink", 1500, &addresses).unwrap();
+            tun::configure("uplink", 1300, &addresses).unwrap();
             Some((Net::start(&settings).unwrap(), uplink))
         })?;
         Some(Self {
             outside,
             net,
             _uplink: uplink,
-            files,
+            _files: files,
         })
     }
 
