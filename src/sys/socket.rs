@@ -10,6 +10,8 @@ use nix::sys::socket::{
     getsockopt, recvmsg, setsockopt, socket,
 };
 
+/// Size of an option that is an int.
+const INT: libc::socklen_t = 4;
 /// Neither waits nor raises SIGPIPE.
 const AT_ONCE: MsgFlags = MsgFlags::MSG_DONTWAIT.union(MsgFlags::MSG_NOSIGNAL);
 
@@ -133,7 +135,7 @@ pub fn path_mtu(fd: BorrowedFd<'_>, to: SocketAddr) -> io::Result<u32> {
         SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
     };
     let mut value: libc::c_int = 0;
-    let mut length = size_of_val(&value) as libc::socklen_t;
+    let mut length = INT;
     // SAFETY: the kernel stores one int, as `length` says.
     let result = unsafe {
         libc::getsockopt(
@@ -149,7 +151,7 @@ pub fn path_mtu(fd: BorrowedFd<'_>, to: SocketAddr) -> io::Result<u32> {
 }
 
 fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
-    let length = size_of_val(&value) as libc::socklen_t;
+    let length = INT;
     // SAFETY: the kernel reads one int, as `length` says.
     let result = unsafe {
         libc::setsockopt(

@@ -58,6 +58,7 @@ pub fn make_from(node: &str, name: &str) -> io::Result<OwnedFd> {
 pub fn let_go(device: OwnedFd) {
     // SAFETY: TUNSETPERSIST takes its flag by value.
     unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETPERSIST, 1) };
+    drop(device);
 }
 
 /// Gives the device of this name its addresses, sets it up and routes everything over it.

@@ -156,7 +156,7 @@ fn ping(to: &str) -> Result<bool, ErrorKind> {
     socket.send(&request).map_err(|error| error.kind())?;
     let mut reply = [0; 100];
     let length = socket.recv(&mut reply).map_err(|error| error.kind())?;
-    Ok(&reply[6..length] == &request[6..])
+    Ok(reply[6..length] == request[6..])
 }
 
 #[test]

@@ -240,6 +240,7 @@ fn break_off(stream: TcpStream) {
         l_linger: 0,
     };
     nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+    drop(stream);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::sequence::{before, distance};
+use super::sequence::{before, behind, distance};
 use super::{Flow, Phase, RESEND, RESEND_MAX, RESENDS};
 use crate::net::ledger::Ended;
 use crate::net::link::Link;
@@ -45,7 +45,7 @@ impl Flow {
             let most = room.min(share);
             match self.send_from(self.next, flight, most, link) {
                 Read::Data(length) => {
-                    self.next = self.next.wrapping_add(length as u32);
+                    self.next = behind(self.next, length);
                     share = share.saturating_sub(length);
                 }
                 Read::End => {

@@ -9,6 +9,11 @@ pub(super) fn distance(a: u32, b: u32) -> i64 {
     i64::from(b.wrapping_sub(a).cast_signed())
 }
 
+/// What is `length` bytes behind; no segment and no window is half as large as the space.
+pub(super) fn behind(a: u32, length: usize) -> u32 {
+    a.wrapping_add(u32::try_from(length).unwrap_or(0))
+}
+
 pub(super) fn before(a: u32, b: u32) -> bool {
     distance(a, b) > 0
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use nix::sys::socket::{Shutdown, shutdown};
 use std::os::fd::AsRawFd;
 
-use super::sequence::{before, distance};
+use super::sequence::{before, behind, distance};
 use super::{Flow, PEEK_MAX, Phase, WINDOW};
 use crate::net::ledger::Ended;
 use crate::net::link::Link;
@@ -37,7 +37,7 @@ impl Flow {
             self.break_off(Ended::ResetOutside, link);
             return;
         };
-        self.expected = self.expected.wrapping_add(taken as u32);
+        self.expected = behind(self.expected, taken);
         self.attempt.up += taken as u64;
         self.owes_ack = true;
         if fin && taken == new.len() {
@@ -118,7 +118,7 @@ impl Flow {
         };
         let most = if self.scaled { most } else { most.min(65_535) };
         let free = most.saturating_sub(self.pending.len());
-        let edge = self.expected.wrapping_add(free as u32);
+        let edge = behind(self.expected, free);
         if before(self.edge, edge) {
             self.edge = edge;
         }
