@@ -1,12 +1,12 @@
 //! Who talked to whom: one entry for each connection, flow and lookup, also for the refused ones.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::gate::Protocol;
+use super::gate::{Decision, Protocol};
 
 /// An entry, made when the connection has ended.
 #[derive(Debug, Clone)]
@@ -53,6 +53,8 @@ pub enum Ended {
     Done,
     /// It was never begun: denied, or over a limit.
     NotBegun,
+    /// A limit was reached.
+    Limited,
     /// The other side refused.
     Refused,
     /// No way there, or none that was known.
@@ -65,6 +67,69 @@ pub enum Ended {
     ResetOutside,
     /// The sandbox went away.
     Detached,
+}
+
+/// An entry in the making.
+#[derive(Debug, Clone)]
+pub(super) struct Attempt {
+    pub started: Instant,
+    pub protocol: Protocol,
+    pub to: SocketAddr,
+    pub name: Option<Arc<str>>,
+    pub verdict: Verdict,
+    pub rule: Arc<str>,
+    pub up: u64,
+    pub down: u64,
+}
+
+impl Attempt {
+    pub(super) fn new(
+        protocol: Protocol,
+        to: SocketAddr,
+        decision: &Decision,
+        now: Instant,
+    ) -> Self {
+        let mut attempt = Self {
+            started: now,
+            protocol,
+            to,
+            name: None,
+            verdict: Verdict::Allowed,
+            rule: Arc::from(""),
+            up: 0,
+            down: 0,
+        };
+        attempt.decided(decision);
+        attempt
+    }
+
+    /// Takes over what was decided.
+    pub(super) fn decided(&mut self, decision: &Decision) {
+        let (name, rule, verdict) = match decision {
+            Decision::Allow { name, rule } => (name, rule, Verdict::Allowed),
+            Decision::Deny { name, rule } => (name, rule, Verdict::Denied),
+            Decision::Peek => return,
+        };
+        self.name.clone_from(name);
+        self.rule = Arc::clone(rule);
+        self.verdict = verdict;
+    }
+
+    pub(super) fn end(self, ended: Ended, now: Instant) -> Connection {
+        Connection {
+            started: self.started,
+            lasted: now.saturating_duration_since(self.started),
+            protocol: self.protocol,
+            name: self.name,
+            address: self.to.ip(),
+            port: self.to.port(),
+            up: self.up,
+            down: self.down,
+            verdict: self.verdict,
+            rule: self.rule,
+            ended,
+        }
+    }
 }
 
 /// Where entries go; never waits.

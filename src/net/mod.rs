@@ -4,19 +4,29 @@
 //! kernel does routing, congestion control and buffering, and the sandbox needs no address, bridge or filter outside.
 //! [`Gate`] decides, the engine carries out, [`Ledger`] tells who talked to whom.
 
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 mod budget;
+mod device;
+mod dispatch;
+mod dns;
+mod echo;
+mod engine;
 pub mod gate;
 mod hello;
 mod ledger;
+mod link;
+mod lookups;
 pub mod names;
+mod packet;
 pub mod ranges;
 pub mod rules;
+mod tcp;
+mod udp;
 
+pub use engine::{Attachment, Net};
 pub use gate::Gate;
 pub use ledger::{Connection, Ended, Entries, Ledger, Verdict};
 
@@ -42,6 +52,10 @@ pub struct Settings {
     pub threads: usize,
     /// Most sockets of the host that all sandboxes together have open.
     pub sockets: usize,
+    /// Where the host's resolvers are named: resolv.conf(5).
+    pub resolv_conf: PathBuf,
+    /// Where it names other hosts itself: hosts(5).
+    pub hosts: PathBuf,
 }
 
 /// What one sandbox may use. `None` means no limit.
@@ -70,6 +84,8 @@ impl Default for Settings {
         Self {
             threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             sockets: 16 << 10,
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            hosts: PathBuf::from("/etc/hosts"),
         }
     }
 }
@@ -89,33 +105,10 @@ impl Default for NetLimits {
     }
 }
 
-/// The engine threads of the process.
-#[derive(Debug)]
-pub struct Net {}
-
-/// A device that is served; no longer, when dropped.
-#[derive(Debug)]
-pub struct Attachment {}
-
-impl Net {
-    /// Starts the threads.
-    ///
-    /// # Errors
-    /// The host gives no thread or no descriptor.
-    pub fn start(_settings: Settings) -> io::Result<Self> {
-        Ok(Self {})
-    }
-
-    /// Serves a device: `tun` is made with `IFF_TUN | IFF_NO_PI | IFF_VNET_HDR` ([`crate::sys::tun`]).
-    /// The sender side of `ledger` goes when the device has been let go: then all entries are there.
-    #[must_use]
-    pub fn attach(
-        &self,
-        _tun: OwnedFd,
-        _gate: Gate,
-        _limits: NetLimits,
-        _ledger: Ledger,
-    ) -> Attachment {
-        Attachment {}
+/// The gateway of an address's family.
+fn gateway(of: SocketAddr) -> IpAddr {
+    match of {
+        SocketAddr::V4(_) => GATEWAY_V4.into(),
+        SocketAddr::V6(_) => GATEWAY_V6.into(),
     }
 }
