@@ -62,7 +62,7 @@ fn engine() -> Result<&'static Net, HostError> {
     if let Some(engine) = ENGINE.get() {
         return Ok(engine);
     }
-    let engine = Net::start(net::Settings::default()).map_err(HostError::Network)?;
+    let engine = Net::start(&net::Settings::default()).map_err(HostError::Network)?;
     Ok(ENGINE.get_or_init(|| engine))
 }
 
@@ -173,6 +173,7 @@ fn ended(ended: Ended) -> &'static str {
         Ended::TimedOut => "timed_out",
         Ended::ResetInside => "reset_inside",
         Ended::ResetOutside => "reset_outside",
+        Ended::Limited => "limited",
         Ended::Detached => "detached",
     }
 }
