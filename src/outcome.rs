@@ -3,10 +3,14 @@
 //! Two families, apart by type: what the model did ([`Policy`]), which evaluation may score, and what
 //! we or the host failed at ([`Infrastructure`]), which it must not.
 
+mod connection;
+
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use connection::{Connection, Connections};
 
 /// An end, of one family or the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

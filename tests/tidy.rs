@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "host",
         &[
-            "sys", "wire", "outcome", "spec", "env", "plan", "tree", "policy",
+            "sys", "wire", "outcome", "spec", "env", "plan", "tree", "policy", "net",
         ],
     ),
     ("image", &["host", "spec", "env", "tree"]),

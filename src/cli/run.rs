@@ -113,6 +113,9 @@ pub struct RunArgs {
     /// System calls that are refused: `default`, `strict` or a TOML file [env: LLM_IN_SANDBOX_SECCOMP]
     #[arg(long, value_name = "PROFILE")]
     pub seccomp: Option<String>,
+    /// Network: `none`, `internet`, `allow:HOST,HOST…`, `allow:./FILE` or `host` [env: LLM_IN_SANDBOX_NET] [default: internet]
+    #[arg(long, value_name = "MODE")]
+    pub net: Option<String>,
     /// Leave the sandbox running afterwards
     #[arg(long)]
     pub keep: bool,

@@ -12,6 +12,7 @@ use super::ids::{self, Range};
 use super::in_force::InForce;
 use super::init::Init;
 use super::link::{Answers, Link};
+use super::network;
 use super::registry::{Entry, EntryInfo, Registry};
 use super::sandbox::{Held, Sandbox};
 use super::strikes::Strikes;
@@ -19,11 +20,12 @@ use super::upper::{self, DiskUpper};
 use super::walls::Walls;
 use super::zygote::{Ids, Zygote};
 use super::{DEFAULT_ENV, HostError};
+use crate::net::rules::Rules;
 use crate::plan::{Allotment, plan};
-use crate::spec::{Root, SandboxSpec, Upper};
+use crate::spec::{Network, Root, SandboxSpec, Upper};
 use crate::sys::channel::Channel;
 use crate::sys::landlock;
-use crate::wire::{FromInit, FromZygote, IdMap, SetupPlan, UpperSource};
+use crate::wire::{FromInit, FromZygote, IdMap, SetupOp, SetupPlan, UpperSource};
 
 /// Nothing that we wait for during a start takes longer on a working host.
 pub(super) const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -119,6 +121,13 @@ impl Launcher {
         if self.config.require_limits && !in_force.unenforced.is_empty() {
             return Err(HostError::Unenforceable(in_force.unenforced.join(", ")));
         }
+        let rules = match &spec.network {
+            Network::Rules(text) => Some(text.parse::<Rules>()?),
+            Network::None | Network::Host => None,
+        };
+        if rules.is_some() {
+            network::open_node().map_err(HostError::NoDevice)?;
+        }
         let mut entry = self.registry.register()?;
         let range = match self.ids {
             Ids::Ranges => Some(ids::allot(&self.registry.ids_directory())?),
@@ -149,9 +158,19 @@ impl Launcher {
         };
         let starting = self.start_sandbox(plan, cgroup, entry, range, description);
         let root_bounded = !matches!(spec.root, Root::Writable(_));
-        let (link, exit, held, listener) = timeout(START_DEADLINE, starting)
+        let Running {
+            link,
+            exit,
+            held,
+            device,
+            listener,
+        } = timeout(START_DEADLINE, starting)
             .await
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
+        let network = rules.map(|rules| match device {
+            Some(device) => network::Network::attach(device, rules),
+            None => Err(HostError::ZygoteGone("sent no network device".into())),
+        });
         let strikes = Strikes::new(&in_force, root_bounded, held.cgroup.events());
         Ok(Sandbox::new(
             Init::new(link, strikes),
@@ -162,7 +181,8 @@ impl Launcher {
             spec.workdir,
             started,
         )
-        .with_walls(walls.watched(listener)))
+        .with_walls(walls.watched(listener))
+        .with_network(network.transpose()?))
     }
 
     /// Deletes a tree whose files may belong to subordinate ids, which this process may not touch.
@@ -248,6 +268,7 @@ impl Launcher {
             privileged: matches!(self.ids, Ids::Ranges),
             // Taking a wall away takes away a step of PID 1, which must be there.
             networks_ahead: matches!(self.ids, Ids::Ranges) && self.config.without.is_empty(),
+            device: matches!(spec.network, Network::Rules(_)).then(network::device),
             setgroups,
             disk_upper,
             pids_by_rlimit: !self.cgroups.controllers().pids,
@@ -280,16 +301,18 @@ impl Launcher {
             range,
         };
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
+        let is_device = |op: &SetupOp| matches!(op, SetupOp::NetworkDevice(_));
+        let by_pid_1 = plan.setup.iter().any(is_device);
         let init = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
         let mut readiness = init.open_as(0);
         let cloned = self.zygote.clone_sandbox(plan, &theirs, &held.cgroup);
-        let (mut exit, pid, pidfd) = cloned.await?;
+        let (mut exit, pid, pidfd, mut device) = cloned.await?;
         held.pidfd = Some(pidfd);
         held.init_pid = pid;
         // From here on PID 1 holds the other end alone: its death is the end of our answers.
         drop(theirs);
-        let listener = match wait_ready(&mut readiness).await {
-            Ok(listener) => listener,
+        let mut sent = match wait_ready(&mut readiness).await {
+            Ok(sent) => sent.into_iter(),
             Err(error) => {
                 held.kill();
                 let _ = timeout(START_DEADLINE, exit.next()).await;
@@ -298,20 +321,38 @@ impl Launcher {
         };
         description.init_pid = Some(pid);
         held.entry.describe(&description)?;
-        Ok((init, exit, held, listener))
+        if by_pid_1 {
+            device = sent.next();
+        }
+        Ok(Running {
+            link: init,
+            exit,
+            held,
+            device,
+            listener: sent.next(),
+        })
     }
 }
 
-/// A sandbox that has just been started, and the listener for its refused calls.
-type Running = (Link<FromInit>, Answers<FromZygote>, Held, Option<OwnedFd>);
+/// A sandbox that has just been started.
+struct Running {
+    link: Link<FromInit>,
+    exit: Answers<FromZygote>,
+    held: Held,
+    /// The network device that is to be served.
+    device: Option<OwnedFd>,
+    /// For its refused calls.
+    listener: Option<OwnedFd>,
+}
 
-async fn wait_ready(readiness: &mut Answers<FromInit>) -> Result<Option<OwnedFd>, HostError> {
+/// The descriptors that come with readiness.
+async fn wait_ready(readiness: &mut Answers<FromInit>) -> Result<Vec<OwnedFd>, HostError> {
     let answer = readiness.next().await;
     let (message, fds) = answer.map_or((None, Vec::new()), |a| (Some(a.message), a.fds));
     match message {
         Some(FromInit::Ready { steps_us }) => {
             tracing::debug!(?steps_us, "sandbox ready");
-            Ok(fds.into_iter().next())
+            Ok(fds)
         }
         Some(FromInit::Failed(failure)) => Err(HostError::Setup(failure)),
         Some(other) => Err(HostError::ZygoteGone(format!("let PID 1 say {other:?}"))),

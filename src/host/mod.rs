@@ -11,6 +11,7 @@ mod init;
 mod launcher;
 mod leftover;
 mod link;
+mod network;
 pub(crate) mod output;
 pub mod probe;
 mod process;

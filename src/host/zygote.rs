@@ -139,7 +139,7 @@ impl Zygote {
         plan: SetupPlan,
         control: &Channel,
         cgroup: &Cgroup,
-    ) -> Result<(Answers<FromZygote>, i32, OwnedFd), HostError> {
+    ) -> Result<(Answers<FromZygote>, i32, OwnedFd, Option<OwnedFd>), HostError> {
         let (cgroup, entries) = cgroup
             .entry()
             .map_err(|e| HostError::Zygote("open the cgroup", e))?;
@@ -163,11 +163,13 @@ impl Zygote {
         match answers.next().await {
             Some(Answer {
                 message: FromZygote::Spawned { pid, .. },
-                mut fds,
-            }) => match fds.pop() {
-                Some(pidfd) => Ok((answers, pid, pidfd)),
-                None => Err(HostError::ZygoteGone("sent no pidfd".into())),
-            },
+                fds,
+            }) => {
+                let mut fds = fds.into_iter();
+                let pidfd = fds.next();
+                let pidfd = pidfd.ok_or_else(|| HostError::ZygoteGone("sent no pidfd".into()))?;
+                Ok((answers, pid, pidfd, fds.next()))
+            }
             Some(Answer {
                 message: FromZygote::SpawnFailed { failure, .. },
                 ..

@@ -19,8 +19,8 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::{Cloned, Forked, SingleThread, clone_into, fork};
 use crate::sys::{mount as mounts, process};
 use crate::wire::{
-    CgroupEntry, FromInit, FromZygote, IdMap, NetworkSource, RequestId, SetupFailure, SetupPlan,
-    ToZygote, decode, encode,
+    CgroupEntry, DEVICE_STEP, FromInit, FromZygote, IdMap, NetworkSource, RequestId, SetupFailure,
+    SetupPlan, ToZygote, decode, encode,
 };
 
 /// Entry point of `__zygote ARGUMENT`: `enter-host` and `enter-user` prepare its namespaces and
@@ -228,10 +228,15 @@ impl Zygote<'_> {
             Ok(ToZygote::MapsWritten) | Err(_) => return,
         };
         let reply = match self.spawn(id, &plan, cgroup, message.fds) {
-            Ok(child) => {
+            Ok((child, device)) => {
                 self.children.insert(child.pid, id);
                 let spawned = FromZygote::Spawned { id, pid: child.pid };
-                return drop(say(self.control, &spawned, &[child.pidfd.as_fd()]));
+                let fds: Vec<_> = [Some(&child.pidfd), device.as_ref()]
+                    .into_iter()
+                    .flatten()
+                    .map(AsFd::as_fd)
+                    .collect();
+                return drop(say(self.control, &spawned, &fds));
             }
             Err(failure) => FromZygote::SpawnFailed {
                 id: Some(id),
@@ -247,7 +252,7 @@ impl Zygote<'_> {
         plan: &SetupPlan,
         cgroup: CgroupEntry,
         fds: Vec<OwnedFd>,
-    ) -> Result<Cloned, SetupFailure> {
+    ) -> Result<(Cloned, Option<OwnedFd>), SetupFailure> {
         let mut fds = fds.into_iter();
         let missing = || {
             failure(
@@ -270,9 +275,11 @@ impl Zygote<'_> {
         if plan.network == NetworkSource::New {
             namespaces |= libc::CLONE_NEWNET;
         }
+        let network = self.networks.take(plan);
+        let network = network.map_err(|e| failure(DEVICE_STEP, &e))?;
         let (thread, born_in) = (self.thread, born_in.as_ref().map(AsFd::as_fd));
         let cloned = patiently(|| {
-            self.networks.inside(plan.network, || {
+            self.networks.inside(network.as_ref(), || {
                 // The child drops it, too: it has no other user to go back to.
                 let _owner = namespace_owner(plan.ids)?;
                 clone_into(thread, namespaces, born_in)
@@ -302,7 +309,7 @@ impl Zygote<'_> {
                     self.children.insert(child.pid, id);
                     return Err(failure);
                 }
-                Ok(child)
+                Ok((child, network.and_then(|(_, device)| device)))
             }
         }
     }

@@ -131,6 +131,25 @@ impl Rules {
         self
     }
 
+    /// Adds what the host is configured to use: its proxies, and of its indexes those that the rules allow.
+    #[must_use]
+    pub fn with_configured(self, found: impl IntoIterator<Item = Exception>) -> Self {
+        let wanted: Vec<_> = found
+            .into_iter()
+            .filter(|one| one.kind == Service::Proxy || self.wants(one))
+            .collect();
+        self.with_exceptions(wanted)
+    }
+
+    fn wants(&self, index: &Exception) -> bool {
+        let (name, address) = match &index.host {
+            Host::Name(name) => (Some(name), None),
+            Host::Address(address) => (None, Some(*address)),
+        };
+        self.verdict(name, (address, index.port), Protocol::Tcp)
+            .allow
+    }
+
     pub(super) fn denies_names(&self) -> bool {
         let mut rules = self.rules.iter();
         rules.any(|rule| !rule.allow && rule.target.is_name())

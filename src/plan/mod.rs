@@ -2,11 +2,13 @@
 //!
 //! Pure: no file, no system call, no clock. Snapshot tests show every step of every variant.
 
+use std::net::IpAddr;
+
 use crate::policy;
 use crate::spec::{Limits, Network, Root, SandboxSpec, Seccomp, Upper};
 use crate::wire::{
-    ByteString, FilterSet, IdMap, MountSource, NetworkSource, Profile, RootSource, SetupOp,
-    SetupPlan, Space, TERMINALS, UpperSource,
+    ByteString, FilterSet, IdMap, MountSource, NetworkDevice, NetworkSource, Profile, RootSource,
+    SetupOp, SetupPlan, Space, TERMINALS, UpperSource,
 };
 
 /// What was allotted to this one sandbox on this host.
@@ -18,6 +20,8 @@ pub struct Allotment {
     pub privileged: bool,
     /// The zygote has network namespaces ready.
     pub networks_ahead: bool,
+    /// For a network by rules.
+    pub device: Option<Device>,
     /// `setgroups` works in its user namespace.
     pub setgroups: bool,
     /// A writable layer on disk.
@@ -28,6 +32,15 @@ pub struct Allotment {
     pub landlock: u32,
     /// The host is told of refused calls, and the zygote has no filters.
     pub report_refusals: bool,
+}
+
+/// A device that the host will serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its addresses.
+    pub device: NetworkDevice,
+    /// Where names are asked for.
+    pub resolvers: Vec<IpAddr>,
 }
 
 /// A specification that no host can fulfil.
@@ -52,6 +65,9 @@ pub enum PlanError {
     /// A profile denies what nothing runs without.
     #[error("no sandbox works without the system call {0}: it cannot be denied")]
     NeededCall(String),
+    /// A network by rules was asked for and no device was allotted.
+    #[error("no network device was allotted")]
+    NoDevice,
     /// A disk upper was asked for and none was allotted.
     #[error("no writable layer on disk was made")]
     NoDiskUpper,
@@ -130,17 +146,7 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
             target: bind.target.clone(),
         });
     }
-    let network = match (spec.network, allotment.networks_ahead) {
-        (Network::Host, _) => NetworkSource::Host,
-        (Network::None, true) => NetworkSource::MadeAhead,
-        (Network::None, false) => NetworkSource::New,
-    };
-    if network == NetworkSource::New {
-        setup.push(SetupOp::Loopback);
-        setup.push(SetupOp::AllowPing {
-            groups: allotment.ids.count,
-        });
-    }
+    let (network, device) = network(spec, allotment, &mut setup)?;
     for path in MASKED_FILES {
         setup.push(SetupOp::MaskFile {
             path: path.to_owned(),
@@ -157,6 +163,18 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
         });
     }
     setup.push(SetupOp::Pivot);
+    if let Some(device) = &allotment.device {
+        let content = device
+            .resolvers
+            .iter()
+            .fold(String::new(), |text, resolver| {
+                text + &format!("nameserver {resolver}\n")
+            });
+        setup.push(SetupOp::File {
+            path: "/etc/resolv.conf".to_owned(),
+            content,
+        });
+    }
     setup.push(SetupOp::Hostname(spec.hostname.clone()));
     setup.push(SetupOp::Workdir(spec.workdir.clone()));
     limits(&spec.limits, allotment, &mut setup);
@@ -176,6 +194,7 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
     Ok(SetupPlan {
         ids: allotment.ids,
         network,
+        device,
         root: root(spec, allotment)?,
         binds: spec
             .binds
@@ -192,6 +211,29 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
             .collect(),
         workdir: spec.workdir.clone(),
     })
+}
+
+/// Where the network comes from, and the device that the zygote makes in it. Pushes what is left to PID 1.
+fn network(
+    spec: &SandboxSpec,
+    allotment: &Allotment,
+    setup: &mut Vec<SetupOp>,
+) -> Result<(NetworkSource, Option<NetworkDevice>), PlanError> {
+    let device = match (&spec.network, &allotment.device) {
+        (Network::Host, _) => return Ok((NetworkSource::Host, None)),
+        (Network::Rules(_), None) => return Err(PlanError::NoDevice),
+        (Network::Rules(_), Some(device)) => Some(device.device.clone()),
+        (Network::None, _) => None,
+    };
+    if allotment.networks_ahead {
+        return Ok((NetworkSource::MadeAhead, device));
+    }
+    setup.push(SetupOp::Loopback);
+    setup.push(SetupOp::AllowPing {
+        groups: allotment.ids.count,
+    });
+    setup.extend(device.map(SetupOp::NetworkDevice));
+    Ok((NetworkSource::New, None))
 }
 
 /// The profile with numbers in place of names; [`plan`] asks it, too.

@@ -30,6 +30,7 @@ fn privileged() -> Allotment {
         },
         privileged: true,
         networks_ahead: true,
+        device: None,
         setgroups: true,
         disk_upper: None,
         pids_by_rlimit: false,
@@ -57,6 +58,7 @@ fn the_plan_of_an_ordinary_user_with_the_hosts_network() {
         },
         privileged: false,
         networks_ahead: false,
+        device: None,
         setgroups: false,
         disk_upper: None,
         pids_by_rlimit: true,
@@ -64,6 +66,47 @@ fn the_plan_of_an_ordinary_user_with_the_hosts_network() {
         report_refusals: false,
     };
     insta::assert_json_snapshot!(plan(&spec, &allotment).unwrap());
+}
+
+#[test]
+fn a_network_by_rules_has_a_device_of_the_zygotes_or_of_pid_1() {
+    let device = Device {
+        device: NetworkDevice {
+            mtu: 1500,
+            addresses: vec![("100.96.0.2".parse().unwrap(), 30)],
+        },
+        resolvers: vec!["100.96.0.1".parse().unwrap()],
+    };
+    let spec = SandboxSpec {
+        network: Network::internet(),
+        ..spec()
+    };
+    for networks_ahead in [true, false] {
+        let allotment = Allotment {
+            networks_ahead,
+            device: Some(device.clone()),
+            ..privileged()
+        };
+        let plan = plan(&spec, &allotment).unwrap();
+        let own = SetupOp::NetworkDevice(device.device.clone());
+        let at = |wanted: &SetupOp| plan.setup.iter().position(|op| op == wanted);
+        let resolver = SetupOp::File {
+            path: "/etc/resolv.conf".into(),
+            content: "nameserver 100.96.0.1\n".into(),
+        };
+        // The node is the host's, the file is the sandbox's.
+        assert!(at(&SetupOp::Pivot) < at(&resolver));
+        if networks_ahead {
+            assert_eq!(
+                (plan.device.as_ref(), at(&own)),
+                (Some(&device.device), None)
+            );
+        } else {
+            assert_eq!(plan.device, None);
+            assert!(at(&own).is_some() && at(&own) < at(&SetupOp::Pivot));
+        }
+    }
+    assert_eq!(plan(&spec, &privileged()), Err(PlanError::NoDevice));
 }
 
 #[test]

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 pub use bytes::ByteString;
 pub use ops::{
-    FilterSet, IdMap, MountSource, NetworkSource, Profile, RootSource, SetupFailure, SetupOp,
-    SetupPlan, Step, UpperSource,
+    DEVICE_STEP, FilterSet, IdMap, MountSource, NetworkDevice, NetworkSource, Profile, RootSource,
+    SetupFailure, SetupOp, SetupPlan, Step, UpperSource,
 };
 
 use crate::tree::{PackOptions, UnpackPolicy};
@@ -69,7 +69,7 @@ pub enum FromZygote {
     },
     /// It is ready to start sandboxes.
     Ready,
-    /// A sandbox's PID 1 runs and is setting up. Descriptor: its pidfd.
+    /// A sandbox's PID 1 runs and is setting up. Descriptors: its pidfd; its network device, where the plan has one.
     Spawned {
         /// Of the request.
         id: RequestId,
@@ -180,7 +180,8 @@ pub struct Exec {
 /// PID 1 to host.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromInit {
-    /// Every step of the plan is done. Descriptor, where the plan has [`FilterSet::Reported`]: its listener.
+    /// Every step of the plan is done. Descriptors, where the plan has them: the device of [`SetupOp::NetworkDevice`],
+    /// the listener of [`FilterSet::Reported`].
     Ready {
         /// Microseconds since PID 1 began, at the end of each step.
         steps_us: Vec<(Step, u64)>,
