@@ -50,7 +50,8 @@ pub struct LauncherConfig {
     /// program's answer to a question of the kernel, and a sandbox has no listener of its own.
     pub report_refusals: bool,
     /// Walls to leave out, each named by the beginning of its step's `Debug` form (`MaskFile`,
-    /// `Seccomp(Unknown`), or `Ids` (inside-root is the caller himself) or `InheritedSeccomp`.
+    /// `Seccomp(Unknown`), or `Ids` (inside-root is the caller himself), `InheritedSeccomp` or
+    /// `OwnAddresses` (this host's are like those of the internet).
     ///
     /// ONLY for tests that show that a check fails where its wall is missing. No flag, file or
     /// variable sets it; code that can set it runs with the host's rights and needs no sandbox to
@@ -168,7 +169,9 @@ impl Launcher {
             .await
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
         let network = rules.map(|rules| match device {
-            Some(device) => network::Network::attach(device, rules),
+            Some(device) => {
+                network::Network::attach(device, rules, !self.config.lacks("OwnAddresses"))
+            }
             None => Err(HostError::ZygoteGone("sent no network device".into())),
         });
         let strikes = Strikes::new(&in_force, root_bounded, held.cgroup.events());

@@ -82,8 +82,17 @@ struct Taken {
 }
 
 impl Network {
-    pub(super) fn attach(device: OwnedFd, rules: Rules) -> Result<Self, HostError> {
-        let own = own_addresses().map_err(HostError::Network)?;
+    /// `protect_host`: this host's own addresses are refused.
+    pub(super) fn attach(
+        device: OwnedFd,
+        rules: Rules,
+        protect_host: bool,
+    ) -> Result<Self, HostError> {
+        let own = if protect_host {
+            own_addresses().map_err(HostError::Network)?
+        } else {
+            HostAddresses::default()
+        };
         let (ledger, entries) = Ledger::new(ROOM);
         let gate = Gate::new(rules, own);
         let attachment = engine()?.attach(device, gate, NetLimits::default(), ledger);
