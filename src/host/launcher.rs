@@ -30,6 +30,9 @@ use crate::wire::{FromInit, FromZygote, IdMap, SetupOp, SetupPlan, UpperSource};
 /// Nothing that we wait for during a start takes longer on a working host.
 pub(super) const START_DEADLINE: Duration = Duration::from_secs(30);
 
+/// In [`LauncherConfig::without`]: a wall that is no step of a process.
+const OWN_ADDRESSES: &str = "OwnAddresses";
+
 /// How to start sandboxes on this host.
 #[derive(Debug, Clone, Default)]
 pub struct LauncherConfig {
@@ -170,7 +173,7 @@ impl Launcher {
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
         let network = rules.map(|rules| match device {
             Some(device) => {
-                network::Network::attach(device, rules, !self.config.lacks("OwnAddresses"))
+                network::Network::attach(device, rules, !self.config.lacks(OWN_ADDRESSES))
             }
             None => Err(HostError::ZygoteGone("sent no network device".into())),
         });
@@ -270,7 +273,8 @@ impl Launcher {
             ids,
             privileged: matches!(self.ids, Ids::Ranges),
             // Taking a wall away takes away a step of PID 1, which must be there.
-            networks_ahead: matches!(self.ids, Ids::Ranges) && self.config.without.is_empty(),
+            networks_ahead: matches!(self.ids, Ids::Ranges)
+                && self.config.without.iter().all(|wall| wall == OWN_ADDRESSES),
             device: matches!(spec.network, Network::Rules(_)).then(network::device),
             setgroups,
             disk_upper,

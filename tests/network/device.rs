@@ -37,7 +37,7 @@ fn without_a_device_the_sandbox_does_not_start_and_doctor_says_so() {
     );
     assert!(!text.contains("ran"), "{text}");
     let (code, text) = where_dev_net("true", &["exec", "--", "echo", "ran"]).unwrap();
-    assert_eq!((code, text.as_str()), (0, "ran\n"));
+    assert!(code == 0 && text.starts_with("ran\n"), "{text}");
     let (_, text) = where_dev_net("true", &["doctor"]).unwrap();
     let line = text
         .lines()

@@ -70,7 +70,7 @@ fn nothing_near_the_host_is_reached_in_any_spelling() {
                             .any(|one| one.verdict == "denied" && one.rule == rule)
                     };
                     assert!(denied("the host's own address"), "{connections:?}");
-                    assert!(denied("link-local and metadata") && denied("private"));
+                    assert!(denied("link-local and metadata") && denied("metadata"));
                     sandbox.close().await.unwrap();
                 }
                 assert_eq!(world.reached(), 0);

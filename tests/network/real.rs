@@ -45,7 +45,7 @@ fn inside(network: &str, script: &str) -> (i32, String) {
         .args(["sh", "-ec", script])
         .output()
         .unwrap();
-    let text = [output.stdout, output.stderr].concat();
+    let text = [output.stderr, output.stdout].concat();
     (
         output.status.code().unwrap(),
         String::from_utf8_lossy(&text).into_owned(),

@@ -104,7 +104,7 @@ pub(crate) fn in_world(test: &str, body: impl FnOnce(&World)) {
     };
     let probe = unshare()
         .args([
-            "ip", "link", "add", "a", "type", "veth", "peer", "name", "b",
+            "ip", "link", "add", "one", "type", "veth", "peer", "name", "two",
         ])
         .stderr(Stdio::null())
         .status();
@@ -162,7 +162,7 @@ impl World {
                     "add",
                     &format!("{address}/24"),
                     "dev",
-                    "down",
+                    "far0",
                 ]);
             }
             run(&[
@@ -171,7 +171,7 @@ impl World {
                 "add",
                 &format!("{PROXY}/24"),
                 "dev",
-                "down",
+                "far0",
             ]);
             run(&[
                 "ip",
@@ -179,17 +179,18 @@ impl World {
                 "add",
                 &format!("{GOOD_V6}/64"),
                 "dev",
-                "down",
+                "far0",
                 "nodad",
             ]);
             run(&["ip", "link", "set", "lo", "up"]);
-            run(&["ip", "link", "set", "down", "up"]);
+            run(&["ip", "link", "set", "far0", "up"]);
             internet_servers();
             serving.send(()).unwrap();
         });
         let internet = internet.recv_timeout(DEADLINE).unwrap().to_string();
         run(&[
-            "ip", "link", "add", "up", "type", "veth", "peer", "name", "down", "netns", &internet,
+            "ip", "link", "add", "near0", "type", "veth", "peer", "name", "far0", "netns",
+            &internet,
         ]);
         run(&[
             "ip",
@@ -197,20 +198,20 @@ impl World {
             "add",
             &format!("{HOST_V4}/24"),
             "dev",
-            "up",
+            "near0",
         ]);
-        run(&["ip", "address", "add", "10.1.1.2/24", "dev", "up"]);
+        run(&["ip", "address", "add", "10.1.1.2/24", "dev", "near0"]);
         run(&[
             "ip",
             "address",
             "add",
             &format!("{HOST_V6}/64"),
             "dev",
-            "up",
+            "near0",
             "nodad",
         ]);
         run(&["ip", "link", "set", "lo", "up"]);
-        run(&["ip", "link", "set", "up", "up"]);
+        run(&["ip", "link", "set", "near0", "up"]);
         connected.send(()).unwrap();
         served.recv_timeout(DEADLINE).unwrap();
         let reached = Arc::new(AtomicUsize::new(0));
