@@ -43,6 +43,8 @@ pub struct LauncherConfig {
     /// program, which takes 1 ms more: as root, and while no other thread runs. For a program that
     /// holds no secret and starts one sandbox.
     pub forked: Option<fn(&str) -> u8>,
+    /// The first sandbox's network has rules: the zygote makes it ahead with its device.
+    pub expect_device: bool,
     /// Directory of running sandboxes; the host's own when absent.
     pub registry: Option<Registry>,
     /// Fail rather than start a sandbox with a limit that cannot be enforced.
@@ -92,6 +94,9 @@ impl Launcher {
         if privileged {
             // First, for it prepares itself meanwhile.
             (zygote, ids) = Zygote::start(&config, privileged).await?;
+            if config.expect_device {
+                zygote.prepare(network::device().device).await;
+            }
             cgroups = Cgroups::detect();
         } else {
             // An ordinary user's process leaves its own cgroup for a leaf, where his zygote belongs, too.

@@ -19,7 +19,7 @@ use super::{HostError, LauncherConfig, ids};
 use crate::sys::channel::Channel;
 use crate::sys::fork::{self, Forked, SingleThread, fork};
 use crate::sys::mount;
-use crate::wire::{FromZygote, RequestId, SetupPlan, ToZygote, ZYGOTE};
+use crate::wire::{FromZygote, NetworkDevice, RequestId, SetupPlan, ToZygote, ZYGOTE};
 
 /// A tree of millions of files on a slow disk.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(600);
@@ -132,6 +132,12 @@ impl Zygote {
             last = Some(answer.message);
         }
         at_start(last)
+    }
+
+    /// Has networks made ahead with such a device. One that is gone says so at the first sandbox.
+    pub(super) async fn prepare(&self, device: NetworkDevice) {
+        let device = Some(device);
+        let _ = self.link.send(&ToZygote::Prepare { device }, &[]).await;
     }
 
     pub(super) async fn clone_sandbox(

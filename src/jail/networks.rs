@@ -75,13 +75,17 @@ impl Networks {
             return Ok(None);
         }
         self.wanted = self.later;
-        if self.device != plan.device {
-            self.device.clone_from(&plan.device);
-            for (_, device) in self.fresh.drain(..) {
-                device.map(tun::let_go);
-            }
-        }
+        self.expect(plan.device.as_ref());
         self.fresh.pop().map_or_else(|| self.make(), Ok).map(Some)
+    }
+
+    /// What those that are made from now on have.
+    pub(super) fn expect(&mut self, device: Option<&NetworkDevice>) {
+        if self.device.as_ref() != device {
+            self.device = device.cloned();
+            let devices = self.fresh.drain(..).filter_map(|(_, device)| device);
+            devices.for_each(tun::let_go);
+        }
     }
 
     /// Does `clone` in the network namespace that the new process is to be born in.

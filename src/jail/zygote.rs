@@ -225,6 +225,7 @@ impl Zygote<'_> {
         let (id, plan, cgroup) = match decode(&message.bytes) {
             Ok(ToZygote::Spawn { id, plan, cgroup }) => (id, plan, cgroup),
             Ok(ToZygote::Remove { id, path }) => return self.remove(id, &path),
+            Ok(ToZygote::Prepare { device }) => return self.networks.expect(device.as_ref()),
             Ok(ToZygote::MapsWritten) | Err(_) => return,
         };
         let reply = match self.spawn(id, &plan, cgroup, message.fds) {

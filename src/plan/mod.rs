@@ -147,21 +147,7 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
         });
     }
     let (network, device) = network(spec, allotment, &mut setup)?;
-    for path in MASKED_FILES {
-        setup.push(SetupOp::MaskFile {
-            path: path.to_owned(),
-        });
-    }
-    for path in HIDDEN_DIRECTORIES {
-        setup.push(SetupOp::EmptyDirectory {
-            path: path.to_owned(),
-        });
-    }
-    for path in READ_ONLY {
-        setup.push(SetupOp::ReadOnly {
-            path: path.to_owned(),
-        });
-    }
+    hide(&mut setup);
     setup.push(SetupOp::Pivot);
     if let Some(device) = &allotment.device {
         let content = device
@@ -211,6 +197,25 @@ pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, Plan
             .collect(),
         workdir: spec.workdir.clone(),
     })
+}
+
+/// What the kernel would tell or let be changed.
+fn hide(setup: &mut Vec<SetupOp>) {
+    for path in MASKED_FILES {
+        setup.push(SetupOp::MaskFile {
+            path: path.to_owned(),
+        });
+    }
+    for path in HIDDEN_DIRECTORIES {
+        setup.push(SetupOp::EmptyDirectory {
+            path: path.to_owned(),
+        });
+    }
+    for path in READ_ONLY {
+        setup.push(SetupOp::ReadOnly {
+            path: path.to_owned(),
+        });
+    }
 }
 
 /// Where the network comes from, and the device that the zygote makes in it. Pushes what is left to PID 1.

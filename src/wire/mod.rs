@@ -43,6 +43,11 @@ pub enum ToZygote {
         /// The tree.
         path: PathBuf,
     },
+    /// Make networks ahead with this device, if with one.
+    Prepare {
+        /// What the next sandbox is expected to have.
+        device: Option<NetworkDevice>,
+    },
     /// The id maps of the zygote's own user namespace are written.
     MapsWritten,
 }
