@@ -14,7 +14,7 @@ use llm_in_sandbox::net::gate::Rules;
 use crate::world::{DEADLINE, SERVER_V6, World, connect};
 
 /// Bytes that show where one is missing.
-fn pattern(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     (0..length)
         .map(|_| {

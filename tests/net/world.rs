@@ -128,6 +128,21 @@ impl World {
     pub(crate) fn guest_with(&self, rules: Rules, limits: NetLimits) -> Guest {
         let place = Place::new().unwrap();
         let device = place.run(device);
+        self.attach(place, device, rules, limits)
+    }
+
+    /// With something between the device and what serves it.
+    pub(crate) fn guest_over<T>(
+        &self,
+        between: impl FnOnce(OwnedFd) -> (OwnedFd, T),
+    ) -> (Guest, T) {
+        let place = Place::new().unwrap();
+        let (device, rest) = between(place.run(device));
+        let limits = NetLimits::default();
+        (self.attach(place, device, Rules::internet(), limits), rest)
+    }
+
+    fn attach(&self, place: Place, device: OwnedFd, rules: Rules, limits: NetLimits) -> Guest {
         let (ledger, entries) = Ledger::new(10_000);
         let gate = Gate::new(rules, [].into_iter().collect());
         Guest {
