@@ -447,4 +447,7 @@ pub(super) fn write_failure(syn: &Segment, failure: Failure, link: &mut Link<'_>
     if let Some(length) = written {
         link.write(length);
     }
+    // The sandbox's kernel takes no note of an error that comes while the caller is still in connect(2), and would ask again a
+    // second later (Linux, tcp_v4_err: sock_owned_by_user). A reset waits for it, and finds nobody when the error was noted.
+    refuse(syn, 0, link);
 }
