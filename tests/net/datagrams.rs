@@ -116,7 +116,7 @@ fn idle_flows_are_forgotten_and_flows_are_bounded() {
     let server = echo(&world, SERVER_V4);
     let limits = NetLimits {
         udp_flows: 4,
-        udp_idle: Duration::from_millis(300),
+        udp_idle: Duration::from_secs(2),
         ..NetLimits::default()
     };
     let guest = world.guest_with(Rules::internet(), limits);

@@ -13,6 +13,7 @@
 )]
 
 mod datagrams;
+mod lossy;
 mod names;
 mod tcp;
 mod world;

@@ -14,7 +14,7 @@ use llm_in_sandbox::net::gate::Rules;
 use crate::world::{DEADLINE, SERVER_V6, World, connect};
 
 /// Bytes that show where one is missing.
-fn pattern(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     (0..length)
         .map(|_| {
@@ -46,9 +46,7 @@ fn an_answer_and_its_end_arrive() {
         answer
     });
     assert_eq!(answer, "answer to question");
-    let entries = guest.detach();
-    assert_eq!(entries.len(), 1, "{entries:?}");
-    let entry = &entries[0];
+    let entry = guest.next_entry();
     assert_eq!((entry.address, entry.port), (server.ip(), server.port()));
     assert_eq!((entry.up, entry.down), (8, 18));
     assert_eq!(
@@ -86,9 +84,8 @@ fn many_megabytes_are_exact_both_ways_at_once() {
     let guest = world.guest();
     guest.place.run(move || exchange(connect(server), 2, 1));
     done.recv_timeout(DEADLINE).unwrap();
-    let entries = guest.detach();
-    assert_eq!(entries[0].up, SIZE as u64);
-    assert_eq!(entries[0].down, SIZE as u64);
+    let entry = guest.next_entry();
+    assert_eq!((entry.up, entry.down), (SIZE as u64, SIZE as u64));
 }
 
 #[test]
@@ -170,7 +167,7 @@ fn ipv6_is_as_good() {
         stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!(stream.read(&mut all).unwrap(), 0);
     });
-    assert_eq!(guest.detach()[0].ended, Ended::Done);
+    assert_eq!(guest.next_entry().ended, Ended::Done);
 }
 
 /// Nobody reads until the writer has had no room for a while: windows close, and have to open again.
@@ -273,7 +270,7 @@ fn a_reset_passes_both_ways() {
     assert_eq!(seen, ErrorKind::ConnectionReset);
     let told = reported.recv_timeout(DEADLINE).unwrap();
     assert_eq!(told, ErrorKind::ConnectionReset);
-    let ended: Vec<_> = guest.detach().iter().map(|entry| entry.ended).collect();
+    let ended = [(); 2].map(|()| guest.next_entry().ended);
     assert_eq!(ended, [Ended::ResetOutside, Ended::ResetInside]);
 }
 
@@ -367,15 +364,12 @@ fn what_is_denied_is_seen_and_told() {
         ]
         .map(|to| TcpStream::connect(to).unwrap_err().kind())
     });
-    assert_eq!(
-        kinds,
-        [
-            ErrorKind::HostUnreachable,
-            ErrorKind::HostUnreachable,
-            ErrorKind::PermissionDenied,
-            ErrorKind::ConnectionRefused,
-        ]
-    );
+    // Which of the two is told depends on whether the kernel was still in connect(2) when the error came.
+    let either = |kind, other| kind == other || kind == ErrorKind::ConnectionRefused;
+    assert!(either(kinds[0], ErrorKind::HostUnreachable), "{kinds:?}");
+    assert!(either(kinds[1], ErrorKind::HostUnreachable), "{kinds:?}");
+    assert!(either(kinds[2], ErrorKind::PermissionDenied), "{kinds:?}");
+    assert_eq!(kinds[3], ErrorKind::ConnectionRefused);
     let entries = guest.detach();
     assert_eq!(entries.len(), 3);
     assert!(entries.iter().all(|entry| entry.verdict == Verdict::Denied));

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use llm_in_sandbox::net::gate::{Gate, Rules};
 use llm_in_sandbox::net::{
-    Attachment, Entries, GUEST_V4, GUEST_V6, Ledger, MTU, Net, NetLimits, PREFIX_V4, PREFIX_V6,
-    Settings,
+    Attachment, Connection, Entries, GUEST_V4, GUEST_V6, Ledger, MTU, Net, NetLimits, PREFIX_V4,
+    PREFIX_V6, Settings,
 };
 use llm_in_sandbox::sys::{process, tun};
 use nix::sched::{CloneFlags, unshare};
@@ -128,6 +128,21 @@ impl World {
     pub(crate) fn guest_with(&self, rules: Rules, limits: NetLimits) -> Guest {
         let place = Place::new().unwrap();
         let device = place.run(device);
+        self.attach(place, device, rules, limits)
+    }
+
+    /// With something between the device and what serves it.
+    pub(crate) fn guest_over<T>(
+        &self,
+        between: impl FnOnce(OwnedFd) -> (OwnedFd, T),
+    ) -> (Guest, T) {
+        let place = Place::new().unwrap();
+        let (device, rest) = between(place.run(device));
+        let limits = NetLimits::default();
+        (self.attach(place, device, Rules::internet(), limits), rest)
+    }
+
+    fn attach(&self, place: Place, device: OwnedFd, rules: Rules, limits: NetLimits) -> Guest {
         let (ledger, entries) = Ledger::new(10_000);
         let gate = Gate::new(rules, [].into_iter().collect());
         Guest {
@@ -173,8 +188,13 @@ pub(crate) fn device() -> OwnedFd {
 }
 
 impl Guest {
+    /// The entry of the next connection that ends.
+    pub(crate) fn next_entry(&self) -> Connection {
+        self.entries.entries.recv_timeout(DEADLINE).unwrap()
+    }
+
     /// Lets the device go, and gives all entries of its ledger.
-    pub(crate) fn detach(mut self) -> Vec<llm_in_sandbox::net::Connection> {
+    pub(crate) fn detach(mut self) -> Vec<Connection> {
         self.attachment = None;
         self.entries.entries.iter().collect()
     }

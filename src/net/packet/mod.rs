@@ -13,7 +13,7 @@ pub(super) use ip::{Ip, parse};
 /// `struct virtio_net_hdr` of linux/virtio_net.h, in the byte order of the machine.
 pub(super) const VNET: usize = 10;
 /// Room for all headers of a packet that we write.
-pub(super) const HEADERS: usize = VNET + 40 + 20 + 8;
+pub(super) const HEADERS: usize = VNET + 40 + 60;
 /// Room for any packet.
 pub(super) const PACKET_MAX: usize = VNET + 65_535 + 40;
 

@@ -15,7 +15,12 @@ pub(in crate::net) const ACK: u8 = 0x10;
 pub(in crate::net) struct Options {
     pub max_segment: Option<u16>,
     pub window_shift: Option<u8>,
+    /// It understands which later parts have come (RFC 2018).
+    pub selective: bool,
 }
+
+/// From, and up to but without.
+pub(in crate::net) type Ranges = [Option<(u32, u32)>; 4];
 
 /// A segment without its data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub(in crate::net) struct Segment {
     /// As in the header, not yet scaled.
     pub window: u16,
     pub options: Options,
+    /// Later parts that have come.
+    pub ranges: Ranges,
 }
 
 impl Segment {
@@ -57,6 +64,7 @@ pub(in crate::net) fn parse<'a>(packet: &Ip<'a>) -> Option<(Segment, &'a [u8])> 
         } else {
             Options::default()
         },
+        ranges: [None; 4],
     };
     Some((segment, packet.payload.get(length..)?))
 }
@@ -65,6 +73,10 @@ const OPTION_END: u8 = 0;
 const OPTION_NOTHING: u8 = 1;
 const OPTION_MAX_SEGMENT: u8 = 2;
 const OPTION_WINDOW_SHIFT: u8 = 3;
+const OPTION_SELECTIVE: u8 = 4;
+const OPTION_RANGES: u8 = 5;
+/// Most bytes of options.
+const OPTIONS_MAX: usize = 40;
 
 fn parse_options(bytes: &[u8]) -> Options {
     let mut options = Options::default();
@@ -86,6 +98,7 @@ fn parse_options(bytes: &[u8]) -> Options {
                 options.max_segment = Some(u16::from_be_bytes([*high, *low]));
             }
             // RFC 7323: more is taken as 14.
+            (OPTION_SELECTIVE, []) => options.selective = true,
             (OPTION_WINDOW_SHIFT, [shift]) => options.window_shift = Some((*shift).min(14)),
             _ => {}
         }
@@ -106,7 +119,7 @@ pub(in crate::net) fn write(
     data: usize,
     max_segment: u16,
 ) -> usize {
-    let mut options = [0_u8; 8];
+    let mut options = [0_u8; OPTIONS_MAX];
     let mut writer = Writer::new(&mut options);
     if let Some(size) = segment.options.max_segment {
         writer.bytes(&[OPTION_MAX_SEGMENT, 4]);
@@ -114,6 +127,18 @@ pub(in crate::net) fn write(
     }
     if let Some(shift) = segment.options.window_shift {
         writer.bytes(&[OPTION_NOTHING, OPTION_WINDOW_SHIFT, 3, shift]);
+    }
+    if segment.options.selective {
+        writer.bytes(&[OPTION_NOTHING, OPTION_NOTHING, OPTION_SELECTIVE, 2]);
+    }
+    let ranges = segment.ranges.iter().flatten();
+    let size = u8::try_from(2 + 8 * ranges.clone().count()).unwrap_or(2);
+    if size > 2 {
+        writer.bytes(&[OPTION_NOTHING, OPTION_NOTHING, OPTION_RANGES, size]);
+    }
+    for (from, to) in ranges {
+        writer.u32(*from);
+        writer.u32(*to);
     }
     let options_length = writer.at;
     let (source, target) = (segment.from.ip(), segment.to.ip());

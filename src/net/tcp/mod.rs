@@ -8,6 +8,7 @@
 //! the first bytes are to decide it is answered before.
 
 mod down;
+mod early;
 mod sequence;
 mod up;
 
@@ -17,6 +18,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use early::Early;
 pub(super) use sequence::First;
 
 use super::gate::PEEK_MAX;
@@ -94,6 +96,11 @@ pub(super) struct Flow {
     edge: u32,
     /// Whether it takes a scaled window.
     scaled: bool,
+    /// Whether it understands which later parts have come, and those.
+    selective: bool,
+    early: Early,
+    /// Where its end is, when that has come.
+    end: Option<u32>,
     pending: VecDeque<u8>,
     /// It has ended; the server was told.
     ended: bool,
@@ -141,6 +148,9 @@ impl Flow {
             expected,
             edge: expected,
             scaled: syn.options.window_shift.is_some(),
+            selective: syn.options.selective,
+            early: Early::default(),
+            end: None,
             pending: VecDeque::new(),
             ended: false,
             shut: false,
@@ -281,6 +291,7 @@ impl Flow {
             flags: SYN,
             window: 0,
             options: Options::default(),
+            ranges: [None; early::RANGES],
         }
     }
 
@@ -357,6 +368,7 @@ impl Flow {
         segment.options = Options {
             max_segment: Some(own),
             window_shift: self.scaled.then_some(SHIFT),
+            selective: self.selective,
         };
         write(&segment, link);
         self.next = self.una.wrapping_add(1);
@@ -381,6 +393,7 @@ impl Flow {
             flags,
             window: u16::try_from(window).unwrap_or(u16::MAX),
             options: Options::default(),
+            ranges: [None; early::RANGES],
         }
     }
 }
@@ -417,6 +430,7 @@ pub(super) fn refuse(segment: &Segment, data: usize, link: &mut Link<'_>) {
         flags,
         window: 0,
         options: Options::default(),
+        ranges: [None; early::RANGES],
     };
     write(&answer, link);
 }
@@ -433,4 +447,7 @@ pub(super) fn write_failure(syn: &Segment, failure: Failure, link: &mut Link<'_>
     if let Some(length) = written {
         link.write(length);
     }
+    // The sandbox's kernel takes no note of an error that comes while the caller is still in connect(2), and would ask again a
+    // second later (Linux, tcp_v4_err: sock_owned_by_user). A reset waits for it, and finds nobody when the error was noted.
+    refuse(syn, 0, link);
 }

@@ -14,36 +14,60 @@ use crate::net::packet::tcp::{ACK, FIN, Segment};
 use crate::sys::socket;
 
 impl Flow {
-    /// Takes the data of a segment, as far as it is new, in order and within the window.
+    /// Takes the data of a segment, as far as it is new and within the window; what is early waits.
     pub(super) fn accept(&mut self, segment: &Segment, data: &[u8], link: &mut Link<'_>) {
         let fin = segment.has(FIN);
         let known = distance(segment.sequence, self.expected);
         if data.is_empty() && !fin && known == 0 {
             return;
         }
-        let new = usize::try_from(known)
-            .ok()
-            .and_then(|known| data.get(known..))
-            .filter(|new| (fin || !new.is_empty()) && !self.ended);
-        // Something is missing before it, or all of it is known: a probe, or our answer was lost. What came out of order is not
-        // kept: it would be hostile bytes to count, and this wire loses next to nothing.
-        let Some(new) = new else {
-            self.acknowledge(link);
-            return;
-        };
-        let room = usize::try_from(distance(self.expected, self.edge)).unwrap_or(0);
-        let within = new.get(..room.min(new.len())).unwrap_or_default();
-        let Ok(taken) = self.take(within, link) else {
-            self.break_off(Ended::ResetOutside, link);
-            return;
-        };
-        self.expected = behind(self.expected, taken);
-        self.attempt.up += taken as u64;
-        self.owes_ack = true;
-        if fin && taken == new.len() {
+        if fin && !self.ended {
+            self.end = Some(behind(segment.sequence, data.len()));
+        }
+        let within = self.within(segment.sequence, data);
+        match usize::try_from(known) {
+            Ok(known) if self.ended || known > data.len() || (known == data.len() && !fin) => {
+                // All of it is known: a probe, or our answer was lost.
+                self.acknowledge(link);
+                return;
+            }
+            Ok(known) => {
+                let new = within.get(known..).unwrap_or_default();
+                self.take_in_order(new, link);
+            }
+            Err(_) => {
+                if !within.is_empty() {
+                    self.early.keep(segment.sequence, within, link.room);
+                }
+                // At once, and for each: so the sandbox learns what is missing.
+                self.acknowledge(link);
+                return;
+            }
+        }
+        while let Some(next) = self.early.next(self.expected, link.room) {
+            self.take_in_order(&next, link);
+        }
+        if self.end == Some(self.expected) && !self.ended && self.closed.is_none() {
             self.expected = self.expected.wrapping_add(1);
             self.ended = true;
             self.end_if_flushed();
+        }
+    }
+
+    /// The part of a segment's data that is not behind the window.
+    fn within<'a>(&self, sequence: u32, data: &'a [u8]) -> &'a [u8] {
+        let room = usize::try_from(distance(sequence, self.edge)).unwrap_or(0);
+        data.get(..room).unwrap_or(data)
+    }
+
+    fn take_in_order(&mut self, new: &[u8], link: &mut Link<'_>) {
+        self.owes_ack = true;
+        match self.take(new, link) {
+            Ok(taken) => {
+                self.expected = behind(self.expected, taken);
+                self.attempt.up += taken as u64;
+            }
+            Err(_) => self.break_off(Ended::ResetOutside, link),
         }
     }
 
@@ -98,7 +122,7 @@ impl Flow {
 
     /// All of what waits is the device's to give away again.
     pub(in crate::net) fn waiting(&self) -> usize {
-        self.pending.len()
+        self.pending.len() + self.early.bytes()
     }
 
     fn end_if_flushed(&mut self) {
@@ -127,7 +151,10 @@ impl Flow {
 
     pub(super) fn acknowledge(&mut self, link: &mut Link<'_>) {
         self.owes_ack = false;
-        let segment = self.header(self.next, ACK);
+        let mut segment = self.header(self.next, ACK);
+        if self.selective {
+            segment.ranges = self.early.ranges();
+        }
         super::write(&segment, link);
     }
 
