@@ -23,6 +23,9 @@ use llm_in_sandbox::image::Image;
 
 use common::{PROGRAM, image, percentile, rounds, runtime};
 
+/// Sandboxes that are begun before they are asked for.
+const AHEAD: usize = 8;
+
 fn main() {
     let (n, image) = (rounds(), image());
     let bwrap = bubblewrap(&image);
@@ -101,9 +104,13 @@ fn library(n: usize, image: &Image) {
     runtime().block_on(async {
         let config = LauncherConfig {
             program: Some(PROGRAM.into()),
+            ahead: Some(AHEAD),
             ..LauncherConfig::default()
         };
         let launcher = Launcher::start(config).await.unwrap();
+        while launcher.waiting() < AHEAD {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let (mut starts, mut ends, mut commands) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..n {
             let began = Instant::now();

@@ -117,6 +117,7 @@ impl SandboxArgs {
         }
         let config = LauncherConfig {
             require_limits: self.require_limits,
+            expect_device: matches!(self.net, Network::Rules(_)),
             upper_directory: Some(image::state_dir(state)?.join("uppers")),
             ..config
         };

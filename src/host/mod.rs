@@ -1,5 +1,6 @@
 //! The host's side: starts the zygote, allots ids and cgroups, drives sandboxes. Asynchronous; never forks.
 
+mod ahead;
 mod attach;
 mod cgroup;
 mod error;
@@ -18,6 +19,7 @@ mod process;
 mod registry;
 mod sandbox;
 pub(crate) mod shell;
+mod slot;
 mod strikes;
 mod upper;
 mod walls;

@@ -12,7 +12,7 @@ use crate::net::gate::{HostAddresses, Protocol};
 use crate::net::rules::Rules;
 use crate::net::{self, Attachment, Ended, Entries, Gate, Ledger, Net, NetLimits, Verdict};
 use crate::outcome::{Connection, Connections};
-use crate::plan::Device;
+use crate::sys::tun;
 use crate::wire::NetworkDevice;
 
 /// Entries that wait until somebody asks: those of one command, and of a flood its beginning.
@@ -22,18 +22,55 @@ const DETACH: Duration = Duration::from_secs(2);
 /// The node from which network devices are made.
 pub(super) const NODE: &str = "/dev/net/tun";
 
-/// What a sandbox gets inside.
-pub(super) fn device() -> Device {
-    let limits = NetLimits::default();
-    Device {
-        device: NetworkDevice {
-            mtu: limits.mtu,
-            addresses: vec![
-                (IpAddr::V4(net::GUEST_V4), net::PREFIX_V4),
-                (IpAddr::V6(net::GUEST_V6), net::PREFIX_V6),
-            ],
-        },
-        resolvers: vec![IpAddr::V4(net::GATEWAY_V4), IpAddr::V6(net::GATEWAY_V6)],
+/// The device of every sandbox whose network has rules, and the addresses of its resolver.
+pub(super) fn device() -> (NetworkDevice, Vec<IpAddr>) {
+    let device = NetworkDevice {
+        mtu: NetLimits::default().mtu,
+        addresses: vec![
+            (IpAddr::V4(net::GUEST_V4), net::PREFIX_V4),
+            (IpAddr::V6(net::GUEST_V6), net::PREFIX_V6),
+        ],
+    };
+    let resolvers = vec![IpAddr::V4(net::GATEWAY_V4), IpAddr::V6(net::GATEWAY_V6)];
+    (device, resolvers)
+}
+
+/// The host's end of a sandbox's device, until it is served.
+#[derive(Debug, Default)]
+pub(super) struct Device(Option<OwnedFd>);
+
+impl From<Option<OwnedFd>> for Device {
+    fn from(device: Option<OwnedFd>) -> Self {
+        Self(device)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(device) = self.0.take() {
+            tun::let_go(device);
+        }
+    }
+}
+
+impl Device {
+    /// Has the engine serve it. `protect_host`: this host's own addresses are refused.
+    pub(super) fn serve(mut self, rules: Rules, protect_host: bool) -> Result<Network, HostError> {
+        let device = self.0.take();
+        let device =
+            device.ok_or_else(|| HostError::ZygoteGone("sent no network device".into()))?;
+        let own = match protect_host {
+            true => own_addresses().map_err(HostError::Network)?,
+            false => HostAddresses::default(),
+        };
+        let (ledger, entries) = Ledger::new(ROOM);
+        let gate = Gate::new(rules, own);
+        let attachment = engine()?.attach(device, gate, NetLimits::default(), ledger);
+        Ok(Network {
+            attachment: Some(attachment),
+            entries: Mutex::new(Taken { entries, told: 0 }),
+            began: Instant::now(),
+        })
     }
 }
 
@@ -82,18 +119,6 @@ struct Taken {
 }
 
 impl Network {
-    pub(super) fn attach(device: OwnedFd, rules: Rules) -> Result<Self, HostError> {
-        let own = own_addresses().map_err(HostError::Network)?;
-        let (ledger, entries) = Ledger::new(ROOM);
-        let gate = Gate::new(rules, own);
-        let attachment = engine()?.attach(device, gate, NetLimits::default(), ledger);
-        Ok(Self {
-            attachment: Some(attachment),
-            entries: Mutex::new(Taken { entries, told: 0 }),
-            began: Instant::now(),
-        })
-    }
-
     /// What has ended since it was asked last.
     pub(super) fn connections(&self) -> Connections {
         let mut taken = self.taken();

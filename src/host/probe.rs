@@ -1,11 +1,14 @@
 //! What this host can do, found out by trying where it can be tried.
 
+mod device;
 mod surroundings;
 
 use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
+
+pub(super) use device::no_device;
 
 use super::ids;
 use super::{Cgroups, HostError, Launcher, LauncherConfig, Registry};
@@ -84,7 +87,7 @@ pub async fn all(state: &Path) -> Vec<Finding> {
         landlock(),
         open_files(),
         terminals(),
-        network_device(),
+        device::finding(),
         state_directory(state),
         runtime_directory(),
         sandbox().await,
@@ -391,47 +394,6 @@ async fn sandbox() -> Finding {
             Finding::new(name, State::Missing, error.to_string()).mend(&hint)
         }
     }
-}
-
-fn network_device() -> Finding {
-    let name = "network device";
-    match super::network::open_node() {
-        Ok(()) => Finding::new(
-            name,
-            State::Ok,
-            "can be made: --net internet and --net allow:… work",
-        ),
-        Err(error) => {
-            let (why, mend) = no_device(&error);
-            let found = Finding::new(
-                name,
-                State::Degraded,
-                format!("{why}: no --net internet, no --net allow:…"),
-            );
-            match (error.kind(), nix::unistd::geteuid().is_root()) {
-                (std::io::ErrorKind::PermissionDenied, false) => found.fix(&[mend]),
-                _ => found.mend(mend),
-            }
-        }
-    }
-}
-
-/// Why no network device can be made, and what mends it.
-pub(super) fn no_device(error: &std::io::Error) -> (String, &'static str) {
-    let why = format!("{}: {error}", super::network::NODE);
-    let mend = match (error.kind(), surroundings::engine()) {
-        (_, Some(engine)) if engine.name() != "a sandbox" => {
-            "start the container with /dev/net/tun, as docker run --device /dev/net/tun does"
-        }
-        (std::io::ErrorKind::PermissionDenied, _) => {
-            "chmod 0666 /dev/net/tun && echo 'KERNEL==\"tun\", MODE=\"0666\"' > /etc/udev/rules.d/90-tun.rules"
-        }
-        (std::io::ErrorKind::NotFound, _) => {
-            "modprobe tun; where there is no udev, mkdir -p /dev/net && mknod -m 0666 /dev/net/tun c 10 200"
-        }
-        _ => "modprobe tun, or boot a kernel with CONFIG_TUN",
-    };
-    (why, mend)
 }
 
 /// Why the set-up of a sandbox was refused and what to do about it, on one line.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::policy::{self, Refusal};
 use crate::spec::{SandboxSpec, Seccomp};
 use crate::sys::seccomp;
-use crate::wire::{FilterSet, Profile, SetupOp, SetupPlan};
+use crate::wire::{FilterSet, Profile, Setup, SetupOp};
 
 /// What is in force in a sandbox; its PID 1 would not serve without.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -46,12 +46,12 @@ pub struct Refused {
 }
 
 impl Walls {
-    pub(super) fn new(spec: &SandboxSpec, plan: &SetupPlan) -> Self {
+    pub(super) fn new(spec: &SandboxSpec, setup: &Setup) -> Self {
         let mut walls = Self {
             seccomp: spec.seccomp.clone(),
             ..Self::default()
         };
-        for op in &plan.setup {
+        for op in &setup.steps {
             if let SetupOp::Landlock { version, .. } = op {
                 walls.landlock = *version;
             } else if let SetupOp::Seccomp(FilterSet::Reported(profile)) = op {

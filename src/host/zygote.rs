@@ -19,7 +19,7 @@ use super::{HostError, LauncherConfig, ids};
 use crate::sys::channel::Channel;
 use crate::sys::fork::{self, Forked, SingleThread, fork};
 use crate::sys::mount;
-use crate::wire::{FromZygote, RequestId, SetupPlan, ToZygote, ZYGOTE};
+use crate::wire::{FromZygote, Groundwork, Mounts, NetworkDevice, RequestId, ToZygote, ZYGOTE};
 
 /// A tree of millions of files on a slow disk.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(600);
@@ -134,41 +134,50 @@ impl Zygote {
         at_start(last)
     }
 
-    pub(super) async fn clone_sandbox(
+    /// Has it begin a sandbox; [`Self::begun`] takes what it says to that.
+    pub(super) async fn begin(
         &self,
-        plan: SetupPlan,
+        groundwork: Groundwork,
         control: &Channel,
         cgroup: &Cgroup,
-    ) -> Result<(Answers<FromZygote>, i32, OwnedFd, Option<OwnedFd>), HostError> {
+    ) -> Result<Answers<FromZygote>, HostError> {
         let (cgroup, entries) = cgroup
             .entry()
             .map_err(|e| HostError::Zygote("open the cgroup", e))?;
-        let mut answers = self.link.open();
-        let request = ToZygote::Spawn {
+        let answers = self.link.open();
+        let request = ToZygote::Begin {
             id: answers.id,
-            plan: Box::new(plan),
+            groundwork,
             cgroup,
         };
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd())
             .chain(entries.iter().map(AsFd::as_fd))
             .collect();
-        if let Err(error) = self.link.send(&request, &fds).await {
-            // A zygote that lives goes on greeting: its last words would never come.
-            return Err(if peer_is_gone(&error) {
-                self.gone().await
-            } else {
-                HostError::Zygote("talk to the zygote", error)
-            });
-        }
+        self.request(&request, &fds).await?;
+        Ok(answers)
+    }
+
+    /// Has networks made ahead with such a device. One that is gone says so at the first sandbox.
+    pub(super) async fn prepare(&self, device: NetworkDevice) {
+        let device = Some(device);
+        let _ = self.link.send(&ToZygote::Prepare { device }, &[]).await;
+    }
+
+    /// The pid of a sandbox's PID 1, a handle on it, and the network device that was made for it.
+    pub(super) async fn begun(
+        &self,
+        answers: &mut Answers<FromZygote>,
+    ) -> Result<(i32, OwnedFd, Option<OwnedFd>), HostError> {
         match answers.next().await {
             Some(Answer {
-                message: FromZygote::Spawned { pid, .. },
+                message: FromZygote::Begun { pid, .. },
                 fds,
             }) => {
                 let mut fds = fds.into_iter();
-                let pidfd = fds.next();
-                let pidfd = pidfd.ok_or_else(|| HostError::ZygoteGone("sent no pidfd".into()))?;
-                Ok((answers, pid, pidfd, fds.next()))
+                match fds.next() {
+                    Some(pidfd) => Ok((pid, pidfd, fds.next())),
+                    None => Err(HostError::ZygoteGone("sent no pidfd".into())),
+                }
             }
             Some(Answer {
                 message: FromZygote::SpawnFailed { failure, .. },
@@ -176,6 +185,20 @@ impl Zygote {
             }) => Err(HostError::Setup(failure)),
             Some(other) => Err(HostError::ZygoteGone(format!("said {:?}", other.message))),
             None => Err(self.gone().await),
+        }
+    }
+
+    /// Has it give a sandbox its mounts. What fails there ends the sandbox.
+    pub(super) async fn mount(&self, id: RequestId, mounts: Mounts) -> Result<(), HostError> {
+        self.request(&ToZygote::Mount { id, mounts }, &[]).await
+    }
+
+    async fn request(&self, request: &ToZygote, fds: &[BorrowedFd<'_>]) -> Result<(), HostError> {
+        match self.link.send(request, fds).await {
+            Ok(()) => Ok(()),
+            // A zygote that lives goes on greeting: its last words would never come.
+            Err(error) if peer_is_gone(&error) => Err(self.gone().await),
+            Err(error) => Err(HostError::Zygote("talk to the zygote", error)),
         }
     }
 }
@@ -195,7 +218,7 @@ fn request_id(message: &FromZygote) -> RequestId {
     match message {
         FromZygote::NeedMaps { .. } | FromZygote::Ready => 0,
         FromZygote::SpawnFailed { id, .. } => id.unwrap_or(0),
-        FromZygote::Spawned { id, .. }
+        FromZygote::Begun { id, .. }
         | FromZygote::Removed { id, .. }
         | FromZygote::Exited { id, .. } => *id,
     }

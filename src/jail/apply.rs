@@ -6,10 +6,13 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MntFlags, umount2};
+use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, major, minor, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{
@@ -27,10 +30,12 @@ use crate::wire::SetupOp;
 /// What the steps act on.
 #[derive(Debug)]
 pub(super) struct Stage {
-    /// The mount that becomes `/`; paths of the steps are resolved in it.
-    pub(super) root: OwnedFd,
-    /// The mounts of the plan's binds, in order.
-    pub(super) binds: std::vec::IntoIter<OwnedFd>,
+    /// The mount in which paths of the steps are resolved: the host's `/`, the scaffold, and at last the new `/`.
+    root: OwnedFd,
+    /// The one before, which lies below until the next [`SetupOp::Pivot`].
+    old: Option<OwnedFd>,
+    /// The mounts of the plan: the new `/`, and its binds in order.
+    pub(super) mounts: std::vec::IntoIter<OwnedFd>,
     /// Its network device, for the host.
     pub(super) device: Option<OwnedFd>,
     /// Where the host hears of refused calls.
@@ -38,11 +43,36 @@ pub(super) struct Stage {
 }
 
 impl Stage {
+    /// Before the first step.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            root: open_directory("/")?,
+            old: None,
+            mounts: Vec::new().into_iter(),
+            device: None,
+            listener: None,
+        })
+    }
+
     /// Does one step.
     pub(super) fn apply(&mut self, op: &SetupOp) -> io::Result<()> {
         match op {
             SetupOp::BecomeRoot { drop_groups } => become_root(*drop_groups),
-            SetupOp::EnterRoot => attach(self.root.as_fd(), open_directory("/")?.as_fd()),
+            SetupOp::Scaffold { directories } => {
+                self.enter(tmpfs(4096, 16, 0o755, NODEV | NOSUID)?)?;
+                directories
+                    .iter()
+                    .try_for_each(|path| self.directory(path).map(drop))
+            }
+            SetupOp::EnterRoot => {
+                let root = self.next_mount()?;
+                self.enter(root)
+            }
+            SetupOp::Move { path } => {
+                let from = self.old.as_ref().ok_or(Errno::ENOENT)?;
+                let mount = resolve_in(from, path, OFlag::O_PATH)?;
+                Ok(attach(mount.as_fd(), self.directory(path)?.as_fd())?)
+            }
             SetupOp::Proc => {
                 let proc = new_fs(c"proc", &[], NODEV | NOSUID | NOEXEC)?;
                 attach(proc.as_fd(), self.directory("/proc")?.as_fd())
@@ -87,12 +117,11 @@ impl Stage {
             SetupOp::Workdir(path) => fs::create_dir_all(path),
             SetupOp::Limit { name, value } => limit(name, *value),
             SetupOp::Keyring => process::join_new_session_keyring(),
+            SetupOp::CapabilitiesBound(names) => bound_capabilities(names),
             SetupOp::Capabilities(names) => reduce_capabilities(names),
             SetupOp::Guard => {
-                nix::sys::prctl::set_dumpable(false)?;
-                Ok(nix::sys::prctl::set_pdeathsig(
-                    nix::sys::signal::Signal::SIGKILL,
-                )?)
+                set_dumpable(false)?;
+                Ok(set_pdeathsig(Signal::SIGKILL)?)
             }
             SetupOp::Landlock { version, tcp } => give_up_rights(*version, *tcp),
             SetupOp::Seccomp(set) => {
@@ -100,6 +129,18 @@ impl Stage {
                 Ok(())
             }
         }
+    }
+
+    /// Stacks a mount on `/` and goes on in it.
+    fn enter(&mut self, root: OwnedFd) -> io::Result<()> {
+        attach(root.as_fd(), open_directory("/")?.as_fd())?;
+        self.old = Some(std::mem::replace(&mut self.root, root));
+        Ok(())
+    }
+
+    fn next_mount(&mut self) -> io::Result<OwnedFd> {
+        let mount = self.mounts.next();
+        mount.ok_or_else(|| io::Error::other("no mount came for it"))
     }
 
     fn device(&self, name: &str, number: (u32, u32)) -> io::Result<()> {
@@ -136,10 +177,7 @@ impl Stage {
     }
 
     fn bind(&mut self, target: &str) -> io::Result<()> {
-        let mount = self
-            .binds
-            .next()
-            .ok_or_else(|| io::Error::other("no mount came for it"))?;
+        let mount = self.next_mount()?;
         let directory = SFlag::from_bits_truncate(fstat(&mount)?.st_mode) & SFlag::S_IFMT;
         let target = if directory == SFlag::S_IFDIR {
             self.directory(target)?
@@ -168,26 +206,19 @@ impl Stage {
         Ok(())
     }
 
-    fn pivot(&self) -> io::Result<()> {
+    fn pivot(&mut self) -> io::Result<()> {
         fchdir(&self.root)?;
         // Stacks the old root on the new one and takes it off again: needs no directory for it.
         pivot_root(".", ".")?;
         umount2(".", MntFlags::MNT_DETACH)?;
         chdir("/")?;
+        self.old = None;
         Ok(())
     }
 
     /// Resolves a path in the new root: a link of a hostile image leads nowhere else.
     fn resolve(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_CLOEXEC)
-            .mode(if flags.contains(OFlag::O_CREAT) {
-                Mode::from_bits_truncate(0o644)
-            } else {
-                Mode::empty()
-            })
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        openat2(&self.root, path, how)
+        resolve_in(&self.root, path, flags)
     }
 
     fn directory(&self, path: &str) -> io::Result<OwnedFd> {
@@ -217,6 +248,18 @@ impl Stage {
         self.resolve(path, OFlag::O_WRONLY | OFlag::O_CREAT)?;
         Ok(self.resolve(path, OFlag::O_PATH)?)
     }
+}
+
+fn resolve_in(root: &OwnedFd, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .mode(if flags.contains(OFlag::O_CREAT) {
+            Mode::from_bits_truncate(0o644)
+        } else {
+            Mode::empty()
+        })
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    openat2(root, path, how)
 }
 
 fn split(path: &str) -> io::Result<(&str, &str)> {
@@ -309,20 +352,24 @@ fn limit(name: &str, value: u64) -> io::Result<()> {
     Ok(setrlimit(resource, value, value)?)
 }
 
-fn reduce_capabilities(names: &[String]) -> io::Result<()> {
-    use caps::{CapSet, Capability};
-    let error = |e: &dyn std::fmt::Display| io::Error::other(e.to_string());
-    let mut kept = HashSet::new();
-    for name in names {
-        kept.insert(name.parse::<Capability>().map_err(|e| error(&e))?);
-    }
-    // First the bounding set: dropping from it needs CAP_SETPCAP.
-    for capability in caps::read(None, CapSet::Bounding).map_err(|e| error(&e))? {
+fn capabilities(names: &[String]) -> io::Result<HashSet<Capability>> {
+    let parsed = names.iter().map(|name| name.parse::<Capability>());
+    parsed.collect::<Result<_, _>>().map_err(io::Error::other)
+}
+
+fn bound_capabilities(names: &[String]) -> io::Result<()> {
+    let kept = capabilities(names)?;
+    for capability in caps::read(None, CapSet::Bounding).map_err(io::Error::other)? {
         if !kept.contains(&capability) {
-            caps::drop(None, CapSet::Bounding, capability).map_err(|e| error(&e))?;
+            caps::drop(None, CapSet::Bounding, capability).map_err(io::Error::other)?;
         }
     }
-    caps::clear(None, CapSet::Inheritable).map_err(|e| error(&e))?;
-    caps::set(None, CapSet::Effective, &kept).map_err(|e| error(&e))?;
-    caps::set(None, CapSet::Permitted, &kept).map_err(|e| error(&e))
+    Ok(())
+}
+
+fn reduce_capabilities(names: &[String]) -> io::Result<()> {
+    let kept = capabilities(names)?;
+    caps::clear(None, CapSet::Inheritable).map_err(io::Error::other)?;
+    caps::set(None, CapSet::Effective, &kept).map_err(io::Error::other)?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(io::Error::other)
 }

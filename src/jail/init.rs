@@ -17,26 +17,29 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::SingleThread;
 use crate::sys::process;
 use crate::wire::{
-    Exec, FromInit, RequestId, SetupFailure, SetupPlan, Step, ToInit, decode, encode,
+    Exec, FromInit, Groundwork, RequestId, Setup, SetupFailure, SetupOp, Step, ToInit, decode,
+    encode,
 };
 
 /// Runs as the first process of a new set of namespaces. Returns an exit code: nobody inside sees it.
 pub(super) fn main(
     control: &Channel,
     zygote: &Channel,
-    plan: &SetupPlan,
+    groundwork: &Groundwork,
     thread: SingleThread,
 ) -> u8 {
     let _ = nix::sys::prctl::set_name(c"lis-init");
-    match set_up(control, zygote, plan) {
-        Ok((steps_us, for_host)) => {
+    match set_up(control, zygote, groundwork) {
+        Ok(Some((setup, steps_us, for_host))) => {
             let fds: Vec<_> = for_host.iter().map(AsFd::as_fd).collect();
             let ready = say(control, &FromInit::Ready { steps_us }, &fds);
             drop(for_host);
             ready
-                .and_then(|()| serve(control, plan, thread))
+                .and_then(|()| serve(control, &setup, thread))
                 .map_or(70, |()| 0)
         }
+        // Nobody needed it.
+        Ok(None) => 0,
         Err(failure) => {
             let _ = say(control, &FromInit::Failed(failure), &[]);
             70
@@ -48,44 +51,58 @@ fn say(control: &Channel, message: &FromInit, fds: &[BorrowedFd<'_>]) -> io::Res
     control.send(&encode(message)?, fds)
 }
 
-/// Times of the steps, and what the host is given: the network device, the listener for refused calls.
-type Done = (Vec<(Step, u64)>, Vec<OwnedFd>);
+/// What was to be done, times of the steps, and what the host is given: the network device, the listener for refused calls.
+type Done = (Setup, Vec<(Step, u64)>, Vec<OwnedFd>);
 
-fn set_up(control: &Channel, zygote: &Channel, plan: &SetupPlan) -> Result<Done, SetupFailure> {
+fn set_up(
+    control: &Channel,
+    zygote: &Channel,
+    groundwork: &Groundwork,
+) -> Result<Option<Done>, SetupFailure> {
+    null_stdio().map_err(|e| failure("open /dev/null", &e))?;
+    receive(zygote).map_err(|e| failure("wait for id maps", &e))?;
+    let mut stage = Stage::new().map_err(|e| failure("open the old root", &e))?;
+    for op in &groundwork.steps {
+        stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
+    }
+    let Some(setup) = await_order(control).map_err(|e| failure("read the plan", &e))? else {
+        return Ok(None);
+    };
     let began = Instant::now();
     let elapsed = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    null_stdio().map_err(|e| failure("open /dev/null", &e))?;
-    let mut mounts = receive_mounts(zygote, 1 + plan.binds.len())
+    let binds = setup.steps.iter();
+    let binds = binds
+        .filter(|op| matches!(op, SetupOp::Bind { .. }))
+        .count();
+    stage.mounts = receive_mounts(zygote, 1 + binds)
         .map_err(|e| failure("receive mounts from the zygote", &e))?
         .into_iter();
-    let root = mounts.next().ok_or_else(|| {
-        failure(
-            "receive mounts from the zygote",
-            &io::Error::other("none came"),
-        )
-    })?;
     let mut steps = vec![(Step("receive mounts".into()), elapsed())];
-    let mut stage = Stage {
-        root,
-        binds: mounts,
-        device: None,
-        listener: None,
-    };
-    for op in &plan.setup {
+    for op in &setup.steps {
         stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
         steps.push((op.step(), elapsed()));
     }
-    let for_host: Vec<_> = [stage.device.take(), stage.listener.take()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let for_host = [stage.device.take(), stage.listener.take()];
+    let for_host: Vec<_> = for_host.into_iter().flatten().collect();
     drop(stage);
     // The old ones are the host's nodes; PID 1 keeps no descriptor of the host but its control socket.
     null_stdio().map_err(|e| failure("open the sandbox's /dev/null", &e))?;
     let mut keep = vec![0, 1, 2, control.as_raw_fd()];
     keep.extend(for_host.iter().map(AsRawFd::as_raw_fd));
     process::close_all_but(&keep).map_err(|e| failure("close descriptors", &e))?;
-    Ok((steps, for_host))
+    Ok(Some((setup, steps, for_host)))
+}
+
+/// What the host wants of this sandbox; `None` when it wants none.
+fn await_order(control: &Channel) -> io::Result<Option<Setup>> {
+    let Some(message) = control.receive()? else {
+        return Ok(None);
+    };
+    let message = decode(&message.bytes)?;
+    if let ToInit::SetUp(setup) = message {
+        return Ok(Some(setup));
+    }
+    Err(io::Error::other(format!("{message:?} came first")))
 }
 
 fn null_stdio() -> io::Result<()> {
@@ -102,12 +119,14 @@ fn null_stdio() -> io::Result<()> {
 fn receive_mounts(zygote: &Channel, count: usize) -> io::Result<Vec<OwnedFd>> {
     let mut mounts = Vec::new();
     while mounts.len() < count {
-        let message = zygote
-            .receive()?
-            .ok_or_else(|| io::Error::other("the zygote went away"))?;
-        mounts.extend(message.fds);
+        mounts.extend(receive(zygote)?.fds);
     }
     Ok(mounts)
+}
+
+fn receive(zygote: &Channel) -> io::Result<Received> {
+    let message = zygote.receive()?;
+    message.ok_or_else(|| io::Error::other("the zygote went away"))
 }
 
 struct Init<'a> {
@@ -117,14 +136,14 @@ struct Init<'a> {
     shell: Option<Shell>,
 }
 
-fn serve(control: &Channel, plan: &SetupPlan, thread: SingleThread) -> io::Result<()> {
+fn serve(control: &Channel, setup: &Setup, thread: SingleThread) -> io::Result<()> {
     let signals = zygote::child_signals()?;
     let mut init = Init {
         control,
         context: Context {
             thread,
-            env: &plan.env,
-            workdir: &plan.workdir,
+            env: &setup.env,
+            workdir: &setup.workdir,
         },
         running: HashMap::new(),
         shell: None,
@@ -180,6 +199,7 @@ impl Init<'_> {
     fn request(&mut self, message: Received) -> io::Result<()> {
         let fds = message.fds;
         match decode(&message.bytes)? {
+            ToInit::SetUp(_) => Err(io::Error::other("this sandbox is set up")),
             ToInit::Exec(request) => {
                 let id = request.id;
                 let started = self.exec(&request, fds);

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::sys::fork::{Cloned, Forked};
 use crate::sys::{process, tun};
-use crate::wire::{NetworkDevice, NetworkSource, SetupPlan};
+use crate::wire::{Groundwork, NetworkDevice, NetworkSource};
 
 /// A namespace, and the device in it that the host is to serve.
 pub(super) type Network = (File, Option<OwnedFd>);
@@ -66,22 +66,26 @@ impl Networks {
         }
     }
 
-    /// A network for the next sandbox, where its plan wants one of ours.
+    /// A network for the next sandbox, where it is to have one of ours.
     ///
     /// # Errors
     /// None can be made, or no device in it.
-    pub(super) fn take(&mut self, plan: &SetupPlan) -> io::Result<Option<Network>> {
-        if plan.network != NetworkSource::MadeAhead {
+    pub(super) fn take(&mut self, groundwork: &Groundwork) -> io::Result<Option<Network>> {
+        if !matches!(groundwork.network, NetworkSource::MadeAhead { .. }) {
             return Ok(None);
         }
         self.wanted = self.later;
-        if self.device != plan.device {
-            self.device.clone_from(&plan.device);
-            for (_, device) in self.fresh.drain(..) {
-                device.map(tun::let_go);
-            }
-        }
+        self.expect(groundwork.device.as_ref());
         self.fresh.pop().map_or_else(|| self.make(), Ok).map(Some)
+    }
+
+    /// What those that are made from now on have.
+    pub(super) fn expect(&mut self, device: Option<&NetworkDevice>) {
+        if self.device.as_ref() != device {
+            self.device = device.cloned();
+            let devices = self.fresh.drain(..).filter_map(|(_, device)| device);
+            devices.for_each(tun::let_go);
+        }
     }
 
     /// Does `clone` in the network namespace that the new process is to be born in.

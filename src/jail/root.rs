@@ -16,16 +16,17 @@ use super::failure;
 use crate::sys::mount::{
     FsOption, NODEV, NOSUID, RDONLY, attach, clone_tree, new_fs, set_attributes, set_idmap,
 };
-use crate::wire::{IdMap, RootSource, SetupFailure, SetupPlan, UpperSource};
+use crate::wire::{IdMap, RootSource, SetupFailure, UpperSource};
 
 /// The mount that becomes `/`.
 pub(super) fn prepare(
-    plan: &SetupPlan,
+    root: &RootSource,
+    ids: IdMap,
     namespace: BorrowedFd<'_>,
 ) -> Result<OwnedFd, SetupFailure> {
-    match &plan.root {
+    match root {
         RootSource::Writable(directory) => {
-            let tree = shifted(directory, plan.ids, namespace)?;
+            let tree = shifted(directory, ids, namespace)?;
             set_attributes(tree.as_fd(), NODEV | NOSUID)
                 .map_err(|e| failure("restrict the root mount", &e))?;
             Ok(tree)
@@ -35,8 +36,8 @@ pub(super) fn prepare(
             upper,
             user_xattr,
         } => {
-            let tree = shifted(lower, plan.ids, namespace)?;
-            let upper = upper_layer(upper, plan.ids)?;
+            let tree = shifted(lower, ids, namespace)?;
+            let upper = upper_layer(upper, ids)?;
             let _attached = if takes_detached_layers() {
                 None
             } else {

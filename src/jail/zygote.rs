@@ -16,11 +16,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::networks::Networks;
 use super::{failure, init, root, seccomp};
 use crate::sys::channel::{Channel, Received};
-use crate::sys::fork::{Cloned, Forked, SingleThread, clone_into, fork};
+use crate::sys::fork::{Forked, SingleThread, clone_into, fork};
 use crate::sys::{mount as mounts, process};
 use crate::wire::{
-    CgroupEntry, DEVICE_STEP, FromInit, FromZygote, IdMap, NetworkSource, RequestId, SetupFailure,
-    SetupPlan, ToZygote, decode, encode,
+    CgroupEntry, DEVICE_STEP, FromInit, FromZygote, Groundwork, IdMap, Mounts, NetworkSource,
+    RequestId, SetupFailure, ToZygote, decode, encode,
 };
 
 /// Entry point of `__zygote ARGUMENT`: `enter-host` and `enter-user` prepare its namespaces and
@@ -155,7 +155,17 @@ struct Zygote<'a> {
     control: &'a Channel,
     thread: SingleThread,
     children: HashMap<i32, RequestId>,
+    /// Those without their mounts.
+    begun: HashMap<RequestId, Begun>,
     networks: Networks,
+}
+
+/// What it takes to give a sandbox its mounts.
+struct Begun {
+    ids: IdMap,
+    user_namespace: fs::File,
+    channel: Channel,
+    pidfd: OwnedFd,
 }
 
 /// Without a request for so long it is time to make networks, in milliseconds.
@@ -173,6 +183,7 @@ fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), Set
         control,
         thread,
         children: HashMap::new(),
+        begun: HashMap::new(),
         networks: Networks::new(one_sandbox)
             .map_err(|e| failure("open the network namespace", &e))?,
     };
@@ -222,37 +233,30 @@ pub(super) fn child_signals() -> io::Result<SignalFd> {
 
 impl Zygote<'_> {
     fn request(&mut self, message: Received) {
-        let (id, plan, cgroup) = match decode(&message.bytes) {
-            Ok(ToZygote::Spawn { id, plan, cgroup }) => (id, plan, cgroup),
+        let done = match decode(&message.bytes) {
+            Ok(ToZygote::Begin {
+                id,
+                groundwork,
+                cgroup,
+            }) => (id, self.begin(id, &groundwork, cgroup, message.fds)),
+            Ok(ToZygote::Mount { id, mounts }) => (id, self.mount(id, &mounts)),
             Ok(ToZygote::Remove { id, path }) => return self.remove(id, &path),
+            Ok(ToZygote::Prepare { device }) => return self.networks.expect(device.as_ref()),
             Ok(ToZygote::MapsWritten) | Err(_) => return,
         };
-        let reply = match self.spawn(id, &plan, cgroup, message.fds) {
-            Ok((child, device)) => {
-                self.children.insert(child.pid, id);
-                let spawned = FromZygote::Spawned { id, pid: child.pid };
-                let fds: Vec<_> = [Some(&child.pidfd), device.as_ref()]
-                    .into_iter()
-                    .flatten()
-                    .map(AsFd::as_fd)
-                    .collect();
-                return drop(say(self.control, &spawned, &fds));
-            }
-            Err(failure) => FromZygote::SpawnFailed {
-                id: Some(id),
-                failure,
-            },
-        };
-        let _ = say(self.control, &reply, &[]);
+        if let (id, Err(failure)) = done {
+            let id = Some(id);
+            let _ = say(self.control, &FromZygote::SpawnFailed { id, failure }, &[]);
+        }
     }
 
-    fn spawn(
+    fn begin(
         &mut self,
         id: RequestId,
-        plan: &SetupPlan,
+        groundwork: &Groundwork,
         cgroup: CgroupEntry,
         fds: Vec<OwnedFd>,
-    ) -> Result<(Cloned, Option<OwnedFd>), SetupFailure> {
+    ) -> Result<(), SetupFailure> {
         let mut fds = fds.into_iter();
         let missing = || {
             failure(
@@ -272,16 +276,16 @@ impl Zygote<'_> {
             | libc::CLONE_NEWPID
             | libc::CLONE_NEWIPC
             | libc::CLONE_NEWUTS;
-        if plan.network == NetworkSource::New {
+        if matches!(groundwork.network, NetworkSource::New { .. }) {
             namespaces |= libc::CLONE_NEWNET;
         }
-        let network = self.networks.take(plan);
+        let network = self.networks.take(groundwork);
         let network = network.map_err(|e| failure(DEVICE_STEP, &e))?;
         let (thread, born_in) = (self.thread, born_in.as_ref().map(AsFd::as_fd));
         let cloned = patiently(|| {
             self.networks.inside(network.as_ref(), || {
                 // The child drops it, too: it has no other user to go back to.
-                let _owner = namespace_owner(plan.ids)?;
+                let _owner = namespace_owner(groundwork.ids)?;
                 clone_into(thread, namespaces, born_in)
             })
         })
@@ -291,7 +295,7 @@ impl Zygote<'_> {
                 let keep = [init_control.as_raw_fd(), theirs.as_raw_fd()];
                 let entered = enter_cgroups(&tasks).and_then(|()| process::close_all_but(&keep));
                 let code = match entered {
-                    Ok(()) => init::main(&init_control, &theirs, plan, self.thread),
+                    Ok(()) => init::main(&init_control, &theirs, groundwork, self.thread),
                     Err(error) => {
                         let failed = FromInit::Failed(failure("enter the cgroup", &error));
                         let _ = encode(&failed).map(|message| init_control.send(&message, &[]));
@@ -302,16 +306,36 @@ impl Zygote<'_> {
                 exit_now(code)
             }
             Forked::Parent(child) => {
+                self.children.insert(child.pid, id);
                 drop(theirs);
-                let prepared = prepare(plan, &child, &ours);
-                if let Err(failure) = prepared {
-                    let _ = process::signal_pidfd(child.pidfd.as_fd(), libc::SIGKILL);
-                    self.children.insert(child.pid, id);
-                    return Err(failure);
-                }
-                Ok((child, network.and_then(|(_, device)| device)))
+                let namespace = give_ids(child.pid, groundwork.ids, &ours);
+                let user_namespace = namespace.inspect_err(|_| kill(&child.pidfd))?;
+                let said = FromZygote::Begun { id, pid: child.pid };
+                let device = network.and_then(|(_, device)| device);
+                let fds = std::iter::once(&child.pidfd).chain(&device);
+                let _ = say(
+                    self.control,
+                    &said,
+                    &fds.map(AsFd::as_fd).collect::<Vec<_>>(),
+                );
+                let begun = Begun {
+                    ids: groundwork.ids,
+                    user_namespace,
+                    channel: ours,
+                    pidfd: child.pidfd,
+                };
+                self.begun.insert(id, begun);
+                Ok(())
             }
         }
+    }
+
+    fn mount(&mut self, id: RequestId, mounts: &Mounts) -> Result<(), SetupFailure> {
+        // One that has died meanwhile: its end was told.
+        let Some(begun) = self.begun.remove(&id) else {
+            return Ok(());
+        };
+        give_mounts(&begun, mounts).inspect_err(|_| kill(&begun.pidfd))
     }
 
     /// In a child: a large tree must not hold up the next start.
@@ -334,6 +358,7 @@ impl Zygote<'_> {
         while let Ok(Some(_)) = signals.read_signal() {}
         while let Some((pid, _, cpu_us)) = super::processes::reap_one() {
             if let Some(id) = self.children.remove(&pid) {
+                self.begun.remove(&id);
                 let _ = say(self.control, &FromZygote::Exited { id, cpu_us }, &[]);
             }
         }
@@ -372,22 +397,36 @@ fn enter_cgroups(tasks: &[OwnedFd]) -> io::Result<()> {
     Ok(unshare(CloneFlags::CLONE_NEWCGROUP)?)
 }
 
-/// Gives a new sandbox what it cannot make itself: its id maps and the mounts of host paths.
-fn prepare(plan: &SetupPlan, child: &Cloned, channel: &Channel) -> Result<(), SetupFailure> {
-    write_maps(child.pid, plan.ids).map_err(|e| failure("write id maps", &e))?;
-    let namespace = fs::File::open(format!("/proc/{}/ns/user", child.pid))
+/// Gives a new PID 1 its ids, without which it is nobody; opens its user namespace.
+fn give_ids(pid: i32, ids: IdMap, channel: &Channel) -> Result<fs::File, SetupFailure> {
+    write_maps(pid, ids).map_err(|e| failure("write id maps", &e))?;
+    let user_namespace = fs::File::open(format!("/proc/{pid}/ns/user"))
         .map_err(|e| failure("open the user namespace", &e))?;
-    let mut mounts = vec![root::prepare(plan, namespace.as_fd())?];
-    for bind in &plan.binds {
-        mounts.push(root::bind(&bind.path)?);
+    channel
+        .send(b"maps", &[])
+        .map_err(|e| failure("tell of the id maps", &e))?;
+    Ok(user_namespace)
+}
+
+/// Gives it the mounts of host paths, which it cannot make itself.
+fn give_mounts(begun: &Begun, mounts: &Mounts) -> Result<(), SetupFailure> {
+    let root = root::prepare(&mounts.root, begun.ids, begun.user_namespace.as_fd())?;
+    let mut made = vec![root];
+    for bind in &mounts.binds {
+        made.push(root::bind(&bind.path)?);
     }
-    for group in mounts.chunks(crate::sys::channel::FDS_MAX) {
+    for group in made.chunks(crate::sys::channel::FDS_MAX) {
         let fds: Vec<_> = group.iter().map(AsFd::as_fd).collect();
-        channel
+        begun
+            .channel
             .send(b"mounts", &fds)
             .map_err(|e| failure("hand over mounts", &e))?;
     }
     Ok(())
+}
+
+fn kill(pidfd: &OwnedFd) {
+    let _ = process::signal_pidfd(pidfd.as_fd(), libc::SIGKILL);
 }
 
 fn write_maps(pid: i32, ids: IdMap) -> io::Result<()> {

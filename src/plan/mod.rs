@@ -7,40 +7,29 @@ use std::net::IpAddr;
 use crate::policy;
 use crate::spec::{Limits, Network, Root, SandboxSpec, Seccomp, Upper};
 use crate::wire::{
-    ByteString, FilterSet, IdMap, MountSource, NetworkDevice, NetworkSource, Profile, RootSource,
-    SetupOp, SetupPlan, Space, TERMINALS, UpperSource,
+    ByteString, FilterSet, Groundwork, IdMap, MountSource, Mounts, NetworkDevice, NetworkSource,
+    Profile, RootSource, Setup, SetupOp, SetupPlan, Space, TERMINALS, UpperSource,
 };
 
-/// What was allotted to this one sandbox on this host.
+/// What a host offers to each of its sandboxes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Allotment {
-    /// Its ids.
-    pub ids: IdMap,
+pub struct Host {
     /// The zygote is root of the initial user namespace.
     pub privileged: bool,
     /// The zygote has network namespaces ready.
     pub networks_ahead: bool,
-    /// For a network by rules.
-    pub device: Option<Device>,
+    /// The device of a network by rules.
+    pub device: NetworkDevice,
+    /// Where names are asked for in such a network.
+    pub resolvers: Vec<IpAddr>,
     /// `setgroups` works in its user namespace.
     pub setgroups: bool,
-    /// A writable layer on disk.
-    pub disk_upper: Option<UpperSource>,
     /// No cgroup bounds its processes: `RLIMIT_NPROC` has to.
     pub pids_by_rlimit: bool,
     /// Version of the kernel's Landlock; 0 where it has none.
     pub landlock: u32,
     /// The host is told of refused calls, and the zygote has no filters.
     pub report_refusals: bool,
-}
-
-/// A device that the host will serve.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Device {
-    /// Its addresses.
-    pub device: NetworkDevice,
-    /// Where names are asked for.
-    pub resolvers: Vec<IpAddr>,
 }
 
 /// A specification that no host can fulfil.
@@ -65,9 +54,6 @@ pub enum PlanError {
     /// A profile denies what nothing runs without.
     #[error("no sandbox works without the system call {0}: it cannot be denied")]
     NeededCall(String),
-    /// A network by rules was asked for and no device was allotted.
-    #[error("no network device was allotted")]
-    NoDevice,
     /// A disk upper was asked for and none was allotted.
     #[error("no writable layer on disk was made")]
     NoDiskUpper,
@@ -88,6 +74,9 @@ pub const CAPABILITIES: [&str; 11] = [
     "CAP_SYS_CHROOT",
     "CAP_SETFCAP",
 ];
+
+/// Where mounts lie that need no image.
+const SCAFFOLD: [&str; 3] = ["/proc", "/dev", "/sys"];
 
 const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
@@ -124,116 +113,139 @@ const READ_ONLY: [&str; 6] = [
     "/proc/sysrq-trigger",
 ];
 
-/// The steps for one sandbox.
-///
-/// # Errors
-/// The specification contradicts itself; see [`PlanError`].
-pub fn plan(spec: &SandboxSpec, allotment: &Allotment) -> Result<SetupPlan, PlanError> {
-    check_target(&spec.workdir)?;
-    let profile = profile(&spec.seccomp)?;
-    let mut setup = vec![
+/// Where a sandbox's network comes from.
+#[must_use]
+pub fn network(wanted: &Network, host: &Host) -> NetworkSource {
+    let served = match wanted {
+        Network::Host => return NetworkSource::Host,
+        Network::None => false,
+        Network::Rules(_) => true,
+    };
+    if host.networks_ahead {
+        NetworkSource::MadeAhead { served }
+    } else {
+        NetworkSource::New { served }
+    }
+}
+
+/// The steps that are the same for every sandbox: they can be done before one is asked for.
+#[must_use]
+pub fn groundwork(host: &Host, ids: IdMap, network: NetworkSource) -> Groundwork {
+    let mut steps = vec![
         SetupOp::BecomeRoot {
-            drop_groups: allotment.setgroups,
+            drop_groups: host.setgroups,
         },
-        SetupOp::EnterRoot,
+        SetupOp::Guard,
+        SetupOp::Scaffold {
+            directories: names(&SCAFFOLD),
+        },
         SetupOp::Proc,
     ];
-    devices(&spec.limits, &mut setup);
-    setup.push(tmpfs(Space::ShellFiles, &spec.limits, 0o700));
-    for bind in &spec.binds {
-        check_target(&bind.target)?;
-        setup.push(SetupOp::Bind {
-            target: bind.target.clone(),
-        });
+    devices(&mut steps);
+    if let NetworkSource::New { served } = network {
+        steps.push(SetupOp::Loopback);
+        steps.push(SetupOp::AllowPing { groups: ids.count });
+        if served {
+            steps.push(SetupOp::NetworkDevice(host.device.clone()));
+        }
     }
-    let (network, device) = network(spec, allotment, &mut setup)?;
     for path in MASKED_FILES {
-        setup.push(SetupOp::MaskFile {
+        steps.push(SetupOp::MaskFile {
             path: path.to_owned(),
         });
     }
     for path in HIDDEN_DIRECTORIES {
-        setup.push(SetupOp::EmptyDirectory {
+        steps.push(SetupOp::EmptyDirectory {
             path: path.to_owned(),
         });
     }
     for path in READ_ONLY {
-        setup.push(SetupOp::ReadOnly {
+        steps.push(SetupOp::ReadOnly {
             path: path.to_owned(),
         });
     }
-    setup.push(SetupOp::Pivot);
-    if let Some(device) = &allotment.device {
-        let content = device
-            .resolvers
-            .iter()
-            .fold(String::new(), |text, resolver| {
-                text + &format!("nameserver {resolver}\n")
-            });
-        setup.push(SetupOp::File {
-            path: "/etc/resolv.conf".to_owned(),
-            content,
+    steps.push(SetupOp::Pivot);
+    steps.push(SetupOp::Keyring);
+    steps.push(SetupOp::CapabilitiesBound(names(&CAPABILITIES)));
+    if !host.report_refusals {
+        steps.push(SetupOp::Seccomp(FilterSet::Unknown));
+    }
+    Groundwork {
+        ids,
+        network,
+        device: (network == NetworkSource::MadeAhead { served: true }).then(|| host.device.clone()),
+        steps,
+    }
+}
+
+/// What is left to do for one sandbox. A writable layer on disk has to be there already.
+///
+/// # Errors
+/// The specification contradicts itself; see [`PlanError`].
+pub fn plan(
+    spec: &SandboxSpec,
+    host: &Host,
+    disk_upper: Option<UpperSource>,
+) -> Result<SetupPlan, PlanError> {
+    check_target(&spec.workdir)?;
+    let profile = profile(&spec.seccomp)?;
+    let mut steps = vec![SetupOp::EnterRoot];
+    steps.extend(
+        names(&SCAFFOLD)
+            .into_iter()
+            .map(|path| SetupOp::Move { path }),
+    );
+    steps.push(tmpfs(Space::SharedMemory, &spec.limits, 0o1777));
+    steps.push(tmpfs(Space::ShellFiles, &spec.limits, 0o700));
+    for bind in &spec.binds {
+        check_target(&bind.target)?;
+        steps.push(SetupOp::Bind {
+            target: bind.target.clone(),
         });
     }
-    setup.push(SetupOp::Hostname(spec.hostname.clone()));
-    setup.push(SetupOp::Workdir(spec.workdir.clone()));
-    limits(&spec.limits, allotment, &mut setup);
-    setup.push(SetupOp::Keyring);
-    setup.push(SetupOp::Capabilities(
-        CAPABILITIES.map(str::to_owned).to_vec(),
-    ));
+    steps.push(SetupOp::Pivot);
+    steps.extend(resolvers(spec, host));
+    steps.push(SetupOp::Hostname(spec.hostname.clone()));
+    steps.push(SetupOp::Workdir(spec.workdir.clone()));
+    limits(&spec.limits, host, &mut steps);
+    steps.push(SetupOp::Capabilities(names(&CAPABILITIES)));
     // Version 1 (Linux 5.13) lets nobody rename from one directory into another.
-    if allotment.landlock >= 2 {
-        setup.push(SetupOp::Landlock {
-            version: allotment.landlock,
+    if host.landlock >= 2 {
+        steps.push(SetupOp::Landlock {
+            version: host.landlock,
             tcp: spec.seccomp.strict,
         });
     }
-    setup.push(SetupOp::Guard);
-    filters(profile, allotment.report_refusals, &mut setup);
+    filters(profile, host.report_refusals, &mut steps);
+    let binds = spec.binds.iter().map(|bind| MountSource {
+        path: bind.source.clone(),
+    });
+    let env = spec.env.iter();
     Ok(SetupPlan {
-        ids: allotment.ids,
-        network,
-        device,
-        root: root(spec, allotment)?,
-        binds: spec
-            .binds
-            .iter()
-            .map(|b| MountSource {
-                path: b.source.clone(),
-            })
-            .collect(),
-        setup,
-        env: spec
-            .env
-            .iter()
-            .map(|(k, v)| (ByteString::from(k.as_str()), ByteString::from(v.as_str())))
-            .collect(),
-        workdir: spec.workdir.clone(),
+        mounts: Mounts {
+            root: root(spec, host, disk_upper)?,
+            binds: binds.collect(),
+        },
+        setup: Setup {
+            steps,
+            env: env
+                .map(|(k, v)| (ByteString::from(k.as_str()), ByteString::from(v.as_str())))
+                .collect(),
+            workdir: spec.workdir.clone(),
+        },
     })
 }
 
-/// Where the network comes from, and the device that the zygote makes in it. Pushes what is left to PID 1.
-fn network(
-    spec: &SandboxSpec,
-    allotment: &Allotment,
-    setup: &mut Vec<SetupOp>,
-) -> Result<(NetworkSource, Option<NetworkDevice>), PlanError> {
-    let device = match (&spec.network, &allotment.device) {
-        (Network::Host, _) => return Ok((NetworkSource::Host, None)),
-        (Network::Rules(_), None) => return Err(PlanError::NoDevice),
-        (Network::Rules(_), Some(device)) => Some(device.device.clone()),
-        (Network::None, _) => None,
-    };
-    if allotment.networks_ahead {
-        return Ok((NetworkSource::MadeAhead, device));
-    }
-    setup.push(SetupOp::Loopback);
-    setup.push(SetupOp::AllowPing {
-        groups: allotment.ids.count,
-    });
-    setup.extend(device.map(SetupOp::NetworkDevice));
-    Ok((NetworkSource::New, None))
+fn resolvers(spec: &SandboxSpec, host: &Host) -> Option<SetupOp> {
+    let line = |resolver| format!("nameserver {resolver}\n");
+    matches!(spec.network, Network::Rules(_)).then(|| SetupOp::File {
+        path: "/etc/resolv.conf".to_owned(),
+        content: host.resolvers.iter().map(line).collect(),
+    })
+}
+
+fn names(all: &[&str]) -> Vec<String> {
+    all.iter().map(|&name| name.to_owned()).collect()
 }
 
 /// The profile with numbers in place of names; [`plan`] asks it, too.
@@ -246,9 +258,12 @@ pub fn profile(seccomp: &Seccomp) -> Result<Profile, PlanError> {
         Some(_) if policy::is_needed(name) => Err(PlanError::NeededCall(name.clone())),
         Some(number) => Ok(number),
     };
+    let mut deny: Vec<u32> = seccomp.deny.iter().map(number).collect::<Result<_, _>>()?;
+    // Refused anyway, with the one answer that libc goes on after: a newer filter's would count.
+    deny.retain(|number| *number != policy::CLONE3);
     Ok(Profile {
         strict: seccomp.strict,
-        deny: seccomp.deny.iter().map(number).collect::<Result<_, _>>()?,
+        deny,
     })
 }
 
@@ -260,10 +275,13 @@ fn filters(profile: Profile, report: bool, setup: &mut Vec<SetupOp>) {
     if profile != Profile::default() {
         setup.push(SetupOp::Seccomp(FilterSet::Profile(profile)));
     }
-    setup.push(SetupOp::Seccomp(FilterSet::Unknown));
 }
 
-fn root(spec: &SandboxSpec, allotment: &Allotment) -> Result<RootSource, PlanError> {
+fn root(
+    spec: &SandboxSpec,
+    host: &Host,
+    disk_upper: Option<UpperSource>,
+) -> Result<RootSource, PlanError> {
     let (lower, upper) = match &spec.root {
         Root::Writable(directory) => return Ok(RootSource::Writable(directory.clone())),
         Root::Overlay { lower, upper } => (lower, upper),
@@ -276,17 +294,17 @@ fn root(spec: &SandboxSpec, allotment: &Allotment) -> Result<RootSource, PlanErr
                 inodes: spec.limits.inodes.unwrap_or(0),
             }
         }
-        Upper::Disk => allotment.disk_upper.clone().ok_or(PlanError::NoDiskUpper)?,
+        Upper::Disk => disk_upper.ok_or(PlanError::NoDiskUpper)?,
     };
     Ok(RootSource::Overlay {
         lower: lower.clone(),
         upper,
-        user_xattr: !allotment.privileged,
+        user_xattr: !host.privileged,
     })
 }
 
-fn devices(limits: &Limits, setup: &mut Vec<SetupOp>) {
-    setup.push(tmpfs(Space::Devices, limits, 0o755));
+fn devices(setup: &mut Vec<SetupOp>) {
+    setup.push(tmpfs(Space::Devices, &Limits::default(), 0o755));
     for (name, major, minor) in DEVICES {
         setup.push(SetupOp::Device {
             name: name.to_owned(),
@@ -307,7 +325,6 @@ fn devices(limits: &Limits, setup: &mut Vec<SetupOp>) {
         });
     }
     setup.push(SetupOp::Devpts { max: TERMINALS });
-    setup.push(tmpfs(Space::SharedMemory, limits, 0o1777));
     setup.push(SetupOp::EmptyDirectory {
         path: "/sys".to_owned(),
     });
@@ -338,7 +355,7 @@ fn tmpfs(space: Space, limits: &Limits, mode: u32) -> SetupOp {
     }
 }
 
-fn limits(limits: &Limits, allotment: &Allotment, setup: &mut Vec<SetupOp>) {
+fn limits(limits: &Limits, host: &Host, setup: &mut Vec<SetupOp>) {
     let mut limit = |name: &str, value| {
         setup.push(SetupOp::Limit {
             name: name.to_owned(),
@@ -350,7 +367,7 @@ fn limits(limits: &Limits, allotment: &Allotment, setup: &mut Vec<SetupOp>) {
     limit("SIGPENDING", 4096);
     limit("MSGQUEUE", 800 << 10);
     limit("MEMLOCK", 64 << 20);
-    if let (true, Some(pids)) = (allotment.pids_by_rlimit, limits.pids) {
+    if let (true, Some(pids)) = (host.pids_by_rlimit, limits.pids) {
         limit("NPROC", pids);
     }
 }

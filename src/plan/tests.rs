@@ -21,27 +21,48 @@ fn spec() -> SandboxSpec {
     }
 }
 
-fn privileged() -> Allotment {
-    Allotment {
-        ids: IdMap {
-            base: 0x7000_0000,
-            count: 65536,
-            shift_files: true,
-        },
+const RANGE: IdMap = IdMap {
+    base: 0x7000_0000,
+    count: 65536,
+    shift_files: true,
+};
+
+fn privileged() -> Host {
+    Host {
         privileged: true,
         networks_ahead: true,
-        device: None,
+        device: NetworkDevice {
+            mtu: 1500,
+            addresses: vec![("100.96.0.2".parse().unwrap(), 30)],
+        },
+        resolvers: vec!["100.96.0.1".parse().unwrap()],
         setgroups: true,
-        disk_upper: None,
         pids_by_rlimit: false,
         landlock: 7,
         report_refusals: false,
     }
 }
 
+/// All that is done for a sandbox.
+#[derive(serde::Serialize)]
+struct Everything {
+    groundwork: Groundwork,
+    mounts: Mounts,
+    setup: Setup,
+}
+
+fn everything(spec: &SandboxSpec, host: &Host, ids: IdMap) -> Everything {
+    let SetupPlan { mounts, setup } = plan(spec, host, None).unwrap();
+    Everything {
+        groundwork: groundwork(host, ids, network(&spec.network, host)),
+        mounts,
+        setup,
+    }
+}
+
 #[test]
 fn the_plan_of_a_privileged_host() {
-    insta::assert_json_snapshot!(plan(&spec(), &privileged()).unwrap());
+    insta::assert_json_snapshot!(everything(&spec(), &privileged(), RANGE));
 }
 
 #[test]
@@ -50,77 +71,91 @@ fn the_plan_of_an_ordinary_user_with_the_hosts_network() {
         network: Network::Host,
         ..spec()
     };
-    let allotment = Allotment {
-        ids: IdMap {
-            base: 0,
-            count: 1,
-            shift_files: false,
-        },
+    let host = Host {
         privileged: false,
         networks_ahead: false,
-        device: None,
         setgroups: false,
-        disk_upper: None,
         pids_by_rlimit: true,
         landlock: 0,
-        report_refusals: false,
+        ..privileged()
     };
-    insta::assert_json_snapshot!(plan(&spec, &allotment).unwrap());
+    let ids = IdMap {
+        base: 0,
+        count: 1,
+        shift_files: false,
+    };
+    insta::assert_json_snapshot!(everything(&spec, &host, ids));
 }
 
 #[test]
 fn a_network_by_rules_has_a_device_of_the_zygotes_or_of_pid_1() {
-    let device = Device {
-        device: NetworkDevice {
-            mtu: 1500,
-            addresses: vec![("100.96.0.2".parse().unwrap(), 30)],
-        },
-        resolvers: vec!["100.96.0.1".parse().unwrap()],
-    };
     let spec = SandboxSpec {
         network: Network::internet(),
         ..spec()
     };
     for networks_ahead in [true, false] {
-        let allotment = Allotment {
+        let host = Host {
             networks_ahead,
-            device: Some(device.clone()),
             ..privileged()
         };
-        let plan = plan(&spec, &allotment).unwrap();
-        let own = SetupOp::NetworkDevice(device.device.clone());
-        let at = |wanted: &SetupOp| plan.setup.iter().position(|op| op == wanted);
+        let everything = everything(&spec, &host, RANGE);
+        let steps = &everything.groundwork.steps;
+        let own = SetupOp::NetworkDevice(host.device.clone());
+        let at = |steps: &[SetupOp], wanted: &SetupOp| steps.iter().position(|op| op == wanted);
+        if networks_ahead {
+            assert_eq!(everything.groundwork.device, Some(host.device));
+            assert_eq!(at(steps, &own), None);
+        } else {
+            // The node is the host's.
+            assert_eq!(everything.groundwork.device, None);
+            assert!(at(steps, &own).is_some() && at(steps, &own) < at(steps, &SetupOp::Pivot));
+        }
         let resolver = SetupOp::File {
             path: "/etc/resolv.conf".into(),
             content: "nameserver 100.96.0.1\n".into(),
         };
-        // The node is the host's, the file is the sandbox's.
-        assert!(at(&SetupOp::Pivot) < at(&resolver));
-        if networks_ahead {
-            assert_eq!(
-                (plan.device.as_ref(), at(&own)),
-                (Some(&device.device), None)
-            );
-        } else {
-            assert_eq!(plan.device, None);
-            assert!(at(&own).is_some() && at(&own) < at(&SetupOp::Pivot));
-        }
+        let steps = &everything.setup.steps;
+        assert!(at(steps, &SetupOp::Pivot) < at(steps, &resolver));
     }
-    assert_eq!(plan(&spec, &privileged()), Err(PlanError::NoDevice));
 }
 
 #[test]
 fn filters_come_last_and_the_old_root_goes_before_capabilities() {
-    let setup = plan(&spec(), &privileged()).unwrap().setup;
-    let at = |wanted: fn(&SetupOp) -> bool| setup.iter().position(wanted).unwrap();
+    let everything = everything(&spec(), &privileged(), RANGE);
+    let (before, after) = (everything.groundwork.steps, everything.setup.steps);
+    let at = |wanted: fn(&SetupOp) -> bool| after.iter().position(wanted).unwrap();
     let pivot = at(|op| matches!(op, SetupOp::Pivot));
-    assert!(at(|op| matches!(op, SetupOp::Proc)) < pivot);
-    assert!(at(|op| matches!(op, SetupOp::Device { .. })) < pivot);
+    // What needs the host's tree is done by then.
+    let gone = before.iter().position(|op| *op == SetupOp::Pivot).unwrap();
+    let needs_host = |op: &SetupOp| matches!(op, SetupOp::Proc | SetupOp::Device { .. });
+    assert!(before.iter().rposition(needs_host).unwrap() < gone);
+    assert!(!after.iter().any(needs_host));
     assert!(pivot < at(|op| matches!(op, SetupOp::Capabilities(_))));
+    let changes_ids = |op: &SetupOp| matches!(op, SetupOp::BecomeRoot { .. });
     assert!(
-        at(|op| matches!(op, SetupOp::Capabilities(_))) < at(|op| matches!(op, SetupOp::Guard))
+        before.iter().position(changes_ids) < before.iter().position(|op| *op == SetupOp::Guard)
     );
-    assert!(matches!(setup.last(), Some(SetupOp::Seccomp(_))));
+    assert!(!after.iter().any(changes_ids));
+    assert!(matches!(after.last(), Some(SetupOp::Seccomp(_))));
+}
+
+/// What is done before a sandbox is asked for is the same for all of them.
+#[test]
+fn the_groundwork_knows_nothing_of_the_sandbox() {
+    let other = SandboxSpec {
+        root: Root::Writable("/images/b/rootfs".into()),
+        limits: Limits {
+            memory_bytes: Some(1 << 20),
+            ..Limits::default()
+        },
+        binds: Vec::new(),
+        env: Vec::new(),
+        workdir: "/".into(),
+        hostname: "other".into(),
+        ..spec()
+    };
+    let groundwork = |spec| everything(spec, &privileged(), RANGE).groundwork;
+    assert_eq!(groundwork(&spec()), groundwork(&other));
 }
 
 #[test]
@@ -128,7 +163,7 @@ fn contradictions_are_refused() {
     let mut greedy = spec();
     greedy.limits.disk_bytes = Some(3 << 30);
     assert!(matches!(
-        plan(&greedy, &privileged()),
+        plan(&greedy, &privileged(), None),
         Err(PlanError::DiskExceedsMemory { .. })
     ));
     for bad in ["testbed", "/a/../b", ""] {
@@ -137,7 +172,7 @@ fn contradictions_are_refused() {
             ..spec()
         };
         assert_eq!(
-            plan(&spec, &privileged()),
+            plan(&spec, &privileged(), None),
             Err(PlanError::BadTarget(bad.into()))
         );
     }
@@ -147,13 +182,14 @@ fn contradictions_are_refused() {
 fn a_profile_is_one_filter_more_and_a_report_the_only_one() {
     let filters = |seccomp: Seccomp, report_refusals| {
         let spec = SandboxSpec { seccomp, ..spec() };
-        let allotment = Allotment {
+        let host = Host {
             report_refusals,
             ..privileged()
         };
-        let setup = plan(&spec, &allotment).unwrap().setup;
-        setup
-            .into_iter()
+        let everything = everything(&spec, &host, RANGE);
+        let steps = everything.groundwork.steps.into_iter();
+        steps
+            .chain(everything.setup.steps)
             .filter_map(|op| {
                 if let SetupOp::Seccomp(set) = op {
                     Some(set)
@@ -174,9 +210,9 @@ fn a_profile_is_one_filter_more_and_a_report_the_only_one() {
     assert_eq!(
         filters(seccomp.clone(), false),
         [
+            FilterSet::Unknown,
             FilterSet::SetupOnly,
             FilterSet::Profile(profile.clone()),
-            FilterSet::Unknown
         ]
     );
     assert_eq!(filters(seccomp, true), [FilterSet::Reported(profile)]);

@@ -6,10 +6,10 @@
 //! |---|---|---|
 //! | [`FAMILIES`] | the zygote, inherited | `EAFNOSUPPORT` |
 //! | [`DENIED`] | the zygote, inherited | `EPERM` |
+//! | `clone3` and what [`is_known`] does not know | PID 1, first | `ENOSYS` |
 //! | [`SETUP_ONLY`] | PID 1 | `EPERM` |
 //! | [`STRICT_FAMILIES`], with `strict` | PID 1 | `EAFNOSUPPORT` |
 //! | [`STRICT`] and the names of a file | PID 1 | `EPERM` |
-//! | `clone3` and what [`is_known`] does not know | PID 1, last | `ENOSYS` |
 //!
 //! `clone3` has its flags in memory, where no filter can see them: glibc falls back to `clone` on
 //! `ENOSYS`, and only on that. Calls of foreign architectures kill the process, in every filter.

@@ -6,6 +6,7 @@
 
 mod bytes;
 mod ops;
+mod used_up;
 
 use std::path::PathBuf;
 
@@ -14,9 +15,10 @@ use serde::{Deserialize, Serialize};
 
 pub use bytes::ByteString;
 pub use ops::{
-    DEVICE_STEP, FilterSet, IdMap, MountSource, NetworkDevice, NetworkSource, Profile, RootSource,
-    SetupFailure, SetupOp, SetupPlan, Step, UpperSource,
+    DEVICE_STEP, FilterSet, Groundwork, IdMap, MountSource, Mounts, NetworkDevice, NetworkSource,
+    Profile, RootSource, Setup, SetupFailure, SetupOp, SetupPlan, Step, UpperSource,
 };
+pub use used_up::{Space, TERMINALS, UsedUp};
 
 use crate::tree::{PackOptions, UnpackPolicy};
 
@@ -26,14 +28,21 @@ pub type RequestId = u64;
 /// Host to zygote.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToZygote {
-    /// Start a sandbox. Descriptors: PID 1's end of its control channel; those of its cgroup.
-    Spawn {
+    /// Begin a sandbox. Descriptors: PID 1's end of its control channel; those of its cgroup.
+    Begin {
         /// Names the sandbox.
         id: RequestId,
-        /// What PID 1 has to do.
-        plan: Box<SetupPlan>,
+        /// What can be done now.
+        groundwork: Groundwork,
         /// How it gets into its cgroup.
         cgroup: CgroupEntry,
+    },
+    /// Give it its mounts.
+    Mount {
+        /// Names the sandbox.
+        id: RequestId,
+        /// Which.
+        mounts: Mounts,
     },
     /// Delete a tree of a stored image or a writable layer: its files may belong to ids that only the
     /// zygote's namespace has.
@@ -42,6 +51,11 @@ pub enum ToZygote {
         id: RequestId,
         /// The tree.
         path: PathBuf,
+    },
+    /// Make networks ahead with this device, if with one.
+    Prepare {
+        /// What the next sandbox is expected to have.
+        device: Option<NetworkDevice>,
     },
     /// The id maps of the zygote's own user namespace are written.
     MapsWritten,
@@ -69,14 +83,14 @@ pub enum FromZygote {
     },
     /// It is ready to start sandboxes.
     Ready,
-    /// A sandbox's PID 1 runs and is setting up. Descriptors: its pidfd; its network device, where the plan has one.
-    Spawned {
+    /// A sandbox's PID 1 runs. Descriptors: its pidfd; its network device, where the zygote made one.
+    Begun {
         /// Of the request.
         id: RequestId,
         /// In the zygote's pid namespace.
         pid: i32,
     },
-    /// A sandbox could not be started.
+    /// A sandbox could not be begun or finished; whatever there was of it is being killed.
     SpawnFailed {
         /// Of the request; absent when the zygote itself could not start.
         id: Option<RequestId>,
@@ -102,6 +116,8 @@ pub enum FromZygote {
 /// Host to PID 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
+    /// Finish the sandbox. The first message, and never again.
+    SetUp(Setup),
     /// Run a program. Descriptors: its stdin, stdout, stderr.
     Exec(Exec),
     /// Kill every process of a running program's session.
@@ -183,7 +199,7 @@ pub enum FromInit {
     /// Every step of the plan is done. Descriptors, where the plan has them: the device of [`SetupOp::NetworkDevice`],
     /// the listener of [`FilterSet::Reported`].
     Ready {
-        /// Microseconds since PID 1 began, at the end of each step.
+        /// Microseconds since [`ToInit::SetUp`] came, at the end of each step.
         steps_us: Vec<(Step, u64)>,
     },
     /// A step failed.
@@ -251,65 +267,6 @@ pub enum FromInit {
         ticks: u64,
     },
 }
-
-/// What of a sandbox is used up.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct UsedUp {
-    /// Without a free block.
-    pub blocks: Vec<Space>,
-    /// Without a free inode.
-    pub inodes: Vec<Space>,
-    /// All terminals are in use.
-    pub terminals: bool,
-    /// A process has as many open files as it may.
-    pub open_files: bool,
-}
-
-impl UsedUp {
-    /// There is some of everything.
-    #[must_use]
-    pub fn is_nothing(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
-/// A bounded file system inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Space {
-    /// The writable layer.
-    Root,
-    /// Of `shm_open`.
-    SharedMemory,
-    /// Device nodes.
-    Devices,
-    /// [`SHELL_DIRECTORY`].
-    ShellFiles,
-}
-
-impl Space {
-    /// All of them.
-    pub const ALL: [Self; 4] = [
-        Self::Root,
-        Self::SharedMemory,
-        Self::Devices,
-        Self::ShellFiles,
-    ];
-
-    /// Where it is mounted.
-    #[must_use]
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::Root => "/",
-            Self::SharedMemory => "/dev/shm",
-            Self::Devices => "/dev",
-            Self::ShellFiles => SHELL_DIRECTORY,
-        }
-    }
-}
-
-/// Terminals of one sandbox.
-pub const TERMINALS: u32 = 64;
 
 impl FromInit {
     /// Which request this belongs to; 0 for what PID 1 says of itself.

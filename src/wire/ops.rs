@@ -8,21 +8,42 @@ use serde::{Deserialize, Serialize};
 
 use super::ByteString;
 
-/// All that the zygote and PID 1 do for one sandbox.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SetupPlan {
+/// What is done for a sandbox before anybody knows what it is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Groundwork {
     /// Ids of its user namespace.
     pub ids: IdMap,
     /// Its network namespace.
     pub network: NetworkSource,
     /// The device in a network namespace that the zygote made; PID 1's own comes by [`SetupOp::NetworkDevice`].
     pub device: Option<NetworkDevice>,
-    /// Made by the zygote, which can see the host's files.
-    pub root: RootSource,
-    /// Host paths to show, opened by the zygote with the caller's rights, in the order of [`SetupOp::Bind`].
-    pub binds: Vec<MountSource>,
     /// Done by PID 1, in order.
-    pub setup: Vec<SetupOp>,
+    pub steps: Vec<SetupOp>,
+}
+
+/// The rest of what the zygote and PID 1 do for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetupPlan {
+    /// The zygote's part.
+    pub mounts: Mounts,
+    /// That of PID 1.
+    pub setup: Setup,
+}
+
+/// Made by the zygote, which can see the host's files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounts {
+    /// The tree that becomes `/`.
+    pub root: RootSource,
+    /// Host paths to show, opened with the caller's rights, in the order of [`SetupOp::Bind`].
+    pub binds: Vec<MountSource>,
+}
+
+/// Done by PID 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// In order.
+    pub steps: Vec<SetupOp>,
     /// Environment of every process.
     pub env: Vec<(ByteString, ByteString)>,
     /// Working directory of every process.
@@ -35,9 +56,15 @@ pub enum NetworkSource {
     /// It is the host's.
     Host,
     /// A new one that belongs to the sandbox's user namespace; PID 1 sets it up.
-    New,
+    New {
+        /// With a device that the host serves.
+        served: bool,
+    },
     /// A fresh one of the zygote's, set up.
-    MadeAhead,
+    MadeAhead {
+        /// With a device that the host serves.
+        served: bool,
+    },
 }
 
 /// A tun device whose other side the host serves.
@@ -107,8 +134,19 @@ pub enum SetupOp {
         /// `setgroups` is allowed in this namespace.
         drop_groups: bool,
     },
-    /// Put the root mount over the old `/`, still reachable below: later steps need the old `/proc` and `/dev`.
+    /// Put an empty tree over the old `/`, for the mounts that need no image. The old one is reachable
+    /// until [`SetupOp::Pivot`]: steps before need its `/proc` and `/dev`.
+    Scaffold {
+        /// What is in it.
+        directories: Vec<String>,
+    },
+    /// Put the root mount over that.
     EnterRoot,
+    /// Move a mount, with all on it, from the scaffold into the root.
+    Move {
+        /// Absolute path, in both.
+        path: String,
+    },
     /// A new proc. Before [`SetupOp::Pivot`]: the kernel wants to see a full proc in the mount namespace (`mount_too_revealing`).
     Proc,
     /// A tmpfs.
@@ -168,7 +206,8 @@ pub enum SetupOp {
         /// Groups of the namespace.
         groups: u32,
     },
-    /// Make the new root `/` and detach the old one: from here no host path can be named.
+    /// Make the mount that was entered last `/` and detach what it lies on: first the host's tree, so that no
+    /// path of it can be named, and then the scaffold.
     Pivot,
     /// Host name of the UTS namespace.
     Hostname(String),
@@ -194,9 +233,12 @@ pub enum SetupOp {
     },
     /// A new session keyring: keyrings are not namespaced.
     Keyring,
-    /// Reduce capabilities to these, by name; the rest leave the bounding set too. After everything that mounts.
+    /// What exec may ever give: these, by name. While PID 1 has `CAP_SETPCAP`.
+    CapabilitiesBound(Vec<String>),
+    /// Reduce capabilities to these, by name. After everything that mounts.
     Capabilities(Vec<String>),
-    /// Not dumpable (nobody reads PID 1's memory), dies with the zygote. After the last change of ids, which clears both.
+    /// Not dumpable (nobody reads PID 1's memory), dies with the zygote. After the last change of ids, which clears both,
+    /// as would one of capabilities that adds some.
     Guard,
     /// Give up what Landlock can take. After [`SetupOp::Pivot`]: a domain cannot mount.
     Landlock {
@@ -205,19 +247,19 @@ pub enum SetupOp {
         /// TCP, too.
         tcp: bool,
     },
-    /// Install filters. Last: they refuse most of the steps above.
+    /// Install filters. [`FilterSet::SetupOnly`] and those behind it last: they refuse most of the steps above.
     Seccomp(FilterSet),
 }
 
 /// Which seccomp filters PID 1 installs on top of those it inherits; see [`crate::policy`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FilterSet {
+    /// Unknown calls and clone3 "not implemented".
+    Unknown,
     /// What only PID 1 needed: mounts and namespaces refused.
     SetupOnly,
     /// What a profile refuses beside the default.
     Profile(Profile),
-    /// Unknown calls and clone3 "not implemented". After the others: the newest answer counts.
-    Unknown,
     /// All of these and those of the zygote, which has installed none, in one filter. The host is asked
     /// to refuse each call, and so learns of it.
     Reported(Profile),
@@ -251,7 +293,9 @@ impl SetupOp {
     pub fn step(&self) -> Step {
         let name = match self {
             Self::BecomeRoot { .. } => "become root of the user namespace".to_owned(),
+            Self::Scaffold { .. } => "mount a scaffold".to_owned(),
             Self::EnterRoot => "attach the root file system".to_owned(),
+            Self::Move { path } => format!("move {path}"),
             Self::Proc => "mount /proc".to_owned(),
             Self::Tmpfs { target, .. } => format!("mount tmpfs on {target}"),
             Self::Device { name, .. } => format!("bind /dev/{name}"),
@@ -270,6 +314,7 @@ impl SetupOp {
             Self::Workdir(path) => format!("make {path}"),
             Self::Limit { name, .. } => format!("set RLIMIT_{name}"),
             Self::Keyring => "join a new session keyring".to_owned(),
+            Self::CapabilitiesBound(_) => "bound capabilities".to_owned(),
             Self::Capabilities(_) => "reduce capabilities".to_owned(),
             Self::Guard => "guard PID 1".to_owned(),
             Self::Landlock { .. } => "give up rights through Landlock".to_owned(),

@@ -16,6 +16,7 @@ mod flags;
 mod library;
 mod live;
 mod nested;
+mod network;
 mod packaging;
 mod real;
 mod replay;

@@ -287,7 +287,7 @@ fn the_wall_clock_is_only_ever_written_down() {
     found.sort();
     let written_down = [
         "cli/run/session.rs", // the name of the folder, and the start in the record
-        "host/launcher.rs",   // what `ps` shows
+        "host/slot.rs",       // what `ps` shows
         "image/build.rs",     // when an image was made
         "image/import.rs",    // the same
         "llm/http.rs",        // the date of a Retry-After, whose wait has a cap

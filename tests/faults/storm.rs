@@ -54,6 +54,7 @@ async fn life(directory: &Path) {
     let config = LauncherConfig {
         program: Some(directory.join("program")),
         registry: Some(Registry::at(directory.join("run")).unwrap()),
+        ahead: Some(2),
         ..LauncherConfig::default()
     };
     let (from, to) = (

@@ -44,15 +44,16 @@ pub(crate) fn spec() -> SandboxSpec {
     }
 }
 
-pub(crate) async fn launcher() -> Launcher {
+async fn launcher() -> Launcher {
     let config = LauncherConfig {
         program: Some(program()),
+        ahead: Some(1),
         ..LauncherConfig::default()
     };
     Launcher::start(config).await.unwrap()
 }
 
-/// Runs a test in a sandbox, and then proves that the sandbox can be closed.
+/// Runs a test in a sandbox that was begun before it was asked for, and then proves that it can be closed.
 pub(crate) fn in_sandbox<F: Future<Output = ()>>(test: impl FnOnce(std::sync::Arc<Sandbox>) -> F) {
     with_spec(spec(), test);
 }
@@ -62,7 +63,9 @@ pub(crate) fn with_spec<F: Future<Output = ()>>(
     test: impl FnOnce(std::sync::Arc<Sandbox>) -> F,
 ) {
     block_on(async {
-        let sandbox = std::sync::Arc::new(launcher().await.sandbox(spec).await.unwrap());
+        let launcher = launcher().await;
+        filled(&launcher, 1).await;
+        let sandbox = std::sync::Arc::new(launcher.sandbox(spec).await.unwrap());
         test(std::sync::Arc::clone(&sandbox)).await;
         std::sync::Arc::into_inner(sandbox)
             .unwrap()
@@ -70,6 +73,17 @@ pub(crate) fn with_spec<F: Future<Output = ()>>(
             .await
             .unwrap();
     });
+}
+
+/// Waits until so many sandboxes are begun.
+pub(crate) async fn filled(launcher: &Launcher, count: usize) {
+    let full = async {
+        while launcher.waiting() < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(10), full).await;
+    waited.expect("none was begun");
 }
 
 /// No test hangs: a minute is far more than any needs.
@@ -209,11 +223,21 @@ impl Scene {
 
     /// One whose sandboxes lack walls.
     pub(crate) async fn without(walls: &[&str]) -> Self {
+        Self::with(walls, 0).await
+    }
+
+    /// One that begins so many sandboxes before they are asked for.
+    pub(crate) async fn ahead(count: usize) -> Self {
+        Self::with(&[], count).await
+    }
+
+    async fn with(walls: &[&str], ahead: usize) -> Self {
         let directory = Place::new();
         let config = LauncherConfig {
             program: Some(program()),
             registry: Some(Registry::at(directory.path().join("run")).unwrap()),
             without: walls.iter().map(|wall| (*wall).to_owned()).collect(),
+            ahead: Some(ahead),
             ..LauncherConfig::default()
         };
         Self {

@@ -55,7 +55,7 @@ pub struct Controllers {
 /// One sandbox's cgroup, in each hierarchy; removed when dropped.
 #[derive(Debug, Default)]
 pub(super) struct Cgroup {
-    /// Where each limit that is set is enforced.
+    /// Where each limit is enforced, once it is set.
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
     cpu: Option<PathBuf>,
@@ -115,50 +115,22 @@ impl Cgroups {
         parents.into_iter().map(|parent| parent.join(id)).collect()
     }
 
-    /// Makes the cgroup of a sandbox with its limits written; what cannot be limited is left out.
-    pub(super) fn create(&self, id: &str, limits: &Limits) -> io::Result<Cgroup> {
-        let mut cgroup = Cgroup {
-            memory: None,
-            pids: None,
-            cpu: None,
-            directories: Vec::new(),
-            version: self.controllers().version,
-        };
-        // PID 1 of the sandbox counts, too.
-        let pids = limits.pids.map(|pids| (pids + 1).to_string());
+    /// Makes the cgroup of a sandbox, which limits nothing yet.
+    pub(super) fn create(&self, id: &str) -> io::Result<Cgroup> {
+        let mut cgroup = Cgroup::default();
+        cgroup.version = self.controllers().version;
         match &self.hierarchy {
             Hierarchy::None => {}
-            Hierarchy::V1 {
-                memory,
-                pids: pids_parent,
-                cpu,
-            } => {
-                if let (Some(parent), Some(pids)) = (pids_parent, pids) {
-                    let directory = cgroup.make(parent, id)?;
-                    write(&directory, "pids.max", &pids)?;
-                    cgroup.pids = Some(directory);
-                }
-                if let (Some(parent), Some(bytes)) = (memory, limits.memory_bytes) {
-                    let directory = cgroup.make(parent, id)?;
-                    write(&directory, "memory.limit_in_bytes", &bytes.to_string())?;
-                    // Exists only where the kernel accounts swap; then memory alone is no limit.
-                    if directory.join("memory.memsw.limit_in_bytes").exists() {
-                        write(
-                            &directory,
-                            "memory.memsw.limit_in_bytes",
-                            &bytes.to_string(),
-                        )?;
-                    }
-                    cgroup.memory = Some(directory);
-                }
-                if let Some(parent) = cpu {
+            Hierarchy::V1 { memory, pids, cpu } => {
+                for (parent, limited) in [
+                    (pids, &mut cgroup.pids),
+                    (memory, &mut cgroup.memory),
                     // Without a quota, too: a group of its own gives it the weight of one sandbox,
                     // however many threads it has. Version 2 does so by itself.
-                    let directory = cgroup.make(parent, id)?;
-                    if let Some(cpus) = limits.cpus {
-                        write(&directory, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
-                        write(&directory, "cpu.cfs_quota_us", &quota_us(cpus).to_string())?;
-                        cgroup.cpu = Some(directory);
+                    (cpu, &mut cgroup.cpu),
+                ] {
+                    if let Some(parent) = parent {
+                        *limited = Some(make(parent, id, &mut cgroup.directories)?);
                     }
                 }
             }
@@ -166,30 +138,22 @@ impl Cgroups {
                 parent,
                 controllers,
             } => {
-                let directory = cgroup.make(parent, id)?;
-                if let (true, Some(bytes)) = (controllers.memory, limits.memory_bytes) {
-                    write(&directory, "memory.max", &bytes.to_string())?;
-                    if directory.join("memory.swap.max").exists() {
-                        write(&directory, "memory.swap.max", "0")?;
-                    }
-                    cgroup.memory = Some(directory.clone());
-                }
-                if let (true, Some(pids)) = (controllers.pids, pids) {
-                    write(&directory, "pids.max", &pids)?;
-                    cgroup.pids = Some(directory.clone());
-                }
-                if let (true, Some(cpus)) = (controllers.cpu, limits.cpus) {
-                    write(
-                        &directory,
-                        "cpu.max",
-                        &format!("{} {PERIOD_US}", quota_us(cpus)),
-                    )?;
-                    cgroup.cpu = Some(directory);
-                }
+                let directory = make(parent, id, &mut cgroup.directories)?;
+                let limited = |enabled: bool| enabled.then(|| directory.clone());
+                cgroup.memory = limited(controllers.memory);
+                cgroup.pids = limited(controllers.pids);
+                cgroup.cpu = limited(controllers.cpu);
             }
         }
         Ok(cgroup)
     }
+}
+
+fn make(parent: &Path, id: &str, made: &mut Vec<PathBuf>) -> io::Result<PathBuf> {
+    let directory = parent.join(id);
+    fs::create_dir(&directory)?;
+    made.push(directory.clone());
+    Ok(directory)
 }
 
 const PERIOD_US: u64 = 100_000;
@@ -206,11 +170,55 @@ fn quota_us(cpus: f64) -> u64 {
 }
 
 impl Cgroup {
-    fn make(&mut self, parent: &Path, id: &str) -> io::Result<PathBuf> {
-        let directory = parent.join(id);
-        fs::create_dir(&directory)?;
-        self.directories.push(directory.clone());
-        Ok(directory)
+    /// Writes the limits that can be set here, and forgets where none is.
+    pub(super) fn limit(&mut self, limits: &Limits) -> io::Result<()> {
+        let limited = |directory: &mut Option<PathBuf>, wanted: bool| {
+            *directory = directory.take().filter(|_| wanted);
+            directory.clone()
+        };
+        if let (Some(directory), Some(bytes)) = (
+            limited(&mut self.memory, limits.memory_bytes.is_some()),
+            limits.memory_bytes,
+        ) {
+            self.limit_memory(&directory, bytes)?;
+        }
+        if let (Some(directory), Some(pids)) =
+            (limited(&mut self.pids, limits.pids.is_some()), limits.pids)
+        {
+            // PID 1 of the sandbox counts, too.
+            write(&directory, "pids.max", &(pids + 1).to_string())?;
+        }
+        if let (Some(directory), Some(cpus)) =
+            (limited(&mut self.cpu, limits.cpus.is_some()), limits.cpus)
+        {
+            let quota = quota_us(cpus).to_string();
+            if self.version == 2 {
+                write(&directory, "cpu.max", &format!("{quota} {PERIOD_US}"))?;
+            } else {
+                write(&directory, "cpu.cfs_period_us", &PERIOD_US.to_string())?;
+                write(&directory, "cpu.cfs_quota_us", &quota)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Files about swap exist only where the kernel accounts it; then memory alone is no limit.
+    fn limit_memory(&self, directory: &Path, bytes: u64) -> io::Result<()> {
+        let bytes = bytes.to_string();
+        let (memory, swap, swapped) = if self.version == 2 {
+            ("memory.max", "memory.swap.max", "0")
+        } else {
+            (
+                "memory.limit_in_bytes",
+                "memory.memsw.limit_in_bytes",
+                bytes.as_str(),
+            )
+        };
+        write(directory, memory, &bytes)?;
+        if directory.join(swap).exists() {
+            write(directory, swap, swapped)?;
+        }
+        Ok(())
     }
 
     /// How a process gets in, and the descriptors for it.
@@ -311,7 +319,8 @@ mod tests {
             cpus: Some(1.5),
             ..Limits::default()
         };
-        let cgroup = cgroups.create("a", &limits).unwrap();
+        let mut cgroup = cgroups.create("a").unwrap();
+        cgroup.limit(&limits).unwrap();
         assert_eq!(cgroups.places("a"), cgroup.directories);
         let read = |name: &str| fs::read_to_string(parent.join("a").join(name)).unwrap();
         assert_eq!(read("memory.max"), "2147483648");

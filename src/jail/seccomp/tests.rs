@@ -47,10 +47,10 @@ fn stack(profile: &Profile) -> Vec<BpfProgram> {
         .iter()
         .map(|(table, action)| compile(rules(&[table]).unwrap(), action.clone()).unwrap())
         .collect();
+    all.insert(2, unknown_filter(NOT_IMPLEMENTED));
     let mut profiles = rules(if profile.strict { &[STRICT] } else { &[] }).unwrap();
     add(&mut profiles, &profile.deny);
     all.push(compile(profiles, NOT_PERMITTED).unwrap());
-    all.push(unknown_filter(NOT_IMPLEMENTED));
     all
 }
 

@@ -1,0 +1,194 @@
+//! Sandboxes begun before they are asked for.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::HostError;
+use super::slot::{Site, Slot};
+use crate::wire::NetworkSource;
+
+/// How many when nobody says: a burst of starts of an evaluation.
+const USUAL: usize = 8;
+
+/// The slots of a launcher that wait for their sandboxes.
+#[derive(Debug)]
+pub(super) struct Ahead {
+    site: Arc<Site>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// No start is under way.
+    quiet: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ready: VecDeque<Slot>,
+    /// Sandboxes that were asked for.
+    asked: u64,
+    /// Starts that are under way.
+    starting: usize,
+    filling: bool,
+    closed: bool,
+}
+
+/// A start that is under way: nothing is made ahead until it is dropped.
+#[derive(Debug)]
+pub(super) struct Start(Arc<Shared>);
+
+impl Ahead {
+    pub(super) fn new(site: Arc<Site>) -> Self {
+        Self {
+            site,
+            shared: Arc::default(),
+        }
+    }
+
+    /// A slot with such a network: one that waits, or else a new one.
+    pub(super) async fn take(&self, network: NetworkSource) -> Result<(Slot, Start), HostError> {
+        let start = self.shared.start();
+        let (slot, useless) = self.shared.lock().take(network);
+        if !useless.is_empty() {
+            tokio::task::spawn_blocking(move || drop(useless));
+        }
+        let slot = match slot {
+            Some(slot) => slot,
+            None => self.site.begin(self.site.allot()?, network).await?,
+        };
+        Ok((slot, start))
+    }
+
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.shared.lock().ready.len()
+    }
+
+    /// Makes as many as are wanted, with such a network, once half of them are used. Goes on when the
+    /// caller has gone on.
+    pub(super) fn fill(&self, network: NetworkSource) {
+        let (site, shared) = (Arc::clone(&self.site), Arc::clone(&self.shared));
+        let wanted = {
+            let mut state = shared.lock();
+            let usual = if state.asked < 2 { 0 } else { USUAL };
+            let wanted = site.config.ahead.unwrap_or(usual);
+            if wanted == 0 || state.filling || state.ready.len() * 2 > wanted {
+                return;
+            }
+            state.filling = true;
+            wanted
+        };
+        tokio::spawn(async move {
+            let filling = Filling(shared);
+            while filling.0.is_short_of(wanted).await {
+                match make(&site, network).await {
+                    // A closed one drops it.
+                    Ok(slot) => drop(filling.0.lock().keep(slot)),
+                    // Whoever needs one meets the same, and is told.
+                    Err(error) => {
+                        tracing::debug!("no sandbox could be begun ahead: {error}");
+                        break;
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        let ready = {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            std::mem::take(&mut state.ready)
+        };
+        self.shared.quiet.notify_waiters();
+        // All at once: each then waits for the end of its processes.
+        for slot in &ready {
+            slot.held.kill();
+        }
+    }
+}
+
+async fn make(site: &Arc<Site>, network: NetworkSource) -> Result<Slot, HostError> {
+    let files = Arc::clone(site);
+    let allotment = tokio::task::spawn_blocking(move || files.allot()).await;
+    let allotment =
+        allotment.map_err(|e| HostError::Zygote("begin a sandbox", io::Error::other(e)))?;
+    let mut slot = site.begin(allotment?, network).await?;
+    // One at a time: a start waits behind one at most.
+    slot.cloned(site).await?;
+    Ok(slot)
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(self: &Arc<Self>) -> Start {
+        let mut state = self.lock();
+        state.asked += 1;
+        state.starting += 1;
+        Start(Arc::clone(self))
+    }
+
+    /// Waits for the end of all starts.
+    async fn is_short_of(&self, wanted: usize) -> bool {
+        loop {
+            let quiet = self.quiet.notified();
+            {
+                let state = self.lock();
+                if state.closed || state.ready.len() >= wanted {
+                    return false;
+                }
+                if state.starting == 0 {
+                    return true;
+                }
+            }
+            quiet.await;
+        }
+    }
+}
+
+impl State {
+    /// One with such a network; and those that have died or have another, for their memory.
+    fn take(&mut self, network: NetworkSource) -> (Option<Slot>, VecDeque<Slot>) {
+        let fits = |slot: &Slot| slot.network == network && !slot.init.is_closed();
+        let (fitting, useless) = std::mem::take(&mut self.ready).into_iter().partition(fits);
+        self.ready = fitting;
+        (self.ready.pop_front(), useless)
+    }
+
+    fn keep(&mut self, slot: Slot) -> Option<Slot> {
+        if self.closed {
+            return Some(slot);
+        }
+        self.ready.push_back(slot);
+        None
+    }
+}
+
+impl Drop for Start {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.starting -= 1;
+        if state.starting == 0 {
+            self.0.quiet.notify_waiters();
+        }
+    }
+}
+
+/// However the task ends, another may begin.
+struct Filling(Arc<Shared>);
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        self.0.lock().filling = false;
+    }
+}

@@ -1,0 +1,212 @@
+//! A sandbox that is begun: it has ids, a cgroup, a place in the registry, and a PID 1 that waits for its plan.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::time::timeout;
+
+use super::cgroup::{Cgroup, Cgroups};
+use super::ids::{self, Range};
+use super::launcher::START_DEADLINE;
+use super::link::{Answers, Link};
+use super::network::Device;
+use super::registry::{Entry, EntryInfo, Registry};
+use super::sandbox::Held;
+use super::zygote::{Ids, Zygote};
+use super::{HostError, LauncherConfig};
+use crate::plan::{self, groundwork};
+use crate::spec::Limits;
+use crate::sys::channel::Channel;
+use crate::wire::{
+    FromInit, FromZygote, IdMap, NetworkSource, SetupFailure, SetupOp, SetupPlan, ToInit,
+};
+
+/// What all sandboxes of a launcher are made from.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) zygote: Arc<Zygote>,
+    pub(super) ids: Ids,
+    pub(super) cgroups: Cgroups,
+    pub(super) registry: Registry,
+    pub(super) host: plan::Host,
+    pub(super) config: LauncherConfig,
+}
+
+/// What a sandbox needs of the host's file systems.
+#[derive(Debug)]
+pub(super) struct Allotment {
+    entry: Entry,
+    range: Option<Range>,
+    cgroup: Cgroup,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) network: NetworkSource,
+    // Dropped first: a PID 1 whose pid nobody knows yet ends for want of a host.
+    pub(super) init: Link<FromInit>,
+    pub(super) held: Held,
+    pub(super) exit: Answers<FromZygote>,
+    device: Device,
+    readiness: Answers<FromInit>,
+}
+
+/// What comes with a sandbox that serves.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// Of a network by rules.
+    pub(super) device: Device,
+    /// Where refused calls are reported.
+    pub(super) listener: Option<OwnedFd>,
+}
+
+impl Site {
+    /// Takes ids, makes the cgroup and the place in the registry. Looks at files, and so blocks for a moment.
+    pub(super) fn allot(&self) -> Result<Allotment, HostError> {
+        let entry = self.registry.register()?;
+        let range = match self.ids {
+            Ids::Ranges => Some(ids::allot(&self.registry.ids_directory())?),
+            Ids::Fixed { .. } => None,
+        };
+        // Noted before they exist: a host that is killed in between leaves nothing unknown.
+        entry.note_cgroups(&self.cgroups.places(&entry.id))?;
+        let cgroup = self.cgroups.create(&entry.id);
+        let cgroup = cgroup.map_err(HostError::file("make the cgroup of", entry.directory()))?;
+        Ok(Allotment {
+            entry,
+            range,
+            cgroup,
+        })
+    }
+
+    /// Has PID 1 made. Whether that went well is known when the slot is finished.
+    pub(super) async fn begin(
+        &self,
+        allotment: Allotment,
+        network: NetworkSource,
+    ) -> Result<Slot, HostError> {
+        let failed = |what| move |e| HostError::Zygote(what, e);
+        let Allotment {
+            entry,
+            range,
+            cgroup,
+        } = allotment;
+        let mut groundwork = groundwork(&self.host, self.id_map(range.as_ref()), network);
+        self.leave_out(&mut groundwork.steps);
+        // Before the clone: should our caller give up in the middle of it, this cleans up.
+        let held = Held {
+            pidfd: None,
+            cgroup,
+            entry,
+            init_pid: 0,
+            range,
+        };
+        let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
+        let init = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
+        let readiness = init.open_as(0);
+        // PID 1 then holds the other end alone: its death is the end of our answers.
+        let exit = self.zygote.begin(groundwork, &theirs, &held.cgroup).await?;
+        Ok(Slot {
+            network,
+            held,
+            init,
+            exit,
+            device: Device::default(),
+            readiness,
+        })
+    }
+
+    /// For tests that show what a wall stops.
+    pub(super) fn leave_out(&self, steps: &mut Vec<SetupOp>) {
+        if !self.config.without.is_empty() {
+            steps.retain(|op| !self.config.lacks(&format!("{op:?}")));
+        }
+    }
+
+    fn id_map(&self, range: Option<&Range>) -> IdMap {
+        let own = |count| IdMap {
+            base: 0,
+            count,
+            shift_files: false,
+        };
+        match (self.ids, range) {
+            (Ids::Fixed { count, .. }, _) => own(count),
+            (Ids::Ranges, Some(range)) if !self.config.lacks("Ids") => range.map,
+            (Ids::Ranges, _) => own(ids::RANGE),
+        }
+    }
+}
+
+impl Slot {
+    /// Waits until the zygote has cloned it.
+    pub(super) async fn cloned(&mut self, site: &Site) -> Result<(), HostError> {
+        if self.held.pidfd.is_none() {
+            let (pid, pidfd, device) = site.zygote.begun(&mut self.exit).await?;
+            self.device = device.into();
+            self.held.pidfd = Some(pidfd);
+            self.held.init_pid = pid;
+        }
+        Ok(())
+    }
+
+    /// Makes it the sandbox that was asked for: its PID 1 serves.
+    pub(super) async fn finish(
+        &mut self,
+        site: &Site,
+        plan: SetupPlan,
+        limits: &Limits,
+        (root, purpose): (String, String),
+    ) -> Result<Sent, HostError> {
+        site.zygote.mount(self.exit.id, plan.mounts).await?;
+        // One that is dead already has said why, or the zygote has.
+        let _ = self.init.send(&ToInit::SetUp(plan.setup), &[]).await;
+        let written = self.held.cgroup.limit(limits);
+        let directory = self.held.entry.directory();
+        written.map_err(HostError::file("limit the cgroup of", directory))?;
+        self.cloned(site).await?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.held.entry.describe(&EntryInfo {
+            id: self.held.entry.id.clone(),
+            host_pid: std::process::id(),
+            init_pid: Some(self.held.init_pid),
+            root,
+            started: now.map_or(0, |since| since.as_secs()),
+            purpose,
+        })?;
+        let answer = self.readiness.next().await;
+        let (message, fds) = answer.map_or((None, Vec::new()), |a| (Some(a.message), a.fds));
+        let error = match message {
+            Some(FromInit::Ready { steps_us }) => {
+                tracing::debug!(?steps_us, "sandbox ready");
+                let mut fds = fds.into_iter();
+                if self.network == (NetworkSource::New { served: true }) {
+                    self.device = fds.next().into();
+                }
+                return Ok(Sent {
+                    device: std::mem::take(&mut self.device),
+                    listener: fds.next(),
+                });
+            }
+            Some(FromInit::Failed(failure)) => HostError::Setup(failure),
+            Some(other) => HostError::ZygoteGone(format!("let PID 1 say {other:?}")),
+            None => HostError::ZygoteGone("lost PID 1 during its set-up".into()),
+        };
+        Err(self.end().await.map_or(error, HostError::Setup))
+    }
+
+    /// Ends it; gives the zygote's reason, if it was the zygote's.
+    async fn end(&mut self) -> Option<SetupFailure> {
+        self.held.kill();
+        let mut reason = None;
+        while let Ok(Some(answer)) = timeout(START_DEADLINE, self.exit.next()).await {
+            if let FromZygote::SpawnFailed { failure, .. } = answer.message {
+                reason = Some(failure);
+            } else {
+                break;
+            }
+        }
+        reason
+    }
+}

@@ -1,0 +1,130 @@
+//! Sandboxes that are begun before they are asked for.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
+use llm_in_sandbox::env::{Env, ExecRequest, ExecResult};
+use llm_in_sandbox::spec::{Limits, Network, SandboxSpec};
+
+use crate::fixture::{Scene, alive, block_on, exec, filled, has, kill, out, spec, text, until};
+use crate::traces::Own;
+use crate::walls::small;
+
+/// Nobody sees them but the kernel, and their end is the launcher's.
+#[test]
+fn those_that_wait_are_no_sandboxes_and_end_with_their_launcher() {
+    block_on(async {
+        let scene = Scene::ahead(3).await;
+        filled(&scene.launcher, 3).await;
+        assert_eq!(scene.registry().list().unwrap(), []);
+        let entries = Own::entries(scene.registry().directory());
+        assert_eq!(entries.len(), 3);
+        let cgroups = Own::cgroups(&entries);
+        let (launcher, place) = scene.take_apart();
+        drop(launcher);
+        let left = || Own::entries(&place.path().join("run")).is_empty();
+        until(2, left).unwrap();
+        assert!(cgroups.iter().all(|group| !group.exists()), "{cgroups:?}");
+    });
+}
+
+/// Taken from those that wait, each is what was asked for, and no two are one.
+#[test]
+fn each_becomes_what_was_asked_for() {
+    block_on(async {
+        let scene = Scene::ahead(2).await;
+        filled(&scene.launcher, 2).await;
+        let limits = Limits {
+            pids: Some(33),
+            disk_bytes: Some(3 << 20),
+            ..Limits::default()
+        };
+        let first = SandboxSpec {
+            hostname: "first".into(),
+            env: vec![("NAME".into(), "one".into())],
+            workdir: "/tmp/first".into(),
+            ..small(limits)
+        };
+        let (one, other) = (scene.start(first).await, scene.start(spec()).await);
+        let facts = "hostname; echo $NAME; pwd; stat -fc %b:%S /";
+        assert_eq!(
+            text(&exec(&one, facts).await.stdout),
+            "first\none\n/tmp/first\n768:4096\n"
+        );
+        let others = text(&exec(&other, facts).await.stdout);
+        assert!(
+            others.ends_with(":4096\n") && !others.contains("first"),
+            "{others}"
+        );
+        if has("each_becomes_what_was_asked_for", &["cgroup"]) {
+            // Of its own cgroup and of no other.
+            assert_eq!(one.in_force().unenforced, [] as [&str; 0]);
+            let forks = "for n in $(seq 40); do sleep 5 & done; wait; echo done";
+            let hits = |result: ExecResult| result.struck.len();
+            assert!(hits(exec(&one, forks).await) > 0);
+            assert_eq!(
+                hits(exec(&other, "for n in $(seq 40); do true & done; wait").await),
+                0
+            );
+        }
+        one.close().await.unwrap();
+        other.close().await.unwrap();
+    });
+}
+
+/// What waits has the usual network; who asks for another gets it all the same.
+#[test]
+fn another_network_than_was_expected() {
+    block_on(async {
+        let scene = Scene::ahead(2).await;
+        filled(&scene.launcher, 2).await;
+        let host = SandboxSpec {
+            network: Network::Host,
+            ..spec()
+        };
+        let own = fs::read_link("/proc/self/ns/net").unwrap();
+        for (spec, is_ours) in [(host, true), (spec(), false)] {
+            let sandbox = scene.start(spec).await;
+            let request = ExecRequest::new(["readlink", "/proc/self/ns/net"]);
+            let inside = text(&sandbox.exec(&request).await.unwrap().stdout);
+            assert_eq!(inside.trim() == own.to_str().unwrap(), is_ours, "{inside}");
+            sandbox.close().await.unwrap();
+        }
+    });
+}
+
+/// The kernel may take one of those that wait, as it may take any process: the next start does without it.
+#[test]
+fn the_death_of_one_that_waits_is_no_failure() {
+    if !has(
+        "the_death_of_one_that_waits_is_no_failure",
+        &["root", "cgroup"],
+    ) {
+        return;
+    }
+    block_on(async {
+        let scene = Scene::ahead(2).await;
+        filled(&scene.launcher, 2).await;
+        let cgroups = Own::cgroups(&Own::entries(scene.registry().directory()));
+        let members = |group: &PathBuf| fs::read_to_string(group.join("cgroup.procs")).unwrap();
+        let pids: BTreeSet<i32> = cgroups
+            .iter()
+            .flat_map(|group| {
+                members(group)
+                    .lines()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .map(|pid| pid.parse().unwrap())
+            .collect();
+        assert_eq!(pids.len(), 2, "{cgroups:?}");
+        for pid in pids {
+            kill(pid);
+            until(2, || !alive(pid)).unwrap();
+        }
+        let sandbox = scene.start(spec()).await;
+        assert_eq!(out(&sandbox, "echo lives").await, "lives\n");
+        sandbox.close().await.unwrap();
+    });
+}
