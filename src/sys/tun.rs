@@ -120,6 +120,7 @@ fn requests(index: u32, mtu: u16, addresses: &[Address]) -> Vec<(bool, Vec<u8>)>
         (true, message(libc::RTM_NEWLINK, 0, &quiet)),
         (false, message(libc::RTM_NEWLINK, 0, &up)),
     ];
+    let over = attribute(libc::RTA_OIF, &index.to_ne_bytes());
     for given in addresses {
         let (family, bytes) = match given.address {
             IpAddr::V4(v4) => (AF_INET, v4.octets().to_vec()),
@@ -133,13 +134,31 @@ fn requests(index: u32, mtu: u16, addresses: &[Address]) -> Vec<(bool, Vec<u8>)>
         address.extend(attribute(libc::IFA_LOCAL, &bytes));
         address.extend(attribute(libc::IFA_ADDRESS, &bytes));
         messages.push((of_v6, message(libc::RTM_NEWADDR, CREATE, &address)));
-        let (table, by) = (libc::RT_TABLE_MAIN, libc::RTPROT_BOOT);
-        let (scope, kind) = (libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
-        let mut route = vec![family, 0, 0, 0, table, by, scope, kind, 0, 0, 0, 0];
-        route.extend(attribute(libc::RTA_OIF, &index.to_ne_bytes()));
-        messages.push((of_v6, message(libc::RTM_NEWROUTE, CREATE, &route)));
+        if of_v6 {
+            // A worker of the kernel makes it local, some time later; until then answers would not be ours
+            // (Linux, addrconf_dad_work).
+            let route = route(AF_INET6, 128, libc::RT_TABLE_LOCAL, libc::RTN_LOCAL);
+            let to = attribute(libc::RTA_DST, &bytes);
+            messages.push((
+                true,
+                message(
+                    libc::RTM_NEWROUTE,
+                    CREATE,
+                    &[route, to, over.clone()].concat(),
+                ),
+            ));
+        }
+        let route = route(family, 0, libc::RT_TABLE_MAIN, libc::RTN_UNICAST);
+        let body = [route, over.clone()].concat();
+        messages.push((of_v6, message(libc::RTM_NEWROUTE, CREATE, &body)));
     }
     messages
+}
+
+/// `struct rtmsg` of a route to a prefix of this length.
+fn route(family: u8, prefix: u8, table: u8, kind: u8) -> Vec<u8> {
+    let (by, scope) = (libc::RTPROT_BOOT, libc::RT_SCOPE_UNIVERSE);
+    vec![family, prefix, 0, 0, table, by, scope, kind, 0, 0, 0, 0]
 }
 
 const AF_INET: u8 = 2;
