@@ -101,6 +101,9 @@ impl Launcher {
             cgroups = Cgroups::detect();
             (zygote, ids) = Zygote::start(&config, privileged).await?;
         }
+        if config.expect_device {
+            network::start_engine();
+        }
         let registry = match &config.registry {
             Some(registry) => registry.clone(),
             None => Registry::open()?,

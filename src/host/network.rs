@@ -103,6 +103,11 @@ fn engine() -> Result<&'static Net, HostError> {
     Ok(ENGINE.get_or_init(|| engine))
 }
 
+/// Starts it while the zygote prepares itself. What fails here fails again when it is needed, and is told.
+pub(super) fn start_engine() {
+    std::thread::spawn(|| drop(engine()));
+}
+
 /// A device that is served, and what is known of its connections.
 #[derive(Debug)]
 pub(super) struct Network {

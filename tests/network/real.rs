@@ -72,7 +72,7 @@ fn apt_installs_a_package() {
         return;
     }
     if !nix::unistd::geteuid().is_root() {
-        // With one id, apt's own user is none; with a range it works as for root.
+        // A user without a range of ids has none for apt's own.
         println!("SKIP {test}: needs ids for apt's own user");
         return;
     }
