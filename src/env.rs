@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::outcome::{Cause, Connections, LimitHit, Outcome, Policy};
+use crate::outcome::{Cause, Connections, Ending, LimitHit, Outcome, Policy};
 
 /// A computer that an agent can use.
 pub trait Env: Sync {
@@ -163,6 +163,15 @@ impl ExitStatus {
     }
 }
 
+impl From<ExitStatus> for Ending {
+    fn from(status: ExitStatus) -> Self {
+        match status {
+            ExitStatus::Code(code) => Self::Exited(code),
+            ExitStatus::Signal(signal) => Self::Signal(signal),
+        }
+    }
+}
+
 /// What one exec gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecResult {
@@ -184,7 +193,7 @@ impl ExecResult {
     /// How it ended, with the limit that ended it.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        Outcome::of_command(Some(self.status.code()), &self.struck)
+        Outcome::of_command(self.status.into(), &self.struck)
     }
 }
 
@@ -235,7 +244,8 @@ impl ShellResult {
     /// How it ended, with the limit that ended it.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
-        Outcome::of_command(self.status, &self.struck)
+        let ending = self.status.map_or(Ending::Lost, Ending::Reported);
+        Outcome::of_command(ending, &self.struck)
     }
 }
 

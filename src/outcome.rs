@@ -4,13 +4,14 @@
 //! we or the host failed at ([`Infrastructure`]), which it must not.
 
 mod connection;
+mod limit;
 
 use std::fmt;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 pub use connection::{Connection, Connections};
+pub use limit::LimitHit;
 
 /// An end, of one family or the other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,178 +104,27 @@ impl Cause {
     }
 }
 
-/// A limit that struck, with the evidence for it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "limit", rename_all = "snake_case")]
-pub enum LimitHit {
-    /// The kernel killed processes because the sandbox's memory was used up (`memory.events`, `memory.oom_control`).
-    Memory {
-        /// The limit.
-        max_bytes: u64,
-        /// Processes killed.
-        killed: u64,
-        /// The most memory that was in use.
-        peak_bytes: Option<u64>,
-        /// PID 1 was among them: the sandbox is gone.
-        sandbox_ended: bool,
-    },
-    /// The kernel refused processes or threads (`pids.events`; without a cgroup: EAGAIN by `RLIMIT_NPROC`).
-    Pids {
-        /// The limit.
-        max: u64,
-        /// How often.
-        refused: u64,
-    },
-    /// A file system has no free block (statfs).
-    Disk {
-        /// Where it is mounted.
-        path: String,
-        /// Its size.
-        max_bytes: u64,
-    },
-    /// A file system has no free inode (statfs).
-    Inodes {
-        /// Where it is mounted.
-        path: String,
-        /// How many it has.
-        max: u64,
-    },
-    /// Every terminal is in use (`/dev/pts`).
-    Terminals {
-        /// How many there may be.
-        max: u64,
-    },
-    /// A process has as many files open as it may (`/proc/PID/fd`).
-    OpenFiles {
-        /// How many that is.
-        max: u64,
-    },
-    /// The deadline passed.
-    WallTime {
-        /// After so long.
-        after: Duration,
-    },
-    /// Nothing was printed and no CPU time used.
-    IdleTime {
-        /// For so long.
-        after: Duration,
-    },
-    /// Output was longer than what is kept.
-    Output {
-        /// Bytes that were not kept.
-        omitted_bytes: u64,
-    },
-    /// The CPU quota held processes back: no end, only slow.
-    CpuThrottled {
-        /// Periods in which it did.
-        periods: u64,
-        /// For how long in all, summed over CPUs.
-        time: Duration,
-    },
-}
-
-impl LimitHit {
-    /// It can be why something failed. Being slow, or having printed too much, is not.
-    #[must_use]
-    pub fn can_end(&self) -> bool {
-        !matches!(self, Self::CpuThrottled { .. } | Self::Output { .. })
-    }
-
-    /// The sandbox went with it.
-    #[must_use]
-    pub fn ends_sandbox(&self) -> bool {
-        matches!(
-            self,
-            Self::Memory {
-                sandbox_ended: true,
-                ..
-            }
-        )
-    }
-
-    /// Its name, as in records.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Memory { .. } => "memory",
-            Self::Pids { .. } => "pids",
-            Self::Disk { .. } => "disk",
-            Self::Inodes { .. } => "inodes",
-            Self::Terminals { .. } => "terminals",
-            Self::OpenFiles { .. } => "open_files",
-            Self::WallTime { .. } => "wall_time",
-            Self::IdleTime { .. } => "idle_time",
-            Self::Output { .. } => "output",
-            Self::CpuThrottled { .. } => "cpu_throttled",
-        }
-    }
-}
-
-impl fmt::Display for LimitHit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Memory {
-                max_bytes,
-                killed,
-                sandbox_ended,
-                ..
-            } => {
-                let end = if *sandbox_ended {
-                    ", sandbox ended"
-                } else {
-                    ""
-                };
-                write!(
-                    f,
-                    "memory limit {} struck: {} killed{end}",
-                    size(*max_bytes),
-                    count(*killed, "process", "processes")
-                )
-            }
-            Self::Pids { max, refused } => write!(
-                f,
-                "process limit {max} struck: {} refused",
-                count(*refused, "process or thread", "processes or threads")
-            ),
-            Self::Disk { path, max_bytes } => {
-                write!(f, "disk limit {} struck: {path} is full", size(*max_bytes))
-            }
-            Self::Inodes { path, max } => {
-                write!(f, "file limit {max} struck: {path} has no inode left")
-            }
-            Self::Terminals { max } => {
-                write!(f, "terminal limit {max} struck: all are in use")
-            }
-            Self::OpenFiles { max } => {
-                write!(f, "open file limit {max} struck: a process has that many")
-            }
-            Self::WallTime { after } => {
-                write!(f, "time limit {} s struck", after.as_secs_f64())
-            }
-            Self::IdleTime { after } => write!(
-                f,
-                "idle limit {} s struck: no output and no CPU time",
-                after.as_secs_f64()
-            ),
-            Self::Output { omitted_bytes } => {
-                write!(f, "output limit struck: {omitted_bytes} bytes left out")
-            }
-            Self::CpuThrottled { periods, time } => write!(
-                f,
-                "CPU limit struck: held back in {periods} periods, for {:.2} s",
-                time.as_secs_f64()
-            ),
-        }
-    }
+/// What is known of how a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It exited with this code: its parent, PID 1, has it from the kernel.
+    Exited(i32),
+    /// This signal killed it: known in the same way.
+    Signal(i32),
+    /// `$?` of a shell, whose child it was. From 129 on it is taken for 128 and a signal, though a
+    /// program may exit with that code as well: nobody but the shell was told which.
+    Reported(i32),
+    /// The shell went with it.
+    Lost,
 }
 
 impl Outcome {
-    /// Of a command that ended with `status` (as a shell reports it) while `struck` struck. A limit is named
-    /// when the command failed, or was stopped.
+    /// Of a command that ended so while `struck` struck. A limit is named when the command failed, or was
+    /// stopped.
     #[must_use]
-    pub fn of_command(status: Option<i32>, struck: &[LimitHit]) -> Self {
-        /// SIGSYS, as a shell reports it.
-        const BAD_CALL: i32 = 128 + 31;
+    pub fn of_command(ending: Ending, struck: &[LimitHit]) -> Self {
+        /// SIGSYS: signal(7), the same on every architecture that we know.
+        const BAD_CALL: i32 = 31;
         let stopped = |hit: &&LimitHit| {
             matches!(
                 hit,
@@ -285,13 +135,18 @@ impl Outcome {
             .iter()
             .find(stopped)
             .or_else(|| struck.iter().find(|hit| hit.can_end()));
-        Self::Policy(match (status, limit) {
-            (Some(0), _) => Policy::Exited { code: 0 },
-            (Some(BAD_CALL), _) => Policy::Seccomp,
+        let ending = if let Ending::Reported(code @ 129..=192) = ending {
+            Ending::Signal(code - 128)
+        } else {
+            ending
+        };
+        Self::Policy(match (ending, limit) {
+            (Ending::Exited(0) | Ending::Reported(0), _) => Policy::Exited { code: 0 },
+            (Ending::Signal(BAD_CALL), _) => Policy::Seccomp,
             (_, Some(hit)) => Policy::Limit(hit.clone()),
-            (Some(code @ 129..=192), None) => Policy::Signal { signal: code - 128 },
-            (Some(code), None) => Policy::Exited { code },
-            (None, None) => Policy::ShellLost,
+            (Ending::Signal(signal), None) => Policy::Signal { signal },
+            (Ending::Exited(code) | Ending::Reported(code), None) => Policy::Exited { code },
+            (Ending::Lost, None) => Policy::ShellLost,
         })
     }
 
@@ -302,6 +157,31 @@ impl Outcome {
             cause,
             detail: detail.into(),
         })
+    }
+}
+
+/// A system call that the sandbox refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// Its name, or its number.
+    pub call: String,
+    /// What the program was told.
+    pub errno: String,
+    /// Which rule of the policy said so.
+    pub rule: String,
+    /// How often.
+    pub count: u64,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            call,
+            errno,
+            rule,
+            count,
+        } = self;
+        write!(f, "refused {count} times: {call} ({errno}): {rule}")
     }
 }
 
@@ -369,18 +249,10 @@ fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
 }
 
-/// As the flags take it: `2g`, `512m`; whole bytes where that is exact only.
-fn size(bytes: u64) -> String {
-    for (shift, unit) in [(30, "g"), (20, "m"), (10, "k")] {
-        if bytes >> shift > 0 && bytes.trailing_zeros() >= shift {
-            return format!("{}{unit}", bytes >> shift);
-        }
-    }
-    bytes.to_string()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn memory() -> LimitHit {
@@ -402,20 +274,37 @@ mod tests {
             periods: 3,
             time: Duration::from_secs(1),
         };
-        let of = |status, struck: &[LimitHit]| match Outcome::of_command(status, struck) {
+        let of = |ending, struck: &[LimitHit]| match Outcome::of_command(ending, struck) {
             Outcome::Policy(policy) => policy,
             Outcome::Infrastructure(other) => panic!("{other:?}"),
         };
-        assert_eq!(of(Some(0), &[memory()]), Policy::Exited { code: 0 });
+        for zero in [Ending::Exited(0), Ending::Reported(0)] {
+            assert_eq!(of(zero, &[memory()]), Policy::Exited { code: 0 });
+        }
         assert_eq!(
-            of(Some(1), std::slice::from_ref(&disk)),
+            of(Ending::Exited(1), std::slice::from_ref(&disk)),
             Policy::Limit(disk.clone())
         );
-        assert_eq!(of(Some(137), &[disk, memory()]), Policy::Limit(memory()));
-        assert_eq!(of(Some(137), &[slow]), Policy::Signal { signal: 9 });
-        assert_eq!(of(Some(159), &[]), Policy::Seccomp);
-        assert_eq!(of(Some(3), &[]), Policy::Exited { code: 3 });
-        assert_eq!(of(None, &[]), Policy::ShellLost);
+        let both = [disk, memory()];
+        assert_eq!(of(Ending::Reported(137), &both), Policy::Limit(memory()));
+        assert_eq!(of(Ending::Signal(9), &[slow]), Policy::Signal { signal: 9 });
+        assert_eq!(of(Ending::Exited(3), &[]), Policy::Exited { code: 3 });
+        assert_eq!(of(Ending::Lost, &[]), Policy::ShellLost);
+    }
+
+    #[test]
+    fn a_code_that_looks_like_a_signal_is_one_only_where_nobody_knows_better() {
+        let of = |ending| Outcome::of_command(ending, &[]);
+        for signal in [9, 31] {
+            let code = 128 + signal;
+            assert_eq!(of(Ending::Reported(code)), of(Ending::Signal(signal)));
+            let exited = Outcome::Policy(Policy::Exited { code });
+            assert_eq!(of(Ending::Exited(code)), exited);
+        }
+        let seccomp = Outcome::Policy(Policy::Seccomp);
+        assert_eq!(of(Ending::Signal(31)), seccomp);
+        let high = Outcome::Policy(Policy::Exited { code: 255 });
+        assert_eq!(of(Ending::Reported(255)), high);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{Connections, LeftBehind, LimitHit};
+use crate::outcome::{Connections, LeftBehind, LimitHit, Refused};
 
 /// One sandbox to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +130,10 @@ pub struct Limits {
     pub cpus: Option<f64>,
     /// Open files of one process.
     pub open_files: u64,
+    /// Bytes of all files that are copied out.
+    pub copied_bytes: u64,
+    /// Files, directories and links that are copied out.
+    pub copied_entries: u64,
 }
 
 impl Eq for Limits {}
@@ -143,6 +147,8 @@ impl Default for Limits {
             pids: Some(512),
             cpus: None,
             open_files: 4096,
+            copied_bytes: 10 << 30,
+            copied_entries: 200_000,
         }
     }
 }
@@ -176,4 +182,7 @@ pub struct Usage {
     /// Connections that were not told before; a record has them as lines of their own.
     #[serde(skip)]
     pub connections: Connections,
+    /// System calls that were refused; absent where nobody asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Vec<Refused>>,
 }

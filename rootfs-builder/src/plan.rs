@@ -220,7 +220,7 @@ fn seal(recipe: &Recipe) -> Vec<Step> {
     // no_new_privs makes them useless inside; without them no file of the store tempts anybody outside.
     steps.push(shell(
         "clear set-id bits",
-        "find / -xdev -type f -perm /6000 -exec chmod ug-s '{}' +",
+        "find / -xdev -type f -perm /6000 -exec chmod ug-s '{}' + -o -type d -perm /4000 -exec chmod u-s '{}' +",
         120,
     ));
     steps

@@ -13,15 +13,13 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
 use super::error::CliError;
-use super::sandbox::{SandboxArgs, keyless_launcher_config};
+use super::sandbox::{SandboxArgs, keyless_launcher_config, tell_refused};
 use super::sanitize::{Filter, Filtered};
 use super::signals::Signals;
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
-use crate::host::{
-    HostError, InForce, LauncherConfig, Patience, Process, Refused, Sandbox, Spawn, Walls,
-};
-use crate::outcome::{Connections, LeftBehind, LimitHit, Outcome};
+use crate::host::{HostError, InForce, Patience, Process, Sandbox, Spawn, Walls};
+use crate::outcome::{Connections, LeftBehind, LimitHit, Outcome, Refused};
 use crate::spec::Usage;
 
 /// Arguments of `exec`.
@@ -41,9 +39,6 @@ pub(super) struct ExecArgs {
     /// Print status, usage and the limits in force as JSON on stdout, after the command's output on stderr.
     #[arg(long)]
     json: bool,
-    /// Tell at the end which system calls were refused, and by which rule.
-    #[arg(long)]
-    seccomp_log: bool,
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
@@ -71,10 +66,7 @@ struct Report<'a> {
 /// The sandbox could not be started or ended; the command's own failure is no error.
 pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, CliError> {
     let purpose = args.command.join(" ");
-    let config = LauncherConfig {
-        report_refusals: args.seccomp_log,
-        ..keyless_launcher_config()
-    };
+    let config = keyless_launcher_config();
     let start = args.sandbox.clone().start(state, &purpose, config);
     let mut signals = Signals::listen().map_err(host_failed)?;
     let started = match signals.unless(state, Box::pin(start)).await {
@@ -113,12 +105,11 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
             _ = signals.next() => {}
         }
     }
-    conclude(&args, ended, closed, limits.as_ref(), (&walls, &network))
+    conclude(ended, closed, limits.as_ref(), (&walls, &network))
 }
 
 /// Reports what became of the command and of its sandbox; gives the exit code.
 fn conclude(
-    args: &ExecArgs,
     ended: Result<(ExitStatus, Option<LimitHit>), EnvError>,
     closed: Result<Usage, HostError>,
     limits: Option<&InForce>,
@@ -140,12 +131,12 @@ fn conclude(
     let connections = std::mem::take(&mut usage.connections);
     let timed_out = stopped.is_some();
     struck.extend(stopped);
-    let refused = args.seccomp_log.then(|| walls.refused());
+    let refused = usage.refused.take();
     if let Some(limits) = limits {
         super::output::json(&Report {
             status: status.code(),
             timed_out,
-            outcome: Outcome::of_command(Some(status.code()), &struck),
+            outcome: Outcome::of_command(status.into(), &struck),
             struck: &struck,
             left_behind: usage.left_behind.take().unwrap_or_default(),
             usage: &usage,
@@ -156,7 +147,7 @@ fn conclude(
             refused: refused.as_deref(),
         })?;
     } else {
-        tell(&refused.unwrap_or_default());
+        tell_refused(&refused.unwrap_or_default());
         // Nobody who asked for a part of a CPU wants to be told at each command.
         for hit in struck.iter().filter(|hit| hit.can_end()) {
             super::output::note(&hit.to_string());
@@ -171,18 +162,6 @@ fn conclude(
         status.code()
     };
     Ok(u8::try_from(code & 0xff).unwrap_or(exit::FAILED))
-}
-
-fn tell(refused: &[Refused]) {
-    for Refused {
-        call,
-        errno,
-        rule,
-        count,
-    } in refused
-    {
-        super::output::note(&format!("refused {count} times: {call} ({errno}): {rule}"));
-    }
 }
 
 async fn spawn(

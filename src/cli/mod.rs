@@ -56,7 +56,7 @@ enum Verb {
     /// List running sandboxes
     Ps(status::PsArgs),
     /// Take away what killed processes have left
-    Gc,
+    Gc(status::GcArgs),
     /// Tell what this host can do, and what mends what it cannot
     Doctor(doctor::DoctorArgs),
 }
@@ -109,7 +109,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
             unless_signalled(state, async { Ok(work.await.map(|()| 0)?) }).await
         }
         Verb::Ps(args) => status::ps(&args),
-        Verb::Gc => unless_signalled(state, status::gc(state)).await,
+        Verb::Gc(args) => unless_signalled(state, status::gc(&args, state)).await,
         Verb::Doctor(args) => unless_signalled(state, doctor::doctor(&args, state)).await,
     }
 }

@@ -117,6 +117,9 @@ pub struct RunArgs {
     /// Network: `none`, `internet`, `allow:HOST,HOST…`, `allow:./FILE` or `host` [env: LLM_IN_SANDBOX_NET] [default: internet]
     #[arg(long, value_name = "MODE")]
     pub net: Option<String>,
+    /// Tell and record at the end which system calls were refused, and by which rule
+    #[arg(long, alias = "seccomp-log")]
+    pub seccomp_log: bool,
     /// Leave the sandbox running afterwards
     #[arg(long)]
     pub keep: bool,

@@ -11,6 +11,7 @@ use super::progress::Progress;
 use super::seccomp::profile;
 use crate::host::{HostError, Launcher, LauncherConfig, Sandbox};
 use crate::image::{self, DEFAULT_NAME, Image, ImageHold, Store};
+use crate::outcome::Refused;
 use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Seccomp, Upper};
 
 /// What a sandbox is like.
@@ -57,6 +58,9 @@ pub(super) struct SandboxArgs {
     /// no chroot), or a TOML file whose `deny` names more
     #[arg(long, value_name = "PROFILE", default_value = "default", value_parser = profile)]
     pub(super) seccomp: Seccomp,
+    /// Tell at the end which system calls were refused, and by which rule
+    #[arg(long, alias = "seccomp_log")]
+    pub(super) seccomp_log: bool,
     /// Fail where a limit cannot be enforced, rather than warn
     #[arg(long)]
     pub(super) require_limits: bool,
@@ -100,6 +104,7 @@ impl SandboxArgs {
             env: Vec::new(),
             workdir: "/testbed".into(),
             seccomp: Seccomp::default(),
+            seccomp_log: false,
             require_limits: false,
         }
     }
@@ -118,10 +123,12 @@ impl SandboxArgs {
         let config = LauncherConfig {
             require_limits: self.require_limits,
             expect_device: matches!(self.net, Network::Rules(_)),
+            report_refusals: self.seccomp_log,
             upper_directory: Some(image::state_dir(state)?.join("uppers")),
             ..config
         };
         let launcher = Launcher::start(config).await?;
+        launcher.begin(&self.net).await?;
         let store = Store::open(&image::state_dir(state)?)?;
         let found = store.find(local_name(&self.image));
         let image = match found? {
@@ -178,8 +185,19 @@ impl SandboxArgs {
     }
 }
 
+pub(super) fn tell_refused(refused: &[Refused]) {
+    for refused in refused {
+        super::output::note(&refused.to_string());
+    }
+}
+
+/// For one command: the few sandboxes that it needs are begun when it needs them, so that an interrupt
+/// never meets one that is being begun for nobody.
 pub(super) fn launcher_config() -> LauncherConfig {
-    LauncherConfig::default()
+    LauncherConfig {
+        ahead: Some(0),
+        ..LauncherConfig::default()
+    }
 }
 
 /// For commands that never hold a key: their zygote need not be a new program.

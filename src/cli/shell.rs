@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 
 use super::error::CliError;
-use super::sandbox::{SandboxArgs, keyless_launcher_config};
+use super::sandbox::{SandboxArgs, keyless_launcher_config, tell_refused};
 use super::terminal;
 use crate::host::{Registry, SHELL, enter};
 
@@ -15,7 +15,7 @@ pub(super) struct ShellArgs {
     #[command(flatten)]
     sandbox: SandboxArgs,
     /// Enter this running sandbox, see `ps`
-    #[arg(long = "in", value_name = "ID")]
+    #[arg(long = "in", value_name = "ID", conflicts_with = "seccomp_log")]
     id: Option<String>,
 }
 
@@ -52,6 +52,7 @@ pub(super) async fn shell(args: ShellArgs, state: Option<&Path>) -> Result<u8, C
     };
     let connected = terminal::connect(inside.master, ended).await;
     let usage = sandbox.close().await?;
+    tell_refused(&usage.refused.unwrap_or_default());
     let left = usage.left_behind.unwrap_or_default();
     super::output::note(&format!("left behind: {left}"));
     connected

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::error::CliError;
 use super::output;
 use super::sanitize::one_line;
-use crate::host::{Reclaimed, Registry};
+use crate::host::{Reclaimed, Registry, Remains};
 use crate::image::{self, Store, state_dir};
+use crate::outcome::LeftBehind;
 
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
@@ -42,17 +44,45 @@ pub(super) fn ps(args: &PsArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// Takes away what killed processes have left: cgroups, directories, half-made images.
-pub(super) async fn gc(state: Option<&Path>) -> Result<u8, CliError> {
-    let (reclaimed, drafts) = sweep(state).await?;
+/// Arguments of `gc`.
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Cleaned {
+    #[serde(flatten)]
+    reclaimed: Reclaimed,
+    unfinished_images: usize,
+    left_behind: LeftBehind,
+}
+
+/// Takes away what killed processes have left: cgroups, directories, half-made images; then counts
+/// what is there of them all the same.
+pub(super) async fn gc(args: &GcArgs, state: Option<&Path>) -> Result<u8, CliError> {
+    let remains = Remains::of(&Registry::open()?)?;
+    let (reclaimed, unfinished_images) = sweep(state).await?;
+    let left_behind = remains.count();
+    let failed = !reclaimed.failed.is_empty() || left_behind.total > 0;
+    if args.json {
+        output::json(&Cleaned {
+            reclaimed,
+            unfinished_images,
+            left_behind,
+        })?;
+        return Ok(u8::from(failed));
+    }
     for failed in &reclaimed.failed {
         output::note(&one_line(&format!("not removed: {failed}")));
     }
     output::result(&format!(
-        "{} dead sandboxes and {drafts} unfinished images removed",
+        "{} dead sandboxes and {unfinished_images} unfinished images removed\nleft behind: {left_behind}",
         reclaimed.sandboxes.len()
     ));
-    Ok(u8::from(!reclaimed.failed.is_empty()))
+    Ok(u8::from(failed))
 }
 
 /// The work of [`gc`]: what went, and how many unfinished images.

@@ -13,6 +13,7 @@ use crate::exit;
 use crate::host::{Sandbox, ShellMode};
 use crate::image::DEFAULT_NAME;
 use crate::spec::Usage;
+use crate::tree::LeftOut;
 
 /// Runs one task; gives the exit code.
 pub(super) async fn run(args: RunArgs, state: Option<&Path>) -> u8 {
@@ -36,6 +37,7 @@ async fn in_sandbox(
     arguments.workdir.clone_from(&settings.prompt.working_dir);
     arguments.seccomp.clone_from(&settings.seccomp);
     arguments.net.clone_from(&settings.net);
+    arguments.seccomp_log = settings.seccomp_log;
     let mode = match settings.shell {
         crate::agent::Shell::Persistent => ShellMode::Persistent,
         crate::agent::Shell::Fresh => ShellMode::Fresh,
@@ -90,12 +92,7 @@ async fn work(
     let files = session.files_dir();
     std::fs::create_dir_all(&files).map_err(failed("make the directory of results"))?;
     match sandbox.copy_out(&session.output_dir(), &files).await {
-        Ok(report) => {
-            for left in &report.left_out.listed {
-                let path = one_line(&left.path);
-                super::output::note(&format!("not copied: {path} ({:?})", left.reason));
-            }
-        }
+        Ok(copied) => tell_left_out("out", &copied.report.left_out),
         // The record of the run is worth more than its files.
         Err(error) => super::output::error(&error),
     }
@@ -105,12 +102,24 @@ async fn work(
 async fn prepare(session: &Session, sandbox: &Sandbox) -> Result<(), RunError> {
     session.prepare(sandbox).await?;
     if let Some(input) = &session.settings().input_dir {
-        sandbox
-            .copy_in(input, &session.input_dir())
-            .await
-            .map_err(failed("copy the input directory in"))?;
+        let copied = sandbox.copy_in(input, &session.input_dir()).await;
+        let report = copied.map_err(failed("copy the input directory in"))?;
+        tell_left_out("in", &report.left_out);
     }
     Ok(())
+}
+
+fn tell_left_out(way: &str, left_out: &LeftOut) {
+    for left in &left_out.listed {
+        let path = one_line(&left.path);
+        super::output::note(&format!("not copied {way}: {path} ({:?})", left.reason));
+    }
+    let more = left_out
+        .total()
+        .saturating_sub(left_out.listed.len() as u64);
+    if more > 0 {
+        super::output::note(&format!("not copied {way}: {more} more"));
+    }
 }
 
 /// What `work` gives, or nothing as soon as the run is to end.

@@ -50,6 +50,13 @@ impl Ahead {
         }
     }
 
+    /// Makes one now.
+    pub(super) async fn begin(&self, network: NetworkSource) -> Result<(), HostError> {
+        let slot = self.site.begin(self.site.allot()?, network).await?;
+        drop(self.shared.lock().keep(slot));
+        Ok(())
+    }
+
     /// A slot with such a network: one that waits, or else a new one.
     pub(super) async fn take(&self, network: NetworkSource) -> Result<(Slot, Start), HostError> {
         let start = self.shared.start();

@@ -1,9 +1,6 @@
 //! Files of a sandbox: every operation happens inside, with its rights; only bytes cross.
 
-use std::fs::File;
-use std::io::{BufReader, BufWriter};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,18 +12,16 @@ use tokio::time::timeout;
 use super::cgroup::Counts;
 use super::init::Init;
 use super::link::Answers;
-use super::process::{self, close_on_exec_pipe, gone, host_failed, unexpected};
+use super::process::{self, gone, host_failed, unexpected};
 use super::sandbox::{Sandbox, file_error};
 use crate::env::{DirEntry, EnvError, FileError, FileKind, FileStat, GuestPath};
-use crate::tree::{
-    self, PackError, PackOptions, PackReport, UnpackErrorKind, UnpackPolicy, UnpackReport,
-};
+use crate::tree::{PackOptions, PackReport, UnpackPolicy, UnpackReport};
 use crate::wire::{Entry, FileOp, FileReply, FromInit, ToInit};
 
 /// A file operation that takes longer hangs, on a working host.
 const DEADLINE: Duration = Duration::from_secs(120);
 /// The same for whole trees.
-const TREE_DEADLINE: Duration = Duration::from_secs(3600);
+pub(super) const TREE_DEADLINE: Duration = Duration::from_secs(3600);
 /// No honest reply is larger: a listing of the most entries that anybody asks for.
 const REPLY_MAX: u64 = 64 << 20;
 
@@ -101,9 +96,12 @@ impl Operation {
             return EnvError::Infrastructure(format!("a file operation on {path} hangs"));
         };
         match answer.map(|answer| answer.message) {
-            Some(FromInit::Refused { reason, errno, .. }) => {
-                self.link.strikes.refused(reason, errno)
-            }
+            Some(FromInit::Refused {
+                reason,
+                errno,
+                used_up,
+                ..
+            }) => self.link.strikes.refused(reason, errno, used_up),
             Some(FromInit::Exited { .. }) => match died() {
                 EnvError::Died(_) => EnvError::File {
                     path: path.clone(),
@@ -303,75 +301,5 @@ impl Sandbox {
         };
         let operation = Operation::start(&self.link, op, Some(archive)).await?;
         operation.finish(source, 0, TREE_DEADLINE).await
-    }
-
-    /// Copies what a host directory holds into a directory of the sandbox.
-    ///
-    /// # Errors
-    /// Either side refused, or the sandbox died.
-    pub async fn copy_in(&self, from: &Path, to: &GuestPath) -> Result<UnpackReport, EnvError> {
-        let (reader, writer) = close_on_exec_pipe()?;
-        let root = File::open(from).map_err(host_failed)?;
-        let packing = tokio::task::spawn_blocking(move || {
-            let out = BufWriter::with_capacity(1 << 20, File::from(writer));
-            tree::pack(root.as_fd(), out, &PackOptions::copy_out())
-        });
-        let policy = UnpackPolicy {
-            replace: true,
-            ..UnpackPolicy::copy_out()
-        };
-        let unpacked = self.unpack(to, reader, policy).await;
-        match join(packing).await? {
-            Ok(packed) => {
-                let mut report = unpacked?;
-                report.left_out.merge(packed.left_out);
-                Ok(report)
-            }
-            // The sandbox stopped reading: it knows why.
-            Err(PackError::Write(_)) => unpacked,
-            Err(error) => Err(with_cause(&error)),
-        }
-    }
-
-    /// Copies what a directory of the sandbox holds into a host directory: regular files,
-    /// directories and links that stay inside; no device, no set-user-id bit, no link followed.
-    ///
-    /// # Errors
-    /// Either side refused, or the sandbox died.
-    pub async fn copy_out(&self, from: &GuestPath, to: &Path) -> Result<UnpackReport, EnvError> {
-        let (reader, writer) = close_on_exec_pipe()?;
-        let root = File::open(to).map_err(host_failed)?;
-        let unpacking = tokio::task::spawn_blocking(move || {
-            let archive = BufReader::with_capacity(1 << 20, File::from(reader));
-            tree::unpack(archive, root.as_fd(), &UnpackPolicy::copy_out())
-        });
-        let packed = self.pack(from, writer, PackOptions::copy_out()).await;
-        let unpacked = join(unpacking).await?;
-        match (packed, unpacked) {
-            (Err(died @ (EnvError::Died(_) | EnvError::Limit(_))), _) => Err(died),
-            // The sandbox stopped writing: it knows why.
-            (Err(error), Err(unpacked)) if unpacked.kind == UnpackErrorKind::Truncated => {
-                Err(error)
-            }
-            (_, Err(error)) => Err(with_cause(&error)),
-            (packed, Ok(mut report)) => {
-                report.left_out.merge(packed?.left_out);
-                Ok(report)
-            }
-        }
-    }
-}
-
-fn with_cause(error: &dyn std::error::Error) -> EnvError {
-    let cause = error.source().map(|cause| format!(": {cause}"));
-    EnvError::Infrastructure(format!("{error}{}", cause.unwrap_or_default()))
-}
-
-/// What a side of a copy on a thread of ours came to.
-async fn join<T>(task: tokio::task::JoinHandle<T>) -> Result<T, EnvError> {
-    match timeout(TREE_DEADLINE, task).await {
-        Ok(Ok(result)) => Ok(result),
-        Ok(Err(error)) => Err(EnvError::Infrastructure(error.to_string())),
-        Err(_) => Err(EnvError::Infrastructure("copying a tree hangs".into())),
     }
 }

@@ -206,6 +206,20 @@ impl Launcher {
         self.site.zygote.remove_tree(path).await
     }
 
+    /// Begins a sandbox with such a network, for the next [`Self::sandbox`]: what there is to do until
+    /// then is done meanwhile.
+    ///
+    /// # Errors
+    /// The host lacks something.
+    pub async fn begin(&self, network: &Network) -> Result<(), HostError> {
+        if matches!(network, Network::Rules(_)) {
+            network::open_node().map_err(HostError::NoDevice)?;
+        }
+        self.ahead
+            .begin(plan::network(network, &self.site.host))
+            .await
+    }
+
     /// How many sandboxes are begun and wait to be asked for, see [`LauncherConfig::ahead`].
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -92,11 +92,7 @@ impl Trail {
 
     /// A process in a cgroup of its name, or with an id of its range.
     fn owns(&self, pid: i32) -> bool {
-        let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        if cgroups
-            .lines()
-            .any(|line| line.ends_with(&format!("/{}", self.id)))
-        {
+        if in_cgroup(pid, |name| name == self.id) {
             return true;
         }
         let (Some((first, end)), Ok(status)) =
@@ -113,7 +109,14 @@ impl Trail {
     }
 }
 
-fn pids() -> Vec<i32> {
+/// It is in a cgroup of such a name.
+pub(super) fn in_cgroup(pid: i32, named: impl Fn(&str) -> bool) -> bool {
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let mut names = cgroups.lines().filter_map(|line| line.rsplit('/').next());
+    names.any(named)
+}
+
+pub(super) fn pids() -> Vec<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
@@ -132,7 +135,7 @@ fn open_on(device: u64) -> u64 {
 }
 
 /// One that ended and waits for its parent holds nothing any more.
-fn lives(pid: i32) -> bool {
+pub(super) fn lives(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat
         .rsplit(") ")
@@ -141,12 +144,12 @@ fn lives(pid: i32) -> bool {
     !matches!(state, None | Some('Z' | 'X'))
 }
 
-fn link(path: &str) -> Option<String> {
+pub(super) fn link(path: &str) -> Option<String> {
     Some(fs::read_link(path).ok()?.to_string_lossy().into_owned())
 }
 
 /// A link that leads nowhere is there, too.
-fn there(path: &Path) -> bool {
+pub(super) fn there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 

@@ -172,6 +172,8 @@ async fn read_one<M: DeserializeOwned>(
     loop {
         let mut ready = channel.readable().await?;
         let received = match ready.try_io(|channel| channel.get_ref().receive()) {
+            // The peer went without reading all (unix(7)). What it said before is still to come.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => continue,
             Ok(received) => received?,
             Err(_would_block) => continue,
         };

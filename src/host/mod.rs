@@ -3,6 +3,7 @@
 mod ahead;
 mod attach;
 mod cgroup;
+mod copying;
 mod error;
 mod files;
 mod idle;
@@ -17,6 +18,7 @@ pub(crate) mod output;
 pub mod probe;
 mod process;
 mod registry;
+mod remains;
 mod sandbox;
 pub(crate) mod shell;
 mod slot;
@@ -27,14 +29,16 @@ mod zygote;
 
 pub use attach::{Door, SHELL, Visit, enter};
 pub use cgroup::{Cgroups, Controllers};
+pub use copying::CopiedOut;
 pub use error::HostError;
 pub use in_force::InForce;
 pub use launcher::{Launcher, LauncherConfig};
 pub use process::{Patience, Process, Spawn, Terminal};
 pub use registry::{EntryInfo, Reclaimed, Registry};
+pub use remains::Remains;
 pub use sandbox::Sandbox;
 pub use shell::ShellMode;
-pub use walls::{Refused, Walls};
+pub use walls::Walls;
 
 /// Environment of every process inside, unless the image or the caller says otherwise.
 ///

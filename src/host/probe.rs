@@ -11,7 +11,7 @@ use serde::Serialize;
 pub(super) use device::no_device;
 
 use super::ids;
-use super::{Cgroups, HostError, Launcher, LauncherConfig, Registry};
+use super::{Cgroups, HostError, Launcher, LauncherConfig, Registry, Remains};
 use crate::spec::SandboxSpec;
 use crate::sys::landlock;
 use crate::wire::SetupFailure;
@@ -76,7 +76,8 @@ impl Finding {
 
 /// Looks at everything. `state` is the directory of images, or where it will be.
 pub async fn all(state: &Path) -> Vec<Finding> {
-    vec![
+    let remains = Registry::open().and_then(|registry| Remains::of(&registry));
+    let mut findings = vec![
         kernel(),
         overlay(),
         seccomp(),
@@ -91,7 +92,19 @@ pub async fn all(state: &Path) -> Vec<Finding> {
         state_directory(state),
         runtime_directory(),
         sandbox().await,
-    ]
+    ];
+    // After the sandbox: each start cleans up.
+    findings.extend(remains.map(left_behind));
+    findings
+}
+
+fn left_behind(remains: Remains) -> Finding {
+    let left = remains.count();
+    if left.total == 0 {
+        return Finding::new("left behind", State::Ok, left.to_string());
+    }
+    Finding::new("left behind", State::Degraded, left.to_string())
+        .mend("`llm-in-sandbox gc` names what cannot be removed, and why")
 }
 
 fn read(path: &str) -> Option<String> {

@@ -94,9 +94,15 @@ impl Process {
                     process: self,
                     master,
                 }),
-                (FromInit::Refused { reason, errno, .. }, _) => {
-                    Err(self.link.strikes.refused(reason, errno))
-                }
+                (
+                    FromInit::Refused {
+                        reason,
+                        errno,
+                        used_up,
+                        ..
+                    },
+                    _,
+                ) => Err(self.link.strikes.refused(reason, errno, used_up)),
                 (other, _) => Err(unexpected(&other)),
             },
             None => Err(self.lost()),
@@ -118,9 +124,12 @@ impl Process {
                     Err(signal) => ExitStatus::Signal(signal),
                 })
             }
-            Some(FromInit::Refused { reason, errno, .. }) => {
-                Err(self.link.strikes.refused(reason, errno))
-            }
+            Some(FromInit::Refused {
+                reason,
+                errno,
+                used_up,
+                ..
+            }) => Err(self.link.strikes.refused(reason, errno, used_up)),
             Some(other) => Err(unexpected(&other)),
             None => Err(self.lost()),
         }

@@ -206,6 +206,13 @@ impl Registry {
         Ok(result)
     }
 
+    /// Places of the dead, not yet taken away.
+    pub(super) fn dead(&self) -> Result<Vec<PathBuf>, HostError> {
+        let mut entries = self.entries()?;
+        entries.retain(|directory| !lives(directory));
+        Ok(entries)
+    }
+
     /// Where a sandbox has its place.
     pub(super) fn place(&self, id: &str) -> PathBuf {
         // A name with a slash is no name; it would lead elsewhere.
@@ -320,7 +327,7 @@ fn enter(gate: &File) -> io::Result<()> {
 }
 
 /// Its host holds the lock.
-fn lives(directory: &Path) -> bool {
+pub(super) fn lives(directory: &Path) -> bool {
     match File::open(directory.join(LOCK)).map(|lock| lock.try_lock()) {
         Ok(Ok(())) => false,
         Ok(Err(TryLockError::WouldBlock | TryLockError::Error(_))) => true,
@@ -328,26 +335,33 @@ fn lives(directory: &Path) -> bool {
     }
 }
 
+/// What goes with a place by what is noted there: its cgroups, and its writable layer on disk. Whatever
+/// a file says: what has another name is not of this sandbox.
+pub(super) fn noted(directory: &Path) -> (Vec<PathBuf>, Option<PathBuf>) {
+    let own = |path: &PathBuf| path.file_name() == directory.file_name();
+    let cgroups = fs::read_to_string(directory.join(CGROUPS)).unwrap_or_default();
+    let cgroups = cgroups.lines().map(PathBuf::from).filter(own).collect();
+    let upper = fs::read(directory.join(UPPER)).ok();
+    let upper = upper.map(|path| PathBuf::from(OsStr::from_bytes(&path)));
+    (cgroups, upper.filter(own))
+}
+
 fn remove(directory: &Path) -> io::Result<()> {
     let deadline = Instant::now() + Duration::from_secs(2);
-    let cgroups = fs::read_to_string(directory.join(CGROUPS)).unwrap_or_default();
-    // Whatever a file says: what has another name is not of this sandbox.
-    let own = |path: &&Path| path.file_name() == directory.file_name();
-    for path in cgroups.lines().map(Path::new).filter(own) {
+    let (cgroups, upper) = noted(directory);
+    for path in cgroups {
         // The kernel refuses while the last processes are dying.
-        while let Err(error) = cgroup::remove(path) {
+        while let Err(error) = cgroup::remove(&path) {
             if Instant::now() > deadline {
                 return Err(error);
             }
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    if let Ok(upper) = fs::read(directory.join(UPPER)) {
-        let upper = Path::new(OsStr::from_bytes(&upper));
-        match fs::symlink_metadata(upper) {
-            Ok(_) if !own(&upper) => {}
-            Ok(metadata) if metadata.is_dir() => crate::tree::remove(upper)?,
-            Ok(_) => fs::remove_file(upper)?,
+    if let Some(upper) = upper {
+        match fs::symlink_metadata(&upper) {
+            Ok(metadata) if metadata.is_dir() => crate::tree::remove(&upper)?,
+            Ok(_) => fs::remove_file(&upper)?,
             Err(_) => {}
         }
     }

@@ -262,6 +262,7 @@ impl Sandbox {
             struck: self.link.strikes.all(),
             left_behind: None,
             connections: Connections::default(),
+            refused: self.walls.refused(),
         };
         if let Some(upper) = held.entry.upper() {
             self.zygote.remove_tree(upper).await?;

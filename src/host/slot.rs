@@ -177,7 +177,7 @@ impl Slot {
         })?;
         let answer = self.readiness.next().await;
         let (message, fds) = answer.map_or((None, Vec::new()), |a| (Some(a.message), a.fds));
-        let error = match message {
+        let (said, error) = match message {
             Some(FromInit::Ready { steps_us }) => {
                 tracing::debug!(?steps_us, "sandbox ready");
                 let mut fds = fds.into_iter();
@@ -189,11 +189,21 @@ impl Slot {
                     listener: fds.next(),
                 });
             }
-            Some(FromInit::Failed(failure)) => HostError::Setup(failure),
-            Some(other) => HostError::ZygoteGone(format!("let PID 1 say {other:?}")),
-            None => HostError::ZygoteGone("lost PID 1 during its set-up".into()),
+            Some(FromInit::Failed(failure)) => (true, HostError::Setup(failure)),
+            Some(other) => (
+                true,
+                HostError::ZygoteGone(format!("let PID 1 say {other:?}")),
+            ),
+            None => (
+                false,
+                HostError::ZygoteGone("lost PID 1 during its set-up".into()),
+            ),
         };
-        Err(self.end().await.map_or(error, HostError::Setup))
+        match self.end().await {
+            // What the zygote could not do was the cause, not what follows from it.
+            Some(failure) if !said => Err(HostError::Setup(failure)),
+            _ => Err(error),
+        }
     }
 
     /// Ends it; gives the zygote's reason, if it was the zygote's.

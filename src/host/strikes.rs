@@ -34,6 +34,8 @@ struct State {
     ever: UsedUp,
     refused: u64,
     ended: bool,
+    /// By copies out.
+    copied: Vec<LimitHit>,
 }
 
 impl Strikes {
@@ -109,7 +111,14 @@ impl Strikes {
         if counts.at_limit == 0 {
             counts.killed = 0;
         }
-        self.hits(counts, &state.ever, state.ended)
+        let mut hits = self.hits(counts, &state.ever, state.ended);
+        hits.extend(state.copied.iter().cloned());
+        hits
+    }
+
+    /// Takes down what a copy lacks.
+    pub(super) fn copied(&self, hits: &[LimitHit]) {
+        self.state().copied.extend_from_slice(hits);
     }
 
     /// See [`Events::peak_memory`].
@@ -132,7 +141,9 @@ impl Strikes {
     }
 
     /// Why PID 1 could not start a process.
-    pub(super) fn refused(&self, reason: String, errno: Option<i32>) -> EnvError {
+    pub(super) fn refused(&self, reason: String, errno: Option<i32>, used_up: UsedUp) -> EnvError {
+        let terminals = used_up.terminals;
+        self.note(used_up);
         let counts = self.events.read();
         let limit = match (errno, self.limits.pids) {
             (Some(libc::EAGAIN), Some(limit)) if counts.refused > 0 || self.pids_by_rlimit => {
@@ -143,6 +154,10 @@ impl Strikes {
                 }
             }
             (Some(libc::ENOMEM), _) if counts.at_limit > 0 => self.memory(counts.killed, false),
+            // With all terminals of the sandbox in use it was those; else the host has none left.
+            (Some(libc::ENOSPC), _) if terminals => LimitHit::Terminals {
+                max: TERMINALS.into(),
+            },
             _ => return EnvError::Infrastructure(reason),
         };
         EnvError::Limit(limit)
@@ -205,4 +220,32 @@ fn host_memory(killed: u64) -> EnvError {
     EnvError::Infrastructure(format!(
         "the host ran out of memory and killed {killed} processes of the sandbox, which was within its limit"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::cgroup::{Cgroup, Cgroups};
+    use crate::spec::SandboxSpec;
+
+    /// The kernel says ENOSPC for a devpts that is full and for a host without terminals alike.
+    #[test]
+    fn a_host_without_terminals_is_no_limit_of_the_sandbox() {
+        let spec = SandboxSpec::new("/");
+        let in_force = InForce::new(&spec, Cgroups::none().controllers());
+        let strikes = Strikes::new(&in_force, true, Cgroup::default().events());
+        let refused = |errno, terminals| {
+            let used_up = UsedUp {
+                terminals,
+                ..UsedUp::default()
+            };
+            strikes.refused("no terminal".into(), errno, used_up)
+        };
+        let host = EnvError::Infrastructure("no terminal".into());
+        assert_eq!(refused(Some(libc::ENOSPC), false), host);
+        assert_eq!(refused(Some(libc::EIO), true), host);
+        assert_eq!(refused(None, true), host);
+        let limit = EnvError::Limit(LimitHit::Terminals { max: 64 });
+        assert_eq!(refused(Some(libc::ENOSPC), true), limit);
+    }
 }

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
+use crate::outcome::Refused;
 use crate::policy::{self, Refusal};
 use crate::spec::{SandboxSpec, Seccomp};
 use crate::sys::seccomp;
@@ -31,19 +32,6 @@ type Counts = BTreeMap<(u32, Refusal), u64>;
 
 /// Larger numbers, of which a program can invent as many as it likes, count as this one.
 const MOST_NUMBERS: u32 = 1024;
-
-/// A system call that was refused.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Refused {
-    /// Its name, or its number.
-    pub call: String,
-    /// What the program was told.
-    pub errno: String,
-    /// Which rule of the policy said so.
-    pub rule: &'static str,
-    /// How often.
-    pub count: u64,
-}
 
 impl Walls {
     pub(super) fn new(spec: &SandboxSpec, setup: &Setup) -> Self {
@@ -71,19 +59,18 @@ impl Walls {
         self
     }
 
-    /// Refused calls so far; empty unless [`LauncherConfig::report_refusals`](super::LauncherConfig).
+    /// Refused calls so far; absent unless [`LauncherConfig::report_refusals`](super::LauncherConfig).
     #[must_use]
-    pub fn refused(&self) -> Vec<Refused> {
+    pub fn refused(&self) -> Option<Vec<Refused>> {
+        self.profile.as_ref()?;
         let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts
-            .iter()
-            .map(|((number, refusal), count)| Refused {
-                call: policy::name(*number).map_or_else(|| format!("{number}"), str::to_owned),
-                errno: format!("{:?}", Errno::from_raw(refusal.errno)),
-                rule: refusal.rule,
-                count: *count,
-            })
-            .collect()
+        let refused = counts.iter().map(|((number, refusal), count)| Refused {
+            call: policy::name(*number).map_or_else(|| format!("{number}"), str::to_owned),
+            errno: format!("{:?}", Errno::from_raw(refusal.errno)),
+            rule: refusal.rule.to_owned(),
+            count: *count,
+        });
+        Some(refused.collect())
     }
 }
 

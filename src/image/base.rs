@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::Child;
 
 use rootfs_builder::{BOOTSTRAP_TIMEOUT, Base, bootstrap_command, choose};
 
@@ -19,6 +24,8 @@ use crate::tree::UnpackPolicy;
 
 /// The bootstrap runs under this id where we are root: one that owns nothing and is no service's.
 const NOBODY_IN_PARTICULAR: u32 = 0x7fff_0000;
+/// What was killed is gone within this time.
+const END_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Puts the base into the tree and says where it came from.
 pub(super) async fn unpack_base(
@@ -120,6 +127,29 @@ async fn unpack_tree(launcher: &Launcher, draft: &Draft, archive: &Path) -> Resu
     Ok(())
 }
 
+/// A program of the host and all that it starts. Dropped before its end, it ends with them: what it
+/// would write after that would be nobody's to take away.
+struct Group(Child);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let Some(id) = self.0.id().and_then(|id| i32::try_from(id).ok()) else {
+            return;
+        };
+        // Not waited for yet, so the number is still its own.
+        let group = Pid::from_raw(id);
+        let _ = killpg(group, Signal::SIGKILL);
+        let deadline = Instant::now() + END_DEADLINE;
+        while Instant::now() < deadline {
+            let ended = !matches!(self.0.try_wait(), Ok(None));
+            if ended && killpg(group, None).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 /// Runs mmdebstrap without any privilege, its output into `archive`.
 async fn bootstrap(suite: &str, archive: &Path) -> Result<(), ImageError> {
     let missing = |program: &str, problem: String| ImageError::Program {
@@ -165,10 +195,10 @@ async fn bootstrap(suite: &str, archive: &Path) -> Result<(), ImageError> {
         .stdin(Stdio::null())
         .stdout(output)
         .stderr(log)
-        .kill_on_drop(true)
+        .process_group(0)
         .spawn();
-    let mut child = child.map_err(|error| missing("setpriv", error.to_string()))?;
-    let status = tokio::time::timeout(BOOTSTRAP_TIMEOUT, child.wait())
+    let mut group = Group(child.map_err(|error| missing("setpriv", error.to_string()))?);
+    let status = tokio::time::timeout(BOOTSTRAP_TIMEOUT, group.0.wait())
         .await
         .map_err(|_| {
             missing(

@@ -203,7 +203,7 @@ pub(super) async fn pack<T: Send + 'static>(
         .find(|entry| !entry.reason.is_harmless())
     {
         return Err(ImageError::Incomplete {
-            count: report.left_out.total,
+            count: report.left_out.total(),
             first: first.path.clone(),
         });
     }

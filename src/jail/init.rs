@@ -15,7 +15,7 @@ use super::shell::Shell;
 use super::{failure, files, processes, used_up, zygote};
 use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::SingleThread;
-use crate::sys::process;
+use crate::sys::{process, pty};
 use crate::wire::{
     Exec, FromInit, Groundwork, RequestId, Setup, SetupFailure, SetupOp, Step, ToInit, decode,
     encode,
@@ -274,7 +274,8 @@ impl Init<'_> {
             &FromInit::Refused {
                 id,
                 reason: error.to_string(),
-                errno: error.raw_os_error(),
+                errno: pty::errno(error),
+                used_up: used_up::now(/*processes*/ true),
             },
             &[],
         )

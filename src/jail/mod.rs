@@ -22,6 +22,7 @@
 #![deny(clippy::indexing_slicing)]
 
 mod apply;
+mod begun;
 mod exec;
 mod files;
 mod init;

@@ -18,18 +18,18 @@ use crate::sys::mount::{
 };
 use crate::wire::{IdMap, RootSource, SetupFailure, UpperSource};
 
-/// The mount that becomes `/`.
+/// The mount that becomes `/`, and mounts that have served.
 pub(super) fn prepare(
     root: &RootSource,
     ids: IdMap,
     namespace: BorrowedFd<'_>,
-) -> Result<OwnedFd, SetupFailure> {
+) -> Result<(OwnedFd, Vec<OwnedFd>), SetupFailure> {
     match root {
         RootSource::Writable(directory) => {
             let tree = shifted(directory, ids, namespace)?;
             set_attributes(tree.as_fd(), NODEV | NOSUID)
                 .map_err(|e| failure("restrict the root mount", &e))?;
-            Ok(tree)
+            Ok((tree, Vec::new()))
         }
         RootSource::Overlay {
             lower,
@@ -38,14 +38,16 @@ pub(super) fn prepare(
         } => {
             let tree = shifted(lower, ids, namespace)?;
             let upper = upper_layer(upper, ids)?;
-            let _attached = if takes_detached_layers() {
+            let attached = if takes_detached_layers() {
                 None
             } else {
                 let layers = Attached::new(lower, tree.as_fd(), upper.as_fd());
                 Some(layers.map_err(|e| failure("attach the layers", &e))?)
             };
-            overlay(tree.as_fd(), upper.as_fd(), *user_xattr)
-                .map_err(|e| failure("mount the overlay", &e))
+            let overlay = overlay(tree.as_fd(), upper.as_fd(), *user_xattr)
+                .map_err(|e| failure("mount the overlay", &e))?;
+            drop(attached);
+            Ok((overlay, vec![tree, upper]))
         }
     }
 }

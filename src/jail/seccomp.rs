@@ -27,6 +27,7 @@ const ARCH: (TargetArch, u32) = (TargetArch::aarch64, 0xC000_00B7);
 const NOT_PERMITTED: SeccompAction = SeccompAction::Errno(libc::EPERM.cast_unsigned());
 const NO_SUCH_FAMILY: SeccompAction = SeccompAction::Errno(libc::EAFNOSUPPORT.cast_unsigned());
 
+const JUMP_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 const ALLOW: u32 = 0x7fff_0000;
 const NOT_IMPLEMENTED: u32 = 0x0005_0000 | libc::ENOSYS.cast_unsigned();
@@ -41,7 +42,7 @@ pub(super) fn install_inherited() -> io::Result<()> {
 /// Installs what PID 1 could not have before; gives the listener of [`FilterSet::Reported`].
 pub(super) fn install_last(set: &FilterSet) -> io::Result<Option<OwnedFd>> {
     match set {
-        FilterSet::SetupOnly => apply(&compile(rules(&[SETUP_ONLY])?, NOT_PERMITTED)?)?,
+        FilterSet::SetupOnly => apply(&setup_only_filter()?)?,
         FilterSet::Profile(profile) => install_profile(profile)?,
         FilterSet::Unknown => apply(&unknown_filter(NOT_IMPLEMENTED))?,
         FilterSet::Reported(profile) => {
@@ -69,11 +70,12 @@ fn install_profile(profile: &Profile) -> io::Result<()> {
     apply(&compile(denied, NOT_PERMITTED)?)
 }
 
+/// What nobody uses: seccompiler does not know [`ASK`], and no filter says this.
+const UNUSED: u32 = 0x7ff0_0001;
+
 /// Every refusal of a sandbox in one filter, for a process can have but one listener: unknown
 /// numbers first, as in [`unknown_filter`], and then the tables.
 fn asking_filter(profile: &Profile) -> io::Result<BpfProgram> {
-    // seccompiler does not know the action, but one that nobody else uses.
-    const UNUSED: u32 = 0x7ff0_0001;
     let mut tables = vec![FAMILIES, DENIED, SETUP_ONLY];
     if profile.strict {
         tables.extend([STRICT, STRICT_FAMILIES]);
@@ -86,11 +88,35 @@ fn asking_filter(profile: &Profile) -> io::Result<BpfProgram> {
             step.k = ASK;
         }
     }
-    let mut filter = unknown_filter(ASK);
+    go_on(unknown_filter(ASK), ALLOW, rest)
+}
+
+/// The only filter that costs each start. The kernel runs it over all numbers, and seccompiler compares
+/// a number with every call of the table: first, by ranges, whether the table knows it at all.
+fn setup_only_filter() -> io::Result<BpfProgram> {
+    let table = rules(&[SETUP_ONLY])?;
+    let numbers = table.keys().map(|call| u32::try_from(*call));
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for number in numbers {
+        let number = number.map_err(io::Error::other)?;
+        match runs.last_mut() {
+            Some((_, end)) if *end == number => *end += 1,
+            _ => runs.push((number, number + 1)),
+        }
+    }
+    let mut ranges = native_only();
+    in_ranges(&mut ranges, &runs, UNUSED);
+    ranges.push(step(RETURN, ALLOW, 0, 0));
+    go_on(ranges, UNUSED, compile(table, NOT_PERMITTED)?)
+}
+
+/// A filter that continues with another where it would have given an answer.
+fn go_on(mut filter: BpfProgram, answer: u32, mut rest: BpfProgram) -> io::Result<BpfProgram> {
+    const JUMP: u16 = 0x05;
     let end = filter.len();
     for (at, step) in filter.iter_mut().enumerate() {
-        if (step.code, step.k) == (RETURN, ALLOW) {
-            step.code = 0x05; // an unconditional jump
+        if (step.code, step.k) == (RETURN, answer) {
+            step.code = JUMP;
             step.k = u32::try_from(end - at - 1).map_err(io::Error::other)?;
         }
     }
@@ -153,26 +179,38 @@ fn apply(program: &BpfProgram) -> io::Result<()> {
 /// arguments, not on the number. The x32 calls of x86-64 have bit 30 set in their numbers and so are
 /// unknown ones.
 fn unknown_filter(refused: u32) -> BpfProgram {
+    let mut program = native_only();
+    program.push(step(JUMP_EQUAL, CLONE3, 0, 1));
+    program.push(step(RETURN, refused, 0, 0));
+    in_ranges(&mut program, &KNOWN, ALLOW);
+    program.push(step(RETURN, refused, 0, 0));
+    program
+}
+
+fn step(code: u16, k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code, jt, jf, k }
+}
+
+/// Kills foreign architectures, and loads the number.
+fn native_only() -> BpfProgram {
     const LOAD: u16 = 0x20;
-    const JUMP_EQUAL: u16 = 0x15;
-    const JUMP_NOT_LESS: u16 = 0x35;
     const KILL_PROCESS: u32 = 0x8000_0000;
-    let step = |code, k, jt, jf| sock_filter { code, jt, jf, k };
-    let mut program = vec![
+    vec![
         step(LOAD, 4, 0, 0), // seccomp_data.arch
         step(JUMP_EQUAL, ARCH.1, 1, 0),
         step(RETURN, KILL_PROCESS, 0, 0),
         step(LOAD, 0, 0, 0), // seccomp_data.nr
-        step(JUMP_EQUAL, CLONE3, 0, 1),
-        step(RETURN, refused, 0, 0),
-    ];
-    for (first, end) in KNOWN {
+    ]
+}
+
+/// Gives an answer to numbers that lie in one of the ranges, each a first number and the one past its end.
+fn in_ranges(program: &mut BpfProgram, ranges: &[(u32, u32)], answer: u32) {
+    const JUMP_NOT_LESS: u16 = 0x35;
+    for &(first, end) in ranges {
         program.push(step(JUMP_NOT_LESS, first, 0, 2));
         program.push(step(JUMP_NOT_LESS, end, 1, 0));
-        program.push(step(RETURN, ALLOW, 0, 0));
+        program.push(step(RETURN, answer, 0, 0));
     }
-    program.push(step(RETURN, refused, 0, 0));
-    program
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::begun::Begun;
 use super::networks::Networks;
-use super::{failure, init, root, seccomp};
+use super::{failure, init, seccomp};
 use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::{Forked, SingleThread, clone_into, fork};
 use crate::sys::{mount as mounts, process};
@@ -157,18 +158,16 @@ struct Zygote<'a> {
     children: HashMap<i32, RequestId>,
     /// Those without their mounts.
     begun: HashMap<RequestId, Begun>,
+    /// Mounts that have served. To close one takes the kernel 0.05 ms, in which nobody else can mount:
+    /// it waits until nothing starts.
+    served: Vec<OwnedFd>,
     networks: Networks,
 }
 
-/// What it takes to give a sandbox its mounts.
-struct Begun {
-    ids: IdMap,
-    user_namespace: fs::File,
-    channel: Channel,
-    pidfd: OwnedFd,
-}
+/// How many served mounts wait at most for a quiet moment.
+const MOST_SERVED: usize = 32;
 
-/// Without a request for so long it is time to make networks, in milliseconds.
+/// Without a request for so long it is time to tidy up and to make networks, in milliseconds.
 const IDLE: u8 = 2;
 
 fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), SetupFailure> {
@@ -184,6 +183,7 @@ fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), Set
         thread,
         children: HashMap::new(),
         begun: HashMap::new(),
+        served: Vec::new(),
         networks: Networks::new(one_sandbox)
             .map_err(|e| failure("open the network namespace", &e))?,
     };
@@ -195,12 +195,15 @@ fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), Set
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
-        let short = zygote.networks.is_short();
-        match poll(&mut fds, if short { pause } else { PollTimeout::NONE }) {
+        let busy = zygote.networks.is_short() || !zygote.served.is_empty();
+        match poll(&mut fds, if busy { pause } else { PollTimeout::NONE }) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(failure("wait for requests", &error.into())),
             Ok(0) => {
-                zygote.networks.refill();
+                zygote.served.clear();
+                if zygote.networks.is_short() {
+                    zygote.networks.refill();
+                }
                 pause = PollTimeout::from(IDLE);
                 continue;
             }
@@ -308,22 +311,12 @@ impl Zygote<'_> {
             Forked::Parent(child) => {
                 self.children.insert(child.pid, id);
                 drop(theirs);
-                let namespace = give_ids(child.pid, groundwork.ids, &ours);
-                let user_namespace = namespace.inspect_err(|_| kill(&child.pidfd))?;
-                let said = FromZygote::Begun { id, pid: child.pid };
+                let pid = child.pid;
+                let begun = Begun::new(child, groundwork.ids, ours)?;
+                let said = FromZygote::Begun { id, pid };
                 let device = network.and_then(|(_, device)| device);
-                let fds = std::iter::once(&child.pidfd).chain(&device);
-                let _ = say(
-                    self.control,
-                    &said,
-                    &fds.map(AsFd::as_fd).collect::<Vec<_>>(),
-                );
-                let begun = Begun {
-                    ids: groundwork.ids,
-                    user_namespace,
-                    channel: ours,
-                    pidfd: child.pidfd,
-                };
+                let fds = std::iter::once(begun.pidfd()).chain(device.as_ref().map(AsFd::as_fd));
+                let _ = say(self.control, &said, &fds.collect::<Vec<_>>());
                 self.begun.insert(id, begun);
                 Ok(())
             }
@@ -335,7 +328,11 @@ impl Zygote<'_> {
         let Some(begun) = self.begun.remove(&id) else {
             return Ok(());
         };
-        give_mounts(&begun, mounts).inspect_err(|_| kill(&begun.pidfd))
+        if self.served.len() > MOST_SERVED {
+            self.served.clear();
+        }
+        self.served.extend(begun.give_mounts(mounts)?);
+        Ok(())
     }
 
     /// In a child: a large tree must not hold up the next start.
@@ -395,49 +392,6 @@ fn enter_cgroups(tasks: &[OwnedFd]) -> io::Result<()> {
     }
     // Not a flag of the clone: the root of the view would be the zygote's cgroup.
     Ok(unshare(CloneFlags::CLONE_NEWCGROUP)?)
-}
-
-/// Gives a new PID 1 its ids, without which it is nobody; opens its user namespace.
-fn give_ids(pid: i32, ids: IdMap, channel: &Channel) -> Result<fs::File, SetupFailure> {
-    write_maps(pid, ids).map_err(|e| failure("write id maps", &e))?;
-    let user_namespace = fs::File::open(format!("/proc/{pid}/ns/user"))
-        .map_err(|e| failure("open the user namespace", &e))?;
-    channel
-        .send(b"maps", &[])
-        .map_err(|e| failure("tell of the id maps", &e))?;
-    Ok(user_namespace)
-}
-
-/// Gives it the mounts of host paths, which it cannot make itself.
-fn give_mounts(begun: &Begun, mounts: &Mounts) -> Result<(), SetupFailure> {
-    let root = root::prepare(&mounts.root, begun.ids, begun.user_namespace.as_fd())?;
-    let mut made = vec![root];
-    for bind in &mounts.binds {
-        made.push(root::bind(&bind.path)?);
-    }
-    for group in made.chunks(crate::sys::channel::FDS_MAX) {
-        let fds: Vec<_> = group.iter().map(AsFd::as_fd).collect();
-        begun
-            .channel
-            .send(b"mounts", &fds)
-            .map_err(|e| failure("hand over mounts", &e))?;
-    }
-    Ok(())
-}
-
-fn kill(pidfd: &OwnedFd) {
-    let _ = process::signal_pidfd(pidfd.as_fd(), libc::SIGKILL);
-}
-
-fn write_maps(pid: i32, ids: IdMap) -> io::Result<()> {
-    let lines = match (ids.base, ids.count) {
-        // A line must lie within one of the parent's: an ordinary user's own id is one of them, his
-        // subordinate ids are the other (user_namespaces(7)).
-        (0, 2..) => format!("0 0 1\n1 1 {}\n", ids.count - 1),
-        (base, count) => format!("0 {base} {count}\n"),
-    };
-    fs::write(format!("/proc/{pid}/uid_map"), &lines)?;
-    fs::write(format!("/proc/{pid}/gid_map"), &lines)
 }
 
 /// Ends this process without destructors or exit handlers.

@@ -22,7 +22,7 @@ pub struct Pty {
 /// somebody inside may have replaced (CVE-2025-52565).
 pub fn open(ptmx: &str) -> io::Result<Pty> {
     let master = File::options().read(true).write(true).open(ptmx);
-    let master = OwnedFd::from(master.map_err(|error| named(ptmx, &error))?);
+    let master = OwnedFd::from(master.map_err(|error| named(ptmx, error))?);
     let unlock: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int.
     let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
@@ -34,16 +34,32 @@ pub fn open(ptmx: &str) -> io::Result<Pty> {
     Ok(Pty { master, slave })
 }
 
+/// No terminal can be had.
+#[derive(Debug, thiserror::Error)]
+#[error("open a terminal at {ptmx}: {source}{why}")]
+struct Unopened {
+    ptmx: String,
+    source: io::Error,
+    why: &'static str,
+}
+
+/// The kernel's number for an error, also where it got words of ours.
+#[must_use]
+pub fn errno(error: &io::Error) -> Option<i32> {
+    let unopened = || error.get_ref()?.downcast_ref::<Unopened>();
+    error
+        .raw_os_error()
+        .or_else(|| unopened()?.source.raw_os_error())
+}
+
 /// ENOSPC of a devpts is no full disk (Linux, fs/devpts/inode.c: `devpts_new_index`).
-fn named(ptmx: &str, error: &io::Error) -> io::Error {
-    let why = match error.raw_os_error() {
+fn named(ptmx: &str, source: io::Error) -> io::Error {
+    let why = match source.raw_os_error() {
         Some(libc::ENOSPC) => ": all terminals of the sandbox, or of the host, are in use",
         _ => "",
     };
-    io::Error::new(
-        error.kind(),
-        format!("open a terminal at {ptmx}: {error}{why}"),
-    )
+    let ptmx = ptmx.to_owned();
+    io::Error::new(source.kind(), Unopened { ptmx, source, why })
 }
 
 /// Makes the terminal the controlling one of the calling session leader.

@@ -19,6 +19,8 @@ mod remove;
 mod sparse;
 mod unpack;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use error::{PackError, UnpackError, UnpackErrorKind};
@@ -180,12 +182,13 @@ pub struct PackOptions {
 }
 
 impl PackOptions {
-    /// The canonical archive of an image, of which its digest is taken.
+    /// The canonical archive of an image, of which its digest is taken. No tree is stored with a set-id
+    /// bit, so one that appears makes it another tree.
     #[must_use]
     pub fn image() -> Self {
         Self {
             owners: Owners::Keep,
-            privileged_bits: PrivilegedBits::Drop,
+            privileged_bits: PrivilegedBits::Keep,
             max_bytes: 64 << 30,
             max_entries: 4_000_000,
             max_depth: 128,
@@ -219,31 +222,37 @@ pub struct PackReport {
 /// What did not go with the rest, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
-    /// How many in all.
-    pub total: u64,
+    /// How many for each reason.
+    pub counts: BTreeMap<LeftOutReason, u64>,
     /// The first [`MAX_LISTED`] of them.
     pub listed: Vec<LeftOutEntry>,
 }
 
 impl LeftOut {
-    /// How many of the listed ones have this reason.
+    /// How many in all.
     #[must_use]
-    pub fn count(&self, reason: LeftOutReason) -> usize {
-        self.listed
-            .iter()
-            .filter(|entry| entry.reason == reason)
-            .count()
+    pub fn total(&self) -> u64 {
+        self.counts.values().copied().fold(0, u64::saturating_add)
+    }
+
+    /// How many for this reason.
+    #[must_use]
+    pub fn count(&self, reason: LeftOutReason) -> u64 {
+        self.counts.get(&reason).copied().unwrap_or(0)
     }
 
     /// Adds what the other side of a copy left out.
     pub fn merge(&mut self, other: Self) {
-        self.total = self.total.saturating_add(other.total);
+        for (reason, count) in other.counts {
+            let all = self.counts.entry(reason).or_default();
+            *all = all.saturating_add(count);
+        }
         self.listed.extend(other.listed);
         self.listed.truncate(MAX_LISTED);
     }
 
     fn add(&mut self, path: &[u8], reason: LeftOutReason) {
-        self.total += 1;
+        *self.counts.entry(reason).or_default() += 1;
         if self.listed.len() < MAX_LISTED {
             self.listed.push(LeftOutEntry {
                 path: printable(path),
@@ -263,7 +272,7 @@ pub struct LeftOutEntry {
 }
 
 /// Why a path did not go with the rest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeftOutReason {
     /// A device node, FIFO or socket.

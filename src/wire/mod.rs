@@ -222,6 +222,8 @@ pub enum FromInit {
         reason: String,
         /// The kernel's number for it, when there is one.
         errno: Option<i32>,
+        /// Just then.
+        used_up: UsedUp,
     },
     /// A terminal was made. Descriptor: its master.
     Terminal {

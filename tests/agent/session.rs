@@ -69,6 +69,7 @@ async fn a_run_leaves_its_folder_complete() {
         struck: Vec::new(),
         left_behind: None,
         connections: Connections::default(),
+        refused: None,
     };
     assert_eq!(session.finish(Some(usage)).unwrap(), 0);
 

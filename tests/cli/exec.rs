@@ -261,7 +261,7 @@ fn refused_calls_are_told_with_the_rule_that_refused_them() {
     for sign in ["syslog (EPERM)", "unshare (EPERM): namespaces"] {
         assert!(told.contains(sign), "no {sign} in {told}");
     }
-    let flags = ["exec", "--json", "--seccomp", "strict", "--seccomp-log"];
+    let flags = ["exec", "--json", "--seccomp", "strict", "--seccomp_log"];
     let script = "import socket; socket.socket(socket.AF_INET)";
     let output = run(&[&flags[..], &["--", "python3", "-c", script]].concat());
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();

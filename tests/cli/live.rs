@@ -106,6 +106,17 @@ fn two_shells_share_one_sandbox() {
 }
 
 #[test]
+fn a_shell_tells_at_its_end_which_rule_refused_which_call() {
+    let mut session = Session::start(&["shell", "--seccomp-log"]);
+    session.press("unshare -r true; exit 7\n");
+    session.expect("unshare (EPERM): namespaces");
+    session.expect("left behind: 0");
+    assert_eq!(ended(&mut session.child).code(), Some(7));
+    let output = crate::run(&["shell", "--in", "x", "--seccomp-log"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn a_key_interrupts_the_program_and_not_the_shell() {
     let mut session = Session::start(&["shell"]);
     // It says so itself: by then it has the terminal. (Before that, bash may read the key as the end of

@@ -128,6 +128,53 @@ fn names(value: &Value) -> Vec<&str> {
 }
 
 #[test]
+fn a_run_tells_and_records_which_rule_refused_which_call() {
+    let answers = [
+        calls("", &[bash("unshare -r true; true")]),
+        calls("", &[submit()]),
+    ];
+    let replay = Replay::new(&answers);
+    let output = replay.run(&["--seccomp-log"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = "seccomp:    refused 1 times: unshare (EPERM): namespaces";
+    assert!(told.contains(line), "{told}");
+    let end = replay.end();
+    let refused = end["sandbox"]["refused"].as_array().unwrap();
+    let unshare = refused.iter().find(|one| one["call"] == "unshare").unwrap();
+    assert_eq!(
+        (&unshare["errno"], &unshare["count"]),
+        (&"EPERM".into(), &1.into())
+    );
+
+    let replay = Replay::new(&answers);
+    replay.run(&[]);
+    assert!(replay.end()["sandbox"].get("refused").is_none());
+}
+
+/// What a limit kept from coming out is no silent loss.
+#[test]
+fn a_limit_of_the_copy_out_is_told_and_recorded() {
+    let replay = Replay::new(&[
+        calls(
+            "",
+            &[bash(
+                "cd output; echo 42 > answer.txt; truncate -s 11G huge",
+            )],
+        ),
+        calls("", &[submit()]),
+    ]);
+    let output = replay.run(&[]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = "limit:      limit 10g of what is copied out struck: 1 file left out";
+    assert!(told.contains(line), "{told}");
+    assert!(stderr(&output).contains("not copied out: huge (TooLarge)"));
+    let struck = json!([{"limit": "copied_bytes", "max_bytes": 10_u64 << 30, "left_out": 1}]);
+    assert_eq!(replay.end()["sandbox"]["struck"], struck);
+}
+
+#[test]
 fn a_conversation_ends_with_files_and_both_records() {
     let file = json!({"command": "create", "path": "/testbed/add.py", "file_text": "import sys\nprint(sum(map(int, sys.argv[1:])))\n"});
     let view = json!({"command": "view", "path": "/testbed/add.py"});

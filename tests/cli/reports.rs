@@ -95,6 +95,7 @@ fn doctor_names_every_capability() {
         "state directory",
         "runtime directory",
         "sandbox",
+        "left behind",
     ] {
         assert!(names.contains(&name), "{names:?}");
     }

@@ -5,14 +5,15 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
 use llm_in_sandbox::env::{EnvError, GuestPath};
-use llm_in_sandbox::host::Sandbox;
-use llm_in_sandbox::tree::UnpackReport;
+use llm_in_sandbox::host::{CopiedOut, Sandbox};
+use llm_in_sandbox::outcome::LimitHit;
+use llm_in_sandbox::spec::{Limits, SandboxSpec};
 
-use crate::fixture::{in_sandbox, out, sh};
+use crate::fixture::{Scene, block_on, in_sandbox, out, sh, spec};
 
 const TREE: &str = "/testbed/tree";
 
-async fn take_out(sandbox: &Sandbox) -> (tempfile::TempDir, Result<UnpackReport, EnvError>) {
+async fn take_out(sandbox: &Sandbox) -> (tempfile::TempDir, Result<CopiedOut, EnvError>) {
     let to = tempfile::tempdir().unwrap();
     let from = GuestPath::from(TREE);
     let copy = sandbox.copy_out(&from, to.path());
@@ -64,7 +65,7 @@ fn a_tree_that_changes_all_the_time_is_copied_or_refused_in_time() {
                     mkdir -p d$n; echo $n > d$n/f; rm -rf d$(( (n + 3) % 8 + 1 ))
                     rm -rf swap; mkfifo swap; rm -f swap; mkdir swap; rmdir swap; ln -s /etc swap
                     head -c $((RANDOM * 4)) /dev/zero > shrinks
-                done; done) >/dev/null 2>&1 & (yes >> grows) & cd ..";
+                done; done) >/dev/null 2>&1 & (while :; do yes | head -c 20M > grows; done) 2>/dev/null & cd ..";
         out(sandbox, churn).await;
         for _ in 0..10 {
             let (to, result) = take_out(sandbox).await;
@@ -106,7 +107,11 @@ for _ in range(300):
 open(\"bottom\", \"w\").close()'";
         out(sandbox, deep).await;
         let (to, result) = take_out(sandbox).await;
-        result.unwrap();
+        let deep = LimitHit::CopiedDepth {
+            max: 64,
+            left_out: 1,
+        };
+        assert_eq!(result.unwrap().struck, [deep]);
         assert_eq!(
             fs::read_to_string(to.path().join("shallow")).unwrap(),
             "shallow\n"
@@ -116,6 +121,39 @@ open(\"bottom\", \"w\").close()'";
             next.exists().then_some(next)
         });
         assert!((32..=65).contains(&depth.count()));
+    });
+}
+
+#[test]
+fn limits_of_a_copy_are_named_when_they_strike() {
+    let limits = Limits {
+        copied_bytes: 1 << 20,
+        copied_entries: 8,
+        ..Limits::default()
+    };
+    block_on(async {
+        let spec = SandboxSpec { limits, ..spec() };
+        let sandbox = Scene::new().await.start(spec).await;
+        out(&sandbox, "mkdir tree; touch tree/a").await;
+        assert_eq!(take_out(&sandbox).await.1.unwrap().struck, []);
+        // In the order of their names: one that is too large, seven that go along with their
+        // directory, and fourteen more.
+        let more = "head -c 2M /dev/zero > tree/00; for n in $(seq 10 29); do touch tree/$n; done";
+        out(&sandbox, more).await;
+        let (to, result) = take_out(&sandbox).await;
+        let hits = [
+            LimitHit::CopiedBytes {
+                max_bytes: 1 << 20,
+                left_out: 1,
+            },
+            LimitHit::CopiedEntries {
+                max: 8,
+                left_out: 14,
+            },
+        ];
+        assert_eq!(result.unwrap().struck, hits);
+        assert_eq!(fs::read_dir(to.path()).unwrap().count(), 7);
+        assert_eq!(sandbox.close().await.unwrap().struck, hits);
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::{Host, finish, refused, stderr};
@@ -36,11 +36,15 @@ fn store(host: &Host) -> (String, PathBuf) {
     (state, rootfs)
 }
 
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
 /// Does something to a tree.
 type Act<'a> = &'a dyn Fn();
 
 #[test]
-fn verify_finds_a_byte_a_file_and_a_mode() {
+fn verify_finds_a_byte_a_file_a_mode_and_a_set_id_bit() {
     let host = Host::new();
     let (state, rootfs) = store(&host);
     let verify = || finish(host.command(&["--state-dir", &state, "image", "verify", "small"]));
@@ -53,12 +57,17 @@ fn verify_finds_a_byte_a_file_and_a_mode() {
             .open(rootfs.join("etc/one"))
             .is_err()
     {
-        println!("SKIP verify_finds_a_byte_a_file_and_a_mode: its files are a subordinate id's");
+        println!(
+            "SKIP verify_finds_a_byte_a_file_a_mode_and_a_set_id_bit: its files are a subordinate id's"
+        );
         return;
     }
     let file = rootfs.join("etc/one");
     let times = fs::metadata(&file).unwrap().modified().unwrap();
-    let damages: [(&str, Act<'_>, Act<'_>); 4] = [
+    let plain = || mode(&file, 0o755);
+    let directory = rootfs.join("etc");
+    let whole = fs::metadata(&directory).unwrap().mode() & 0o7777;
+    let damages: [(&str, Act<'_>, Act<'_>); 7] = [
         (
             "a byte",
             &|| {
@@ -73,10 +82,13 @@ fn verify_finds_a_byte_a_file_and_a_mode() {
                 open.set_modified(times).unwrap();
             },
         ),
+        ("a mode", &|| mode(&file, 0o700), &plain),
+        ("a set-user-id bit", &|| mode(&file, 0o4755), &plain),
+        ("a set-group-id bit", &|| mode(&file, 0o2755), &plain),
         (
-            "a mode",
-            &|| fs::set_permissions(&file, Permissions::from_mode(0o700)).unwrap(),
-            &|| fs::set_permissions(&file, Permissions::from_mode(0o755)).unwrap(),
+            "a directory's set-user-id bit",
+            &|| mode(&directory, 0o4000 | whole),
+            &|| mode(&directory, whole),
         ),
         (
             "a new file",

@@ -3,7 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use llm_in_sandbox::host::Registry;
 
@@ -132,6 +132,111 @@ fn a_clean_up_spares_what_lives_and_what_is_not_ours() {
         assert!(living.iter().all(|entry| entry.exists()));
         fs::remove_file(registry.join("sandboxes/notes")).unwrap();
         sandbox.close().await.unwrap();
+    });
+}
+
+/// A process in cgroups that were made for it; it ends with its test, however that ends.
+struct Holder(Child);
+
+impl Holder {
+    fn of(groups: &[PathBuf]) -> Self {
+        let mut command = Command::new("sleep");
+        let child = command
+            .arg("1000")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let holder = Self(child.spawn().unwrap());
+        for group in groups {
+            fs::create_dir(group).unwrap();
+            fs::write(group.join("cgroup.procs"), holder.0.id().to_string()).unwrap();
+        }
+        holder
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A dead sandbox of which something cannot go: as root with cgroups a process that is not its own
+/// holds them, for others a directory that they may not enter is in its place.
+#[test]
+fn what_a_clean_up_cannot_remove_is_counted() {
+    let root = nix::unistd::geteuid().is_root();
+    if root && !has("what_a_clean_up_cannot_remove_is_counted", &["cgroup"]) {
+        return;
+    }
+    block_on(async {
+        let scene = Scene::new().await;
+        let registry = scene.registry().directory().to_owned();
+        let living = scene.start(spec()).await;
+        let groups = Own::cgroups(&Own::entries(&registry));
+        let id = format!("stale{}", std::process::id());
+        let stale = registry.join("sandboxes").join(&id);
+        fs::create_dir(&stale).unwrap();
+        fs::write(stale.join("lock"), "").unwrap();
+        let groups: Vec<PathBuf> = groups.iter().map(|g| g.with_file_name(&id)).collect();
+        let holder = Holder::of(&groups);
+        let noted: Vec<String> = groups.iter().map(|g| g.display().to_string()).collect();
+        fs::write(stale.join("cgroups"), noted.join("\n")).unwrap();
+        let locked = stale.join("locked");
+        if groups.is_empty() {
+            fs::create_dir_all(locked.join("in")).unwrap();
+            fs::set_permissions(&locked, Permissions::from_mode(0o000)).unwrap();
+        }
+        let program = |arguments: &[&str]| {
+            let output = Command::new(program())
+                .args(arguments)
+                .env("LLM_IN_SANDBOX_RUNTIME_DIR", &registry)
+                .output()
+                .unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            (output.status.code().unwrap(), text)
+        };
+        let left = if groups.is_empty() {
+            "1 (1 directory)".to_owned()
+        } else {
+            let cgroups = match groups.len() {
+                1 => "1 cgroup".to_owned(),
+                more => format!("{more} cgroups"),
+            };
+            format!("{} (1 process, {cgroups}, 1 directory)", 2 + groups.len())
+        };
+        let (status, told) = program(&["gc"]);
+        assert_eq!(status, 1, "{told}");
+        assert!(told.ends_with(&format!("left behind: {left}\n")), "{told}");
+        let (_, told) = program(&["doctor"]);
+        assert!(
+            told.contains(&format!("degraded left behind          {left}")),
+            "{told}"
+        );
+        let (status, told) = program(&["gc", "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!(
+            (status, &report["left_behind"]["directories"]),
+            (1, &1.into())
+        );
+        assert!(
+            report["failed"][0].as_str().unwrap().contains(&id),
+            "{told}"
+        );
+
+        drop(holder);
+        if groups.is_empty() {
+            fs::set_permissions(&locked, Permissions::from_mode(0o700)).unwrap();
+        }
+        let (status, told) = program(&["gc", "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&told).unwrap();
+        assert_eq!((status, &report["left_behind"]["total"]), (0, &0.into()));
+        assert_eq!(report["sandboxes"], serde_json::json!([id]));
+        assert!(program(&["gc"]).1.ends_with("left behind: 0\n"));
+        let (_, told) = program(&["doctor"]);
+        assert!(told.contains("ok       left behind          0\n"), "{told}");
+        assert!(!groups.iter().any(|group| group.exists()));
+        living.close().await.unwrap();
     });
 }
 

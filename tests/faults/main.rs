@@ -11,6 +11,9 @@
     reason = "all of this crate is tests: a panic is how they fail"
 )]
 
+#[path = "../image/archive.rs"]
+#[allow(dead_code, reason = "shared with tests/image, which uses the rest")]
+mod archive;
 mod commands;
 mod copying;
 mod damage;
@@ -20,7 +23,10 @@ mod endurance;
 #[allow(dead_code, reason = "shared with tests/sandbox, which uses the rest")]
 mod fixture;
 mod resources;
+mod shim;
 mod signals;
+#[path = "../image/small_system.rs"]
+mod small_system;
 mod storm;
 #[path = "../sandbox/traces.rs"]
 #[allow(dead_code, reason = "shared with tests/sandbox, which uses the rest")]

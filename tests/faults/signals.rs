@@ -1,5 +1,6 @@
 //! SIGINT, SIGTERM and SIGHUP in every phase: the exit code tells which, and nothing is left.
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
@@ -8,9 +9,10 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::fixture::until;
+use crate::fixture::{has, until};
+use crate::small_system::small_system;
 use crate::traces::Traces;
-use crate::{Host, Random};
+use crate::{Host, Random, finish, stderr};
 
 const SIGNALS: [(Signal, i32); 3] = [
     (Signal::SIGINT, 130),
@@ -56,6 +58,17 @@ fn runs(marker: &str) -> bool {
         name == "sleep\n" && Traces::has_argument(*pid, marker)
     };
     Traces::of_init(host).iter().any(inside)
+}
+
+/// Sleepers anywhere on the host.
+fn sleepers(marker: &str) -> usize {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        name == "sleep\n" && Traces::has_argument(*pid, marker)
+    })
+    .count()
 }
 
 #[test]
@@ -144,6 +157,100 @@ fn an_import_ends_with_the_signals_code_and_leaves_no_image() {
         assert_eq!(drafts(), 0);
         assert_eq!(host.entries(), Vec::<PathBuf>::new());
         assert_eq!(std::fs::read_dir(state.join("images")).unwrap().count(), 0);
+    }
+}
+
+/// A recipe whose only package manager does this instead.
+fn recipe(host: &Host, apt_get: &str) -> String {
+    let base = host.path().join("base.tar");
+    let apt_get = format!("#!/bin/sh\n{apt_get}\n");
+    let system = small_system().program("usr/bin/apt-get", apt_get.as_bytes());
+    std::fs::write(&base, system.bytes()).unwrap();
+    let file = host.path().join("recipe.toml");
+    let text = format!(
+        "name = \"small\"\napt = [\"x\"]\n[base]\nkind = \"tar\"\nlocation = \"{}\"\n",
+        base.display()
+    );
+    std::fs::write(&file, text).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// What a build has left: drafts, images, and sandboxes.
+fn of_a_build(host: &Host) -> (usize, usize, Vec<PathBuf>) {
+    let state = host.path().join("state");
+    let count = |part| std::fs::read_dir(state.join(part)).map_or(0, Iterator::count);
+    (count("tmp"), count("images"), host.entries())
+}
+
+#[test]
+fn a_build_ends_with_the_signals_code_and_leaves_no_image() {
+    let host = Host::new();
+    let state = host.path().join("state").to_str().unwrap().to_owned();
+    let build = |recipe: &str| {
+        let arguments = ["--state-dir", &state, "image", "build", "--recipe", recipe];
+        host.command(&arguments)
+    };
+    for (number, (signal, code)) in (0..).zip(SIGNALS) {
+        let marker = marker(5000 + number);
+        // What the step starts holds the tree as well.
+        let recipe = recipe(&host, &format!("sleep {marker} & sleep {marker}"));
+        let mut child = build(&recipe).stderr(Stdio::piped()).spawn().unwrap();
+        let mut begun = None;
+        let running = until(15, || {
+            begun = child.try_wait().unwrap();
+            begun.is_some() || runs(&marker)
+        });
+        if begun.is_some() {
+            let said = stderr(&child.wait_with_output().unwrap());
+            assert!(said.contains("only one id is mapped"), "{said}");
+            println!(
+                "SKIP a_build_ends_with_the_signals_code: only one id is mapped for this user"
+            );
+            return;
+        }
+        running.unwrap();
+        send(&child, signal);
+        assert_eq!(ended(&mut child).code(), Some(code));
+        assert_eq!(of_a_build(&host), (0, 0, Vec::new()), "without a clean-up");
+        until(2, || !runs(&marker)).unwrap();
+    }
+    let output = finish(build(&recipe(&host, "true")));
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(of_a_build(&host), (0, 1, Vec::new()));
+}
+
+/// The base system of Debian is fetched by programs of the host, which no sandbox ends.
+#[test]
+fn a_bootstrap_ends_with_all_that_it_started() {
+    if !has("a_bootstrap_ends_with_all_that_it_started", &["root"]) {
+        return;
+    }
+    let host = Host::new();
+    let recipe = host.path().join("recipe.toml");
+    let base = "name = \"small\"\n[base]\nkind = \"mmdebstrap\"\nsuite = \"trixie\"\n";
+    std::fs::write(&recipe, base).unwrap();
+    let state = host.path().join("state");
+    let temporary = host.path().join("temporary");
+    std::fs::create_dir(&temporary).unwrap();
+    std::fs::set_permissions(host.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    for (number, (signal, code)) in (0..).zip(SIGNALS) {
+        let marker = marker(6000 + number);
+        // As apt's methods do, one goes on though its parent is gone.
+        let script = "mount -t tmpfs tmpfs /usr/local/sbin
+            printf '#!/bin/sh\nsleep %s & sleep %s\n' \"$MARKER\" \"$MARKER\" > /usr/local/sbin/mmdebstrap
+            chmod 755 /usr/local/sbin/mmdebstrap; exec \"$0\" \"$@\"";
+        let recipe = recipe.to_str().unwrap();
+        let state = state.to_str().unwrap();
+        let arguments = ["--state-dir", state, "image", "build", "--recipe", recipe];
+        let mut command = host.unshared(script, &arguments);
+        command.env("MARKER", &marker).env("TMPDIR", &temporary);
+        let mut child = command.spawn().unwrap();
+        until(15, || sleepers(&marker) == 2).unwrap();
+        send(&child, signal);
+        assert_eq!(ended(&mut child).code(), Some(code));
+        assert_eq!(sleepers(&marker), 0);
+        assert_eq!(of_a_build(&host), (0, 0, Vec::new()), "without a clean-up");
+        assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 0);
     }
 }
 

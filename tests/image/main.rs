@@ -12,5 +12,6 @@ mod archive;
 mod hostile;
 mod pipeline;
 mod round_trip;
+mod small_system;
 mod sources;
 mod store;

@@ -1,8 +1,7 @@
 //! From a recipe or a file to an image and back, in the real runtime.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use llm_in_sandbox::host::{Launcher, LauncherConfig};
@@ -12,57 +11,7 @@ use wiremock::matchers::path;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::archive::Archive;
-
-/// Programs of the host that the steps of a recipe use; with their libraries they are a small base system.
-const PROGRAMS: [&str; 9] = [
-    "sh", "rm", "mkdir", "chmod", "find", "cat", "touch", "true", "env",
-];
-
-/// A root file system that has a shell, and stand-ins for the package managers that note what they are asked.
-fn small_system() -> Archive {
-    let mut files = Vec::new();
-    for program in PROGRAMS {
-        let found = ["/bin", "/usr/bin"]
-            .iter()
-            .map(|directory| format!("{directory}/{program}"));
-        files.push((
-            format!("bin/{program}"),
-            found.clone().find(|path| Path::new(path).exists()).unwrap(),
-        ));
-        let output = Command::new("ldd")
-            .arg(&files.last().unwrap().1)
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
-        files.extend(libraries.map(|library| {
-            (
-                library.trim_start_matches('/').to_owned(),
-                library.to_owned(),
-            )
-        }));
-    }
-    files.sort();
-    files.dedup();
-    let mut archive = Archive::default();
-    for (name, source) in files {
-        archive = archive.program(&name, &fs::read(source).unwrap());
-    }
-    let note = b"#!/bin/sh\necho \"$0 $*\" >> /packages\nenv > /environment-of-the-last\n";
-    archive
-        .program("usr/bin/apt-get", note)
-        .program("usr/bin/python3", note)
-        .program(
-            "usr/bin/dpkg-query",
-            b"#!/bin/sh\necho base-files=1\necho apt=2\n",
-        )
-        .file("usr/lib/python3.12/EXTERNALLY-MANAGED", b"")
-        .symlink("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
-        .directory("tmp")
-        .directory("var/log")
-        .directory("var/tmp")
-        .directory("run")
-}
+use super::small_system::small_system;
 
 async fn launcher() -> Launcher {
     // The real program: this one cannot be a zygote.

@@ -32,7 +32,7 @@ fn every_kind_of_entry_survives() {
     fs::set_permissions(path("d"), fs::Permissions::from_mode(0o500)).unwrap();
     fs::set_permissions(path("second"), fs::Permissions::from_mode(0o604)).unwrap();
     let (bytes, report) = pack(from.path(), &PackOptions::image());
-    assert_eq!(report.left_out.total, 0);
+    assert_eq!(report.left_out.total(), 0);
     assert_eq!(report.entries, 10);
 
     let to = tempfile::tempdir().unwrap();

@@ -108,17 +108,14 @@ fn the_death_of_one_that_waits_is_no_failure() {
         filled(&scene.launcher, 2).await;
         let cgroups = Own::cgroups(&Own::entries(scene.registry().directory()));
         let members = |group: &PathBuf| fs::read_to_string(group.join("cgroup.procs")).unwrap();
-        let pids: BTreeSet<i32> = cgroups
-            .iter()
-            .flat_map(|group| {
-                members(group)
-                    .lines()
-                    .map(str::to_owned)
-                    .collect::<Vec<_>>()
-            })
-            .map(|pid| pid.parse().unwrap())
-            .collect();
-        assert_eq!(pids.len(), 2, "{cgroups:?}");
+        let mut pids = BTreeSet::new();
+        // Each enters its cgroup itself.
+        let entered = until(2, || {
+            let all: String = cgroups.iter().map(members).collect();
+            pids = all.lines().map(|pid| pid.parse().unwrap()).collect();
+            pids.len() == 2
+        });
+        entered.unwrap_or_else(|e| panic!("{e}: {cgroups:?}"));
         for pid in pids {
             kill(pid);
             until(2, || !alive(pid)).unwrap();

@@ -7,7 +7,7 @@ use llm_in_sandbox::host::{HostError, Sandbox};
 use llm_in_sandbox::outcome::{LimitHit, Outcome, Policy};
 use llm_in_sandbox::spec::Limits;
 
-use crate::fixture::{Scene, block_on, has, kill, sh, spec, text};
+use crate::fixture::{Scene, block_on, exec, has, kill, sh, spec, text};
 use crate::walls::small;
 
 const MIB: u64 = 1 << 20;
@@ -356,6 +356,19 @@ fn a_kill_by_seccomp_is_named() {
             Outcome::Policy(Policy::Seccomp),
             "{result:?}"
         );
+        // PID 1 has the ends of its own children from the kernel: a code is no signal there.
+        for (command, outcome) in [
+            ("kill -SYS $$", Policy::Seccomp),
+            ("kill -SEGV $$", Policy::Signal { signal: 11 }),
+            ("exit 159", Policy::Exited { code: 159 }),
+            ("exit 139", Policy::Exited { code: 139 }),
+        ] {
+            let result = exec(&sandbox, command).await;
+            assert_eq!(result.outcome(), Outcome::Policy(outcome), "{command}");
+        }
+        // A shell tells a code alone: docs/limits.md says so.
+        let result = sh(&sandbox, "(exit 159)").await;
+        assert_eq!(result.outcome(), Outcome::Policy(Policy::Seccomp));
         sandbox.close().await.unwrap();
     });
 }

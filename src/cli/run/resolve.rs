@@ -43,6 +43,8 @@ pub struct RunSettings {
     pub seccomp: Seccomp,
     /// Its network, as asked for.
     pub net: Network,
+    /// Tell which system calls were refused.
+    pub seccomp_log: bool,
     /// Directory to copy in; exists.
     pub input_dir: Option<PathBuf>,
     /// Parent of the run folder.
@@ -124,6 +126,7 @@ pub fn resolve(
         keep: args.keep,
         seccomp,
         net,
+        seccomp_log: args.seccomp_log,
         input_dir: args.input_dir,
         output_dir: args
             .output_dir

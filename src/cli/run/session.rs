@@ -281,8 +281,10 @@ impl Session {
 fn about_sandbox(usage: &Usage) -> Vec<String> {
     let struck = usage.struck.iter().filter(|hit| hit.can_end());
     let left = usage.left_behind.unwrap_or_default();
+    let refused = usage.refused.iter().flatten();
     struck
         .map(|hit| format!("limit:      {hit}"))
+        .chain(refused.map(|refused| format!("seccomp:    {refused}")))
         .chain([format!("left behind: {left}")])
         .collect()
 }

@@ -149,8 +149,14 @@ impl Shell {
         let (FromInit::ShellStarted { .. }, Ok([master, status])) =
             (&message, <[OwnedFd; 2]>::try_from(fds))
         else {
-            if let FromInit::Refused { reason, errno, .. } = message {
-                return Err(link.strikes.refused(reason, errno));
+            if let FromInit::Refused {
+                reason,
+                errno,
+                used_up,
+                ..
+            } = message
+            {
+                return Err(link.strikes.refused(reason, errno, used_up));
             }
             return Err(unexpected(&message));
         };

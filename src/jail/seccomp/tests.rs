@@ -37,7 +37,6 @@ fn stack(profile: &Profile) -> Vec<BpfProgram> {
     let tables: &[(&[Rule], SeccompAction)] = &[
         (FAMILIES, NO_SUCH_FAMILY),
         (DENIED, NOT_PERMITTED),
-        (SETUP_ONLY, NOT_PERMITTED),
         (
             if profile.strict { STRICT_FAMILIES } else { &[] },
             NO_SUCH_FAMILY,
@@ -48,6 +47,7 @@ fn stack(profile: &Profile) -> Vec<BpfProgram> {
         .map(|(table, action)| compile(rules(&[table]).unwrap(), action.clone()).unwrap())
         .collect();
     all.insert(2, unknown_filter(NOT_IMPLEMENTED));
+    all.insert(3, setup_only_filter().unwrap());
     let mut profiles = rules(if profile.strict { &[STRICT] } else { &[] }).unwrap();
     add(&mut profiles, &profile.deny);
     all.push(compile(profiles, NOT_PERMITTED).unwrap());

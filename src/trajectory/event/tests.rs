@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
-use crate::outcome::{Connections, LeftBehind, Policy};
+use crate::outcome::{Connections, LeftBehind, Policy, Refused};
 
 const FROZEN: &str = include_str!("v2.jsonl");
 const VERSION_1: &str = include_str!("v1.jsonl");
@@ -99,6 +99,7 @@ fn events() -> Vec<Event> {
                 struck: Vec::new(),
                 left_behind: None,
                 connections: Connections::default(),
+                refused: None,
             }),
             outcome: None,
         },
@@ -172,6 +173,12 @@ fn of_limits(usage: TokenUsage) -> [Event; 2] {
                 struck: vec![memory()],
                 left_behind: Some(LeftBehind::default()),
                 connections: Connections::default(),
+                refused: Some(vec![Refused {
+                    call: "mount".into(),
+                    errno: "EPERM".into(),
+                    rule: "mounts".into(),
+                    count: 2,
+                }]),
             }),
             outcome: Some(Outcome::Policy(Policy::Limit(memory()))),
         },
