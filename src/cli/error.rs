@@ -39,7 +39,7 @@ impl CliError {
 
     pub(super) fn exit(&self) -> u8 {
         match self {
-            Self::Host(HostError::Plan(_)) => exit::USAGE,
+            Self::Host(HostError::Plan(_) | HostError::Rules(_)) => exit::USAGE,
             Self::Host(_) | Self::Image(_) | Self::Store(_) | Self::Env(_) | Self::Io(..) => {
                 exit::FAILED
             }

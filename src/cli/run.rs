@@ -15,6 +15,7 @@ use tokio::sync::watch;
 pub use resolve::{ModelSettings, RunSettings, resolve};
 pub use session::{SandboxFacts, Session};
 
+use super::error::CliError;
 use super::output;
 use super::signals::Signals;
 use crate::agent::{Cancel, PromptError};
@@ -247,6 +248,11 @@ fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
 
 fn fail(error: &RunError) -> u8 {
     output::error(error);
+    if let RunError::Sandbox { source, .. } = error
+        && let Some(hint) = source.downcast_ref().and_then(CliError::hint)
+    {
+        output::note(&format!("hint: {hint}"));
+    }
     error.exit()
 }
 

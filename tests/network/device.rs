@@ -15,6 +15,7 @@ fn where_dev_net(has: &str, arguments: &[&str]) -> Option<(i32, String)> {
     let output = command
         .args(["--mount", "--", "sh", "-c", hide, "sh", has])
         .arg(program())
+        .env_remove("LLM_IN_SANDBOX_NET")
         .args(arguments)
         .output()
         .ok()?;
@@ -36,6 +37,26 @@ fn without_a_device_the_sandbox_does_not_start_and_doctor_says_so() {
         "{text}"
     );
     assert!(!text.contains("ran"), "{text}");
+    // A run has the internet when nobody says otherwise, and ends rather than go on without.
+    let directory = tempfile::tempdir().unwrap();
+    let answers = directory.path().join("answers.jsonl");
+    std::fs::write(&answers, "").unwrap();
+    let model = format!("replay:{}", answers.display());
+    let out = directory.path().join("out");
+    let run = [
+        "run",
+        "task",
+        "--llm_name",
+        &model,
+        "--output_dir",
+        out.to_str().unwrap(),
+    ];
+    let (code, text) = where_dev_net("true", &run).unwrap();
+    assert_eq!(code, 125, "{text}");
+    assert!(
+        text.contains("open /dev/net/tun") && text.contains("\nhint: "),
+        "{text}"
+    );
     let (code, text) = where_dev_net("true", &["exec", "--", "echo", "ran"]).unwrap();
     assert!(code == 0 && text.starts_with("ran\n"), "{text}");
     let (_, text) = where_dev_net("true", &["doctor"]).unwrap();
