@@ -13,7 +13,6 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path};
-use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -29,7 +28,6 @@ use crate::image::{Manifest, OciError, OciImage, oci};
 use crate::llm::assemble::{Answer, Assembler, whole};
 use crate::llm::sse::SseParser;
 use crate::llm::{Message, parse_text_calls};
-use crate::net::trial::Trial;
 use crate::sys::channel::{Channel, FDS_MAX};
 use crate::tree::{self, UnpackPolicy};
 use crate::wire;
@@ -424,28 +422,8 @@ pub fn image_documents(data: &[u8]) {
 /// Packets of a sandbox, each behind its length in one byte and a time to wait in another. The first byte chooses what is allowed:
 /// connections whose first bytes decide, of which none can be made, or only those to the resolver.
 pub fn packets(data: &[u8]) {
-    let (choice, mut rest) = split(data);
-    let mut trial = if choice % 2 == 0 {
-        Trial::new("allow:45.0.0.0/8,2a00::/16", 0)
-    } else {
-        Trial::new("allow:45.0.0.1:9", 2)
-    };
-    let mut given = 0_usize;
-    let mut taken = 0;
-    while let [length, wait, after @ ..] = rest {
-        let length = usize::from(*length).min(after.len());
-        let (packet, after) = after.split_at(length);
-        given += 1;
-        trial.give(packet);
-        trial.pass(Duration::from_millis(u64::from(*wait) * u64::from(*wait)));
-        taken += trial.taken().len();
-        rest = after;
-    }
-    // Two for each that comes, and what is sent again.
-    trial.pass(Duration::from_secs(3 * 60 * 60));
-    taken += trial.taken().len();
-    assert!(taken <= 32 * (given + 1), "{taken} packets for {given}");
-    assert!(trial.is_idle(), "something is left after three hours");
+    let (choice, rest) = split(data);
+    crate::net::trial::packets(choice, rest);
 }
 
 /// A resolver's answer to a question for `example.com`, whose type the first byte chooses.
@@ -457,6 +435,7 @@ pub fn name_answers(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
+    use std::time::Duration;
 
     use super::*;
 

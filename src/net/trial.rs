@@ -120,6 +120,31 @@ impl Trial {
     }
 }
 
+/// Gives packets, each behind its length in one byte and a time to wait in another.
+pub(crate) fn packets(choice: u8, mut rest: &[u8]) {
+    let mut trial = if choice.is_multiple_of(2) {
+        Trial::new("allow:45.0.0.0/8,2a00::/16", 0)
+    } else {
+        Trial::new("allow:45.0.0.1:9", 2)
+    };
+    let mut given = 0_usize;
+    let mut taken = 0;
+    while let [length, wait, after @ ..] = rest {
+        let length = usize::from(*length).min(after.len());
+        let (packet, after) = after.split_at(length);
+        given += 1;
+        trial.give(packet);
+        trial.pass(Duration::from_millis(u64::from(*wait) * u64::from(*wait)));
+        taken += trial.taken().len();
+        rest = after;
+    }
+    // Two for each that comes, and what is sent again.
+    trial.pass(Duration::from_secs(3 * 60 * 60));
+    taken += trial.taken().len();
+    assert!(taken <= 32 * (given + 1), "{taken} packets for {given}");
+    assert!(trial.is_idle(), "something is left after three hours");
+}
+
 /// Reads an answer to a question for `example.com`, and looks at what the sandbox would be told.
 pub(crate) fn answer(kind: u8, message: &[u8]) {
     let asked = [
