@@ -10,27 +10,17 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::unistd;
 
 use super::engine::Shared;
+use super::flow::Flow;
 use super::gate::{Gate, Protocol};
 use super::ledger::{Ended, Ledger};
 use super::link::{Link, ROOM};
-use super::{NetLimits, dns, echo, gateway, tcp, udp};
+use super::{NetLimits, dns, gateway};
 
 /// Packets and flows of one round: then it is another sandbox's turn.
 const PACKETS: usize = 32;
 const FLOWS: usize = 16;
 /// How far ahead of its bandwidth a sandbox may be.
 const BURST: Duration = Duration::from_millis(50);
-
-/// What a flow is.
-#[derive(Debug)]
-pub(super) enum Flow {
-    Tcp(Box<tcp::Flow>),
-    Udp(udp::Flow),
-    Echo(echo::Flow),
-    Lookup(Box<dns::Lookup>),
-    /// The resolver's end of a connection to it.
-    Resolver(dns::Stream),
-}
 
 /// A flow, and what is known of it here.
 #[derive(Debug)]
@@ -236,9 +226,9 @@ impl Device {
             return;
         };
         slot.armed = None;
-        if self
-            .limits
-            .deadline(&slot.flow)
+        if slot
+            .flow
+            .deadline(&self.limits)
             .is_none_or(|at| at > shared.now)
         {
             self.settle(token, shared);
@@ -300,7 +290,7 @@ impl Device {
             return;
         };
         if !slot.flow.is_over() {
-            let wanted = self.limits.deadline(&slot.flow);
+            let wanted = slot.flow.deadline(&self.limits);
             // A timer that goes off early costs less than one that is moved at each packet.
             if let Some(wanted) = wanted
                 && slot.armed.is_none_or(|armed| wanted < armed)
@@ -325,30 +315,14 @@ impl Device {
         if let Some(key) = slot.key {
             self.keys.remove(&key);
         }
-        let entry = match slot.flow {
-            Flow::Tcp(flow) => {
-                self.wire.room += flow.waiting();
-                flow.into_entry(now)
-            }
-            Flow::Udp(flow) => {
-                let ended = flow.closed.unwrap_or(Ended::Detached);
-                flow.attempt.end(ended, now)
-            }
-            Flow::Echo(flow) => {
-                let ended = flow.closed.unwrap_or(Ended::Detached);
-                flow.attempt.end(ended, now)
-            }
-            Flow::Lookup(lookup) => {
-                let ended = lookup.ended.unwrap_or(Ended::Detached);
-                lookup.attempt.end(ended, now)
-            }
-            Flow::Resolver(_) => return,
-        };
+        if let Flow::Tcp(flow) = &slot.flow {
+            self.wire.room += flow.waiting();
+        }
         // The lookups on it have their entries.
         let ours = slot
             .key
             .is_some_and(|(_, guest, to)| to.ip() == gateway(guest));
-        if !ours {
+        if let Some(entry) = slot.flow.into_entry(now).filter(|_| !ours) {
             self.ledger.add(entry);
         }
     }
@@ -372,6 +346,18 @@ impl Device {
         }
     }
 
+    /// All that was lent is back.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_unused(&self) -> bool {
+        (self.wire.room, self.tcp_flows, self.other_flows) == (ROOM, 0, 0)
+    }
+
+    /// When it goes on.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn paid(&self) -> Instant {
+        self.paid
+    }
+
     /// Whether all bytes that it may use are used.
     pub(super) fn is_spent(&self) -> bool {
         self.limits.bytes.is_some_and(|most| self.spent > most)
@@ -391,31 +377,6 @@ impl Device {
         }
         shared.timers.remove(&(self.paid, self.id, 0));
         self.wire.tun
-    }
-}
-
-impl Flow {
-    fn is_over(&self) -> bool {
-        match self {
-            Self::Tcp(flow) => flow.closed().is_some(),
-            Self::Udp(flow) => flow.closed.is_some(),
-            Self::Echo(flow) => flow.closed.is_some(),
-            Self::Lookup(lookup) => lookup.ended.is_some(),
-            Self::Resolver(stream) => stream.closed,
-        }
-    }
-}
-
-impl NetLimits {
-    fn deadline(&self, flow: &Flow) -> Option<Instant> {
-        match flow {
-            Flow::Tcp(flow) => Some(flow.deadline(self.tcp_idle)),
-            Flow::Udp(flow) => Some(flow.deadline(self.udp_idle)),
-            Flow::Echo(flow) => Some(flow.deadline(self.udp_idle)),
-            Flow::Lookup(lookup) => Some(lookup.deadline()),
-            // Its connection has one.
-            Flow::Resolver(_) => None,
-        }
     }
 }
 

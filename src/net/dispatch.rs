@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use super::device::{Device, Flow, Key};
+use super::device::{Device, Key};
 use super::engine::Shared;
+use super::flow::Flow;
 use super::gate::{Decision, Peeked, Protocol};
 use super::ledger::{Attempt, Ended, Verdict};
 use super::link::{Counted, Socket};

@@ -181,7 +181,7 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    fn new(settings: &Settings, sockets: Sockets) -> io::Result<Self> {
+    pub(super) fn new(settings: &Settings, sockets: Sockets) -> io::Result<Self> {
         let (resolv_conf, hosts) = (settings.resolv_conf.clone(), settings.hosts.clone());
         Ok(Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,

@@ -3,9 +3,10 @@
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 
-use super::device::{Device, Flow};
+use super::device::Device;
 use super::dns::{self, Answer, Asker, Lookup, Question, REFUSED, SERVER_FAILURE, Step};
 use super::engine::Shared;
+use super::flow::Flow;
 use super::gate::Protocol;
 use super::ledger::{Attempt, Ended, Verdict};
 use super::packet::udp;

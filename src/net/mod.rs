@@ -14,6 +14,7 @@ mod dispatch;
 mod dns;
 mod echo;
 mod engine;
+mod flow;
 pub mod gate;
 mod hello;
 mod ledger;
@@ -24,6 +25,8 @@ mod packet;
 pub mod ranges;
 pub mod rules;
 mod tcp;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod trial;
 mod udp;
 
 pub use engine::{Attachment, Net};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use message::{
     Answer, NO_ERROR, NO_SUCH_NAME, QUESTION_MAX, Question, REFUSED, Record, SERVER_FAILURE,
-    parse_question, write_answer,
+    parse_answer, parse_question, write_answer,
 };
 pub(super) use resolvers::Resolvers;
 
@@ -20,7 +20,7 @@ use super::gate::Gate;
 use super::ledger::{Attempt, Ended};
 use super::link::{Counted, Socket};
 use crate::sys::socket;
-use message::{A, AAAA, Data, parse_answer, write_question};
+use message::{A, AAAA, Data, write_question};
 
 pub(super) const PORT: u16 = 53;
 
@@ -78,6 +78,14 @@ impl Answer {
         }
     }
 
+    /// Its addresses, and how many seconds each holds.
+    pub(super) fn addressed(&self) -> impl Iterator<Item = (std::net::IpAddr, u32)> {
+        self.records.iter().filter_map(|record| match record.data {
+            Data::Address(address) => Some((address, record.ttl)),
+            Data::Named(..) | Data::Other(_) => None,
+        })
+    }
+
     /// What of it the sandbox may be told.
     pub(super) fn filtered(
         mut self,
@@ -90,12 +98,8 @@ impl Answer {
             record.ttl = record.ttl.min(TTL_MAX);
         }
         let addresses: Vec<_> = self
-            .records
-            .iter()
-            .filter_map(|record| match record.data {
-                Data::Address(address) => Some((address, Duration::from_secs(record.ttl.into()))),
-                Data::Named(..) | Data::Other(_) => None,
-            })
+            .addressed()
+            .map(|(address, ttl)| (address, Duration::from_secs(ttl.into())))
             .collect();
         let allowed = gate.answer(name, &addresses, now);
         self.records.retain(|record| {

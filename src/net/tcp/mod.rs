@@ -9,6 +9,7 @@
 
 mod down;
 mod early;
+mod refusal;
 mod sequence;
 mod up;
 
@@ -19,14 +20,14 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use early::Early;
+pub(super) use refusal::{refuse, write_failure};
 pub(super) use sequence::First;
 
 use super::gate::PEEK_MAX;
 use super::ledger::{Attempt, Connection, Ended};
 use super::link::{Link, Socket};
-use super::packet::icmp::{self, Failure};
+use super::packet::icmp::Failure;
 use super::packet::tcp::{self, ACK, Options, RST, SYN, Segment};
-use super::packet::{self, HEADERS};
 use crate::sys::socket;
 
 /// The window is told in units of 128 bytes.
@@ -407,47 +408,4 @@ fn headers(of: SocketAddr) -> u16 {
 pub(super) fn write(segment: &Segment, link: &mut Link<'_>) {
     let length = tcp::write(link.frame, segment, 0, u16::MAX);
     link.write(length);
-}
-
-/// Refuses a segment that belongs to no connection (RFC 9293, 3.10.7.1).
-pub(super) fn refuse(segment: &Segment, data: usize, link: &mut Link<'_>) {
-    if segment.has(RST) {
-        return;
-    }
-    let length = u32::try_from(data).unwrap_or(0)
-        + u32::from(segment.has(SYN))
-        + u32::from(segment.has(tcp::FIN));
-    let (sequence, flags) = if segment.has(ACK) {
-        (segment.acknowledged, RST)
-    } else {
-        (0, RST | ACK)
-    };
-    let answer = Segment {
-        from: segment.to,
-        to: segment.from,
-        sequence,
-        acknowledged: segment.sequence.wrapping_add(length),
-        flags,
-        window: 0,
-        options: Options::default(),
-        ranges: [None; early::RANGES],
-    };
-    write(&answer, link);
-}
-
-/// Refuses a SYN with an error that says why.
-pub(super) fn write_failure(syn: &Segment, failure: Failure, link: &mut Link<'_>) {
-    let mut quoted = [0_u8; HEADERS];
-    let length = tcp::write(&mut quoted, syn, 0, u16::MAX);
-    let gateway = super::gateway(syn.from);
-    let written = quoted
-        .get(..length)
-        .and_then(packet::strip)
-        .and_then(|packet| icmp::write_failure(link.frame, gateway, packet, failure));
-    if let Some(length) = written {
-        link.write(length);
-    }
-    // The sandbox's kernel takes no note of an error that comes while the caller is still in connect(2), and would ask again a
-    // second later (Linux, tcp_v4_err: sock_owned_by_user). A reset waits for it, and finds nobody when the error was noted.
-    refuse(syn, 0, link);
 }
