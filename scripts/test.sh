@@ -69,7 +69,10 @@ for line in sys.stdin:
 as_user() {
     local user=$1 name=$2 seconds=$3 home=$shared/$1
     shift 3
-    run "$name ($user)" "$seconds" env -i -C "$home" PATH="$PATH" HOME="$home" USER="$user" LANG=C.UTF-8 \
+    # A node that everybody may open, as most hosts have it, and that nobody else sees.
+    # shellcheck disable=SC2016
+    run "$name ($user)" "$seconds" unshare --mount -- sh -c '
+        mount -t tmpfs tmpfs /dev/net && mknod -m 666 /dev/net/tun c 10 200; exec "$@"' sh env -i -C "$home" PATH="$PATH" HOME="$home" USER="$user" LANG=C.UTF-8 \
         LLM_IN_SANDBOX_HOME="$home/state" LIS_TEST_BIN="$shared/llm-in-sandbox" LIS_TEST_REQUIRE="${LIS_TEST_REQUIRE-}" \
         LLM_IN_SANDBOX_TEST_URL="$LLM_IN_SANDBOX_TEST_URL" LLM_IN_SANDBOX_TEST_MODEL="$LLM_IN_SANDBOX_TEST_MODEL" \
         setpriv --reuid "$user" --regid "$user" --init-groups --inh-caps=-all -- "$@"
@@ -105,7 +108,7 @@ test_as_users() {
 
 need 'cc=gcc libc6-dev' python3=python3 'python3 -m pip --version=python3-pip' 'test -d /etc/ssl/certs=ca-certificates'
 if [[ $EUID == 0 ]]; then
-    need newuidmap=uidmap mmdebstrap=mmdebstrap useradd=passwd pkill=procps bwrap=bubblewrap strace=strace
+    need newuidmap=uidmap mmdebstrap=mmdebstrap useradd=passwd pkill=procps bwrap=bubblewrap strace=strace ip=iproute2 unshare=util-linux
 else
     want newuidmap=uidmap mmdebstrap=mmdebstrap
     say "not root: all tests run as $(id -un); root would repeat them as other users"

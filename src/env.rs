@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use crate::outcome::{Cause, Ending, LimitHit, Outcome, Policy};
+use crate::outcome::{Cause, Connections, Ending, LimitHit, Outcome, Policy};
 
 /// A computer that an agent can use.
 pub trait Env: Sync {
@@ -54,7 +54,15 @@ pub trait Env: Sync {
         depth: u32,
         max_entries: usize,
     ) -> impl Future<Output = Result<Listing, EnvError>> + Send;
+
+    /// The connections that ended since this was asked last; at most [`MAX_CONNECTIONS`] at once.
+    fn connections(&self) -> Connections {
+        Connections::default()
+    }
 }
+
+/// Connections that are told of at once.
+pub const MAX_CONNECTIONS: usize = 1000;
 
 /// A path as seen inside; bytes, because file names need not be UTF-8. The host never resolves it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -36,7 +36,7 @@ use crate::wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     ("archive", archive),
     ("wire", wire_messages),
     ("output", output),
@@ -46,6 +46,8 @@ pub const TARGETS: [Target; 9] = [
     ("prompt", prompt),
     ("recipe", recipe),
     ("oci", image_documents),
+    ("packets", packets),
+    ("names", name_answers),
 ];
 
 fn split(data: &[u8]) -> (u8, &[u8]) {
@@ -415,6 +417,19 @@ pub fn image_documents(data: &[u8]) {
         assert!(layers.iter().all(|layer| layer.plain.len() == 64));
     }
     let _ = serde_json::from_slice::<Manifest>(data);
+}
+
+/// Packets of a sandbox, each behind its length in one byte and a time to wait in another. The first byte chooses what is allowed:
+/// connections whose first bytes decide, of which none can be made, or only those to the resolver.
+pub fn packets(data: &[u8]) {
+    let (choice, rest) = split(data);
+    crate::net::trial::packets(choice, rest);
+}
+
+/// A resolver's answer to a question for `example.com`, whose type the first byte chooses.
+pub fn name_answers(data: &[u8]) {
+    let (kind, message) = split(data);
+    crate::net::trial::answer(kind, message);
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub mod host;
 pub mod image;
 pub mod jail;
 pub mod llm;
+pub mod net;
 pub mod outcome;
 pub mod overhead;
 pub mod plan;

@@ -3,12 +3,14 @@
 //! Two families, apart by type: what the model did ([`Policy`]), which evaluation may score, and what
 //! we or the host failed at ([`Infrastructure`]), which it must not.
 
+mod connection;
 mod limit;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use connection::{Connection, Connections};
 pub use limit::LimitHit;
 
 /// An end, of one family or the other.

@@ -63,6 +63,11 @@ pub const SECCOMP: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_SECCOMP",
     doc: "refused system calls of `run`, as --seccomp",
 };
+/// Network.
+pub const NET: EnvVar = EnvVar {
+    name: "LLM_IN_SANDBOX_NET",
+    doc: "network of `run`, as --net",
+};
 /// Colours.
 pub const NO_COLOR: EnvVar = EnvVar {
     name: "NO_COLOR",
@@ -70,7 +75,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 9] = [
+pub const ENV_VARS: [EnvVar; 10] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -79,6 +84,7 @@ pub const ENV_VARS: [EnvVar; 9] = [
     ANTHROPIC_API_KEY,
     LLM_TEMPERATURE,
     SECCOMP,
+    NET,
     NO_COLOR,
 ];
 
@@ -152,6 +158,8 @@ pub struct SettingsFile {
     pub output_dir: Option<PathBuf>,
     /// Refused system calls.
     pub seccomp: Option<String>,
+    /// Network.
+    pub net: Option<String>,
 }
 
 /// The settings cannot be used.

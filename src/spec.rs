@@ -1,11 +1,12 @@
 //! What a caller asks of a sandbox, as plain data. Sizes are bytes, times are [`Duration`]s.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{LeftBehind, LimitHit, Refused};
+use crate::outcome::{Connections, LeftBehind, LimitHit, Refused};
 
 /// One sandbox to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,13 +77,32 @@ pub enum Upper {
 }
 
 /// How a sandbox is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
     /// Its own loopback only.
     None,
+    /// Through the host's process, by rules: `internet`, or `allow:` and a list; see `docs/network.md`.
+    Rules(String),
     /// The host's network, unprotected.
     Host,
+}
+
+impl Network {
+    /// Everything but the host and what is near it.
+    #[must_use]
+    pub fn internet() -> Self {
+        Self::Rules("internet".to_owned())
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Rules(rules) => rules,
+            Self::Host => "host",
+        })
+    }
 }
 
 /// System calls that a sandbox refuses beside those that every sandbox does: nothing here loosens.
@@ -159,6 +179,9 @@ pub struct Usage {
     /// What was still there after the end; absent in records of before it was counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_behind: Option<LeftBehind>,
+    /// Connections that were not told before; a record has them as lines of their own.
+    #[serde(skip)]
+    pub connections: Connections,
     /// System calls that were refused; absent where nobody asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Vec<Refused>>,

@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "host",
         &[
-            "sys", "wire", "outcome", "spec", "env", "plan", "tree", "policy",
+            "sys", "wire", "outcome", "spec", "env", "plan", "tree", "policy", "net",
         ],
     ),
     ("image", &["host", "spec", "env", "tree"]),
@@ -34,6 +34,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("trajectory", &["outcome", "env", "spec", "llm"]),
     ("agent", &["llm", "trajectory", "outcome", "env", "spec"]),
     ("settings", &["llm"]),
+    ("net", &["sys", "outcome"]),
 ];
 
 /// Modules at the top, free to name everything.
@@ -44,6 +45,7 @@ const BANNED: &[(&str, &[&str])] = &[
     ("plan", &["std::fs", "tokio", "reqwest", "tracing"]),
     ("policy", &["std::fs", "tokio", "reqwest", "tracing"]),
     ("jail", &["tokio", "reqwest", "tracing"]),
+    ("net", &["tokio", "reqwest"]),
     ("sys", &["tokio", "reqwest", "tracing"]),
     ("wire", &["tokio", "reqwest", "tracing"]),
     ("spec", &["tokio", "reqwest"]),

@@ -65,6 +65,7 @@ impl Display {
             Event::Warning { text } => self.block("warning", "33", text, OBSERVATION),
             Event::Message { .. }
             | Event::Suffix { .. }
+            | Event::Connection { .. }
             | Event::TurnEnd { .. }
             | Event::End { .. } => Vec::new(),
         }

@@ -45,7 +45,7 @@ impl CliError {
 
     pub(super) fn exit(&self) -> u8 {
         match self {
-            Self::Host(HostError::Plan(_)) => exit::USAGE,
+            Self::Host(HostError::Plan(_) | HostError::Rules(_)) => exit::USAGE,
             Self::Host(_)
             | Self::Image(_)
             | Self::Store(_)

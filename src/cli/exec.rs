@@ -19,7 +19,7 @@ use super::signals::Signals;
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
 use crate::host::{HostError, InForce, Patience, Process, Sandbox, Spawn, Walls};
-use crate::outcome::{LeftBehind, LimitHit, Outcome, Refused};
+use crate::outcome::{Connections, LeftBehind, LimitHit, Outcome, Refused};
 use crate::spec::Usage;
 
 /// Arguments of `exec`.
@@ -51,6 +51,8 @@ struct Report<'a> {
     outcome: Outcome,
     struck: &'a [LimitHit],
     usage: &'a Usage,
+    network: &'a str,
+    connections: &'a Connections,
     limits: &'a InForce,
     walls: &'a Walls,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,7 +73,7 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
         Ok(started) => started?,
         Err(code) => return Ok(code),
     };
-    let sandbox = started.sandbox;
+    let (sandbox, network) = (started.sandbox, started.network);
     let patience = Patience {
         wall: args.timeout,
         idle: args.idle_timeout,
@@ -103,7 +105,7 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
             _ = signals.next() => {}
         }
     }
-    conclude(ended, closed, limits.as_ref(), &walls)
+    conclude(ended, closed, limits.as_ref(), (&walls, &network))
 }
 
 /// Reports what became of the command and of its sandbox; gives the exit code.
@@ -111,7 +113,7 @@ fn conclude(
     ended: Result<(ExitStatus, Option<LimitHit>), EnvError>,
     closed: Result<Usage, HostError>,
     limits: Option<&InForce>,
-    walls: &Walls,
+    (walls, network): (&Walls, &str),
 ) -> Result<u8, CliError> {
     let (mut usage, left_over) = match closed {
         Ok(usage) => (usage, None),
@@ -126,6 +128,7 @@ fn conclude(
         Err(EnvError::Limit(LimitHit::Memory { .. })) => (ExitStatus::Signal(libc::SIGKILL), None),
         ended => ended?,
     };
+    let connections = std::mem::take(&mut usage.connections);
     let timed_out = stopped.is_some();
     struck.extend(stopped);
     let refused = usage.refused.take();
@@ -137,6 +140,8 @@ fn conclude(
             struck: &struck,
             left_behind: usage.left_behind.take().unwrap_or_default(),
             usage: &usage,
+            network,
+            connections: &connections,
             limits,
             walls,
             refused: refused.as_deref(),

@@ -7,6 +7,7 @@ mod error;
 mod exec;
 mod image;
 mod image_report;
+mod network;
 pub mod output;
 mod overhead;
 mod progress;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 pub use resolve::{ModelSettings, RunSettings, resolve};
 pub use session::{SandboxFacts, Session};
 
+use super::error::CliError;
 use super::output;
 use super::signals::Signals;
 use crate::agent::{Cancel, PromptError};
@@ -113,6 +114,9 @@ pub struct RunArgs {
     /// System calls that are refused: `default`, `strict` or a TOML file [env: LLM_IN_SANDBOX_SECCOMP]
     #[arg(long, value_name = "PROFILE")]
     pub seccomp: Option<String>,
+    /// Network: `none`, `internet`, `allow:HOST,HOST…`, `allow:./FILE` or `host` [env: LLM_IN_SANDBOX_NET] [default: internet]
+    #[arg(long, value_name = "MODE")]
+    pub net: Option<String>,
     /// Tell and record at the end which system calls were refused, and by which rule
     #[arg(long, alias = "seccomp-log")]
     pub seccomp_log: bool,
@@ -247,6 +251,11 @@ fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
 
 fn fail(error: &RunError) -> u8 {
     output::error(error);
+    if let RunError::Sandbox { source, .. } = error
+        && let Some(hint) = source.downcast_ref().and_then(CliError::hint)
+    {
+        output::note(&format!("hint: {hint}"));
+    }
     error.exit()
 }
 

@@ -6,10 +6,11 @@ use clap::{Args, ValueEnum};
 
 use super::error::CliError;
 use super::image::local_name;
+use super::network;
 use super::progress::Progress;
 use super::seccomp::profile;
 use crate::host::{HostError, Launcher, LauncherConfig, Sandbox};
-use crate::image::{self, CaBundle, DEFAULT_NAME, Image, ImageHold, Store};
+use crate::image::{self, DEFAULT_NAME, Image, ImageHold, Store};
 use crate::outcome::Refused;
 use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Seccomp, Upper};
 
@@ -19,9 +20,10 @@ pub(super) struct SandboxArgs {
     /// Image of the store; a missing one is built
     #[arg(long, value_name = "NAME", default_value = DEFAULT_NAME)]
     pub(super) image: String,
-    /// `none`: its own loopback only; `host`: the host's network, unprotected
-    #[arg(long, value_name = "MODE", default_value = "none")]
-    pub(super) net: Net,
+    /// `none`: its own loopback only; `internet`: all but the host and what is near it; `allow:HOST,HOST…` or
+    /// `allow:./FILE`: what the rules say; `host`: the host's network, unprotected
+    #[arg(long, value_name = "MODE", default_value = "none", value_parser = network::network)]
+    pub(super) net: Network,
     /// Memory and swap of all processes together
     #[arg(long, value_name = "SIZE", default_value = "2g", value_parser = size)]
     pub(super) memory: u64,
@@ -69,6 +71,8 @@ pub(super) struct SandboxArgs {
 pub(super) struct Started {
     pub(super) sandbox: Sandbox,
     pub(super) image: Image,
+    /// The network as it was settled, for records.
+    pub(super) network: String,
     /// `image rm` finds the image in use until this is dropped.
     _hold: ImageHold,
 }
@@ -82,22 +86,13 @@ pub(super) enum Where {
     Disk,
 }
 
-/// See [`Network`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Net {
-    /// No network.
-    None,
-    /// The host's.
-    Host,
-}
-
 impl SandboxArgs {
     /// The defaults, for commands without these flags.
     pub(super) fn defaults(image: String) -> Self {
         let limits = Limits::default();
         Self {
             image,
-            net: Net::None,
+            net: Network::None,
             memory: limits.memory_bytes.unwrap_or(0),
             pids: limits.pids.unwrap_or(0),
             disk: limits.disk_bytes.unwrap_or(0),
@@ -127,12 +122,13 @@ impl SandboxArgs {
         }
         let config = LauncherConfig {
             require_limits: self.require_limits,
+            expect_device: matches!(self.net, Network::Rules(_)),
             report_refusals: self.seccomp_log,
             upper_directory: Some(image::state_dir(state)?.join("uppers")),
             ..config
         };
         let launcher = Launcher::start(config).await?;
-        launcher.begin(self.network()).await?;
+        launcher.begin(&self.net).await?;
         let store = Store::open(&image::state_dir(state)?)?;
         let found = store.find(local_name(&self.image));
         let image = match found? {
@@ -140,7 +136,9 @@ impl SandboxArgs {
             None => build_missing(&launcher, &store, &self.image).await?,
         };
         let hold = store.hold(&image)?;
-        let sandbox = launcher.sandbox(self.spec(&image, purpose)).await?;
+        let spec = self.spec(&image, purpose);
+        let network = spec.network.to_string();
+        let sandbox = launcher.sandbox(spec).await?;
         let missing = &sandbox.in_force().unenforced;
         if !missing.is_empty() {
             super::output::note(&format!(
@@ -151,15 +149,9 @@ impl SandboxArgs {
         Ok(Started {
             sandbox,
             image,
+            network,
             _hold: hold,
         })
-    }
-
-    fn network(&self) -> Network {
-        match self.net {
-            Net::None => Network::None,
-            Net::Host => Network::Host,
-        }
     }
 
     fn limits(&self) -> Limits {
@@ -176,16 +168,11 @@ impl SandboxArgs {
     fn spec(self, image: &Image, purpose: &str) -> SandboxSpec {
         let limits = self.limits();
         let mut spec = image.spec();
-        spec.network = self.network();
         spec.binds = self.ro_bind;
-        if self.net == Net::Host {
-            super::output::note(
-                "warning: the sandbox shares the host's network, its local services included",
-            );
-            let (binds, env) = image::host_network_settings(CaBundle::InPlace);
-            spec.binds.extend(binds);
-            spec.env.extend(env);
-        }
+        let connected = network::connect(self.net);
+        spec.binds.extend(connected.binds);
+        spec.env.extend(connected.env);
+        spec.network = connected.network;
         spec.env.extend(self.env);
         if let (Where::Disk, Root::Overlay { upper, .. }) = (self.upper, &mut spec.root) {
             *upper = Upper::Disk;

@@ -36,6 +36,7 @@ async fn in_sandbox(
     let mut arguments = SandboxArgs::defaults(image);
     arguments.workdir.clone_from(&settings.prompt.working_dir);
     arguments.seccomp.clone_from(&settings.seccomp);
+    arguments.net.clone_from(&settings.net);
     arguments.seccomp_log = settings.seccomp_log;
     let mode = match settings.shell {
         crate::agent::Shell::Persistent => ShellMode::Persistent,
@@ -51,7 +52,7 @@ async fn in_sandbox(
     let sandbox = started.sandbox.with_shell(mode);
     let facts = SandboxFacts {
         image_digest: Some(started.image.manifest.digest.clone()),
-        spec: json!({ "network": "none", "limits": sandbox.in_force(), "walls": sandbox.walls() }),
+        spec: json!({ "network": started.network, "limits": sandbox.in_force(), "walls": sandbox.walls() }),
     };
     let mut worked = Box::pin(work(session, &sandbox, facts, cancel.clone())).await;
     if keep && worked.is_ok() && !*cancel.borrow() {

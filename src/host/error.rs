@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
+use crate::net::rules::RuleError;
 use crate::outcome::{Cause, Outcome};
 use crate::plan::PlanError;
 use crate::spec::Usage;
@@ -37,6 +38,15 @@ pub enum HostError {
     /// A deadline passed.
     #[error("{0} took longer than {1} s")]
     TimedOut(&'static str, u64),
+    /// No network device can be made here.
+    #[error("open {}", super::network::NODE)]
+    NoDevice(#[source] io::Error),
+    /// The engine of sandboxes' networks, or the list of this host's addresses.
+    #[error("serve the sandbox's network")]
+    Network(#[source] io::Error),
+    /// The rules of the network are none.
+    #[error("rules of the network: {0}")]
+    Rules(#[from] RuleError),
     /// The request contradicts itself.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -74,15 +84,17 @@ impl HostError {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         let cause = match self {
-            Self::File { source, .. } | Self::Zygote(_, source) => {
-                Cause::of_errno(source.raw_os_error())
-            }
+            Self::File { source, .. }
+            | Self::Zygote(_, source)
+            | Self::NoDevice(source)
+            | Self::Network(source) => Cause::of_errno(source.raw_os_error()),
             Self::Setup(failure) => Cause::of_errno(failure.errno),
             Self::ZygoteGone(_) => Cause::ZygoteGone,
             Self::TimedOut(..) => Cause::TimedOut,
             Self::LeftOver(..) => Cause::LeftBehind,
             Self::NotHooked
             | Self::Plan(_)
+            | Self::Rules(_)
             | Self::NoIds(_)
             | Self::Unenforceable(_)
             | Self::NoUpperDirectory
@@ -103,6 +115,10 @@ impl HostError {
             Self::Setup(failure) if failure.errno == Some(libc::EAGAIN) => {
                 Some("no process is to be had: see `ulimit -u` and the pids.max of this cgroup")
             }
+            Self::NoDevice(error) => {
+                let (_, mend) = super::probe::no_device(error);
+                return Some(format!("{mend}; or take --net none").into());
+            }
             Self::Setup(failure) => return Some(super::probe::explain(failure).into()),
             Self::ZygoteGone(_) | Self::Zygote(..) | Self::IdMap(_) => {
                 Some("run `llm-in-sandbox doctor`")
@@ -114,6 +130,8 @@ impl HostError {
                 Some("call `llm_in_sandbox::zygote_entry` first in `main`, or name the program")
             }
             Self::File { .. }
+            | Self::Network(_)
+            | Self::Rules(_)
             | Self::TimedOut(..)
             | Self::Plan(_)
             | Self::NoIds(_)

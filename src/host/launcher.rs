@@ -11,6 +11,7 @@ use super::cgroup::Cgroups;
 use super::ids;
 use super::in_force::InForce;
 use super::init::Init;
+use super::network;
 use super::registry::{Entry, Registry};
 use super::sandbox::Sandbox;
 use super::slot::Site;
@@ -19,6 +20,7 @@ use super::upper::{self, DiskUpper};
 use super::walls::Walls;
 use super::zygote::{Ids, Zygote};
 use super::{DEFAULT_ENV, HostError};
+use crate::net::rules::Rules;
 use crate::plan;
 use crate::spec::{Network, Root, SandboxSpec, Upper};
 use crate::sys::landlock;
@@ -26,6 +28,9 @@ use crate::wire::{SetupPlan, UpperSource};
 
 /// Nothing that we wait for during a start takes longer on a working host.
 pub(super) const START_DEADLINE: Duration = Duration::from_secs(30);
+
+/// In [`LauncherConfig::without`]: a wall that is no step of a process.
+const OWN_ADDRESSES: &str = "OwnAddresses";
 
 /// How to start sandboxes on this host.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +42,8 @@ pub struct LauncherConfig {
     /// program, which takes 1 ms more: as root, and while no other thread runs. For a program that
     /// holds no secret and starts one sandbox.
     pub forked: Option<fn(&str) -> u8>,
+    /// The first sandbox's network has rules: it is made ahead with its device.
+    pub expect_device: bool,
     /// Directory of running sandboxes; the host's own when absent.
     pub registry: Option<Registry>,
     /// Fail rather than start a sandbox with a limit that cannot be enforced.
@@ -51,7 +58,8 @@ pub struct LauncherConfig {
     /// and no command: about 0.7 MB. When absent, 8 from the second sandbox on.
     pub ahead: Option<usize>,
     /// Walls to leave out, each named by the beginning of its step's `Debug` form (`MaskFile`,
-    /// `Seccomp(Unknown`), or `Ids` (inside-root is the caller himself) or `InheritedSeccomp`.
+    /// `Seccomp(Unknown`), or `Ids` (inside-root is the caller himself), `InheritedSeccomp` or
+    /// `OwnAddresses` (those of this host are like any of the internet).
     ///
     /// ONLY for tests that show that a check fails where its wall is missing. No flag, file or
     /// variable sets it; code that can set it runs with the host's rights and needs no sandbox to
@@ -84,11 +92,17 @@ impl Launcher {
         if privileged {
             // First, for it prepares itself meanwhile.
             (zygote, ids) = Zygote::start(&config, privileged).await?;
+            if config.expect_device {
+                zygote.prepare(network::device().0).await;
+            }
             cgroups = Cgroups::detect();
         } else {
             // An ordinary user's process leaves its own cgroup for a leaf, where his zygote belongs, too.
             cgroups = Cgroups::detect();
             (zygote, ids) = Zygote::start(&config, privileged).await?;
+        }
+        if config.expect_device {
+            network::start_engine();
         }
         let registry = match &config.registry {
             Some(registry) => registry.clone(),
@@ -98,11 +112,15 @@ impl Launcher {
             tracing::warn!("could not take away what a dead host left: {failed}");
         }
         let ranges = matches!(ids, Ids::Ranges);
+        let (device, resolvers) = network::device();
+        // Taking a wall away takes away a step of PID 1, which must be there.
+        let all_steps = config.without.iter().all(|wall| wall == OWN_ADDRESSES);
         let site = Arc::new(Site {
             host: plan::Host {
                 privileged: ranges,
-                // Taking a wall away takes away a step of PID 1, which must be there.
-                networks_ahead: ranges && config.without.is_empty(),
+                networks_ahead: ranges && all_steps,
+                device,
+                resolvers,
                 setgroups: !matches!(
                     ids,
                     Ids::Fixed {
@@ -121,7 +139,11 @@ impl Launcher {
             config,
         });
         let ahead = Ahead::new(Arc::clone(&site));
-        ahead.fill(plan::network(Network::None, &site.host));
+        let expected = match site.config.expect_device {
+            true => Network::internet(),
+            false => Network::None,
+        };
+        ahead.fill(plan::network(&expected, &site.host));
         Ok(Self { site, ahead })
     }
 
@@ -136,21 +158,31 @@ impl Launcher {
         if site.config.require_limits && !in_force.unenforced.is_empty() {
             return Err(HostError::Unenforceable(in_force.unenforced.join(", ")));
         }
-        let network = plan::network(spec.network, &site.host);
+        let rules = match &spec.network {
+            Network::Rules(text) => Some(text.parse::<Rules>()?),
+            Network::None | Network::Host => None,
+        };
+        if rules.is_some() {
+            network::open_node().map_err(HostError::NoDevice)?;
+        }
+        let source = plan::network(&spec.network, &site.host);
         let starting = async {
-            let (mut slot, start) = self.ahead.take(network).await?;
+            let (mut slot, start) = self.ahead.take(source).await?;
             let upper = self.disk_upper(&spec, &mut slot.held.entry).await?;
             let plan = self.plan(&spec, upper.as_ref().map(|upper| upper.source.clone()))?;
             let walls = Walls::new(&spec, &plan.setup);
             let words = (root_path(&spec.root), spec.purpose.clone());
-            let listener = slot.finish(site, plan, &spec.limits, words).await?;
+            let sent = slot.finish(site, plan, &spec.limits, words).await?;
             drop(start);
-            Ok::<_, HostError>((slot, walls.watched(listener)))
+            Ok::<_, HostError>((slot, walls.watched(sent.listener), sent.device))
         };
-        let (slot, walls) = timeout(START_DEADLINE, starting)
+        let (slot, walls, device) = timeout(START_DEADLINE, starting)
             .await
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
-        self.ahead.fill(network);
+        self.ahead.fill(source);
+        let protect_host = !site.config.lacks(OWN_ADDRESSES);
+        let network = rules.map(|rules| device.serve(rules, protect_host));
+        let network = network.transpose()?;
         let root_bounded = !matches!(spec.root, Root::Writable(_));
         let strikes = Strikes::new(&in_force, root_bounded, slot.held.cgroup.events());
         Ok(Sandbox::new(
@@ -162,7 +194,8 @@ impl Launcher {
             spec.workdir,
             started,
         )
-        .with_walls(walls))
+        .with_walls(walls)
+        .with_network(network))
     }
 
     /// Deletes a tree whose files may belong to subordinate ids, which this process may not touch.
@@ -178,7 +211,10 @@ impl Launcher {
     ///
     /// # Errors
     /// The host lacks something.
-    pub async fn begin(&self, network: Network) -> Result<(), HostError> {
+    pub async fn begin(&self, network: &Network) -> Result<(), HostError> {
+        if matches!(network, Network::Rules(_)) {
+            network::open_node().map_err(HostError::NoDevice)?;
+        }
         self.ahead
             .begin(plan::network(network, &self.site.host))
             .await

@@ -13,6 +13,7 @@ mod init;
 mod launcher;
 mod leftover;
 mod link;
+mod network;
 pub(crate) mod output;
 pub mod probe;
 mod process;

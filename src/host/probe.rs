@@ -1,11 +1,14 @@
 //! What this host can do, found out by trying where it can be tried.
 
+mod device;
 mod surroundings;
 
 use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
+
+pub(super) use device::no_device;
 
 use super::ids;
 use super::{Cgroups, HostError, Launcher, LauncherConfig, Registry, Remains};
@@ -85,6 +88,7 @@ pub async fn all(state: &Path) -> Vec<Finding> {
         landlock(),
         open_files(),
         terminals(),
+        device::finding(),
         state_directory(state),
         runtime_directory(),
         sandbox().await,

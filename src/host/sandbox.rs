@@ -17,6 +17,7 @@ use super::in_force::InForce;
 use super::init::Init;
 use super::leftover::Trail;
 use super::link::Answers;
+use super::network::Network;
 use super::process::{self, Patience, Process, Spawn, Terminal};
 use super::registry::Entry;
 use super::shell::{self, Shell, ShellMode};
@@ -26,7 +27,7 @@ use crate::env::{
     Captured, DirEntry, Env, EnvError, ExecRequest, ExecResult, ExitStatus, FileError, FileStat,
     GuestPath, Listing, ShellResult,
 };
-use crate::outcome::{LeftBehind, LimitHit};
+use crate::outcome::{Connections, LeftBehind, LimitHit};
 use crate::spec::Usage;
 use crate::sys::process::signal_pidfd;
 use crate::wire::{FromInit, FromZygote, ToInit};
@@ -109,6 +110,7 @@ pub struct Sandbox {
     shell: Mutex<Option<Shell>>,
     mode: ShellMode,
     walls: Walls,
+    network: Option<Network>,
 }
 
 impl Sandbox {
@@ -133,7 +135,13 @@ impl Sandbox {
             shell: Mutex::new(None),
             mode: ShellMode::Persistent,
             walls: Walls::default(),
+            network: None,
         }
+    }
+
+    pub(super) fn with_network(mut self, network: Option<Network>) -> Self {
+        self.network = network;
+        self
     }
 
     pub(super) fn with_walls(mut self, walls: Walls) -> Self {
@@ -253,11 +261,17 @@ impl Sandbox {
             wall: self.started.elapsed(),
             struck: self.link.strikes.all(),
             left_behind: None,
+            connections: Connections::default(),
             refused: self.walls.refused(),
         };
         if let Some(upper) = held.entry.upper() {
             self.zygote.remove_tree(upper).await?;
         }
+        let connections = match self.network.take() {
+            Some(network) => tokio::task::spawn_blocking(|| network.detach()).await,
+            None => Ok(Connections::default()),
+        };
+        usage.connections = connections.unwrap_or_default();
         // The shell holds a terminal.
         *self.shell.lock().await = None;
         let (left, removed) = held.release(&trail, search);
@@ -406,6 +420,11 @@ impl Env for Sandbox {
         let (entries, truncated): (Vec<DirEntry>, bool) =
             super::files::list(&self.link, path, depth, max_entries).await?;
         Ok(Listing { entries, truncated })
+    }
+
+    fn connections(&self) -> Connections {
+        let network = self.network.as_ref();
+        network.map_or_else(Connections::default, Network::connections)
     }
 }
 

@@ -1,5 +1,6 @@
 //! A sandbox that is begun: it has ids, a cgroup, a place in the registry, and a PID 1 that waits for its plan.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,6 +10,7 @@ use super::cgroup::{Cgroup, Cgroups};
 use super::ids::{self, Range};
 use super::launcher::START_DEADLINE;
 use super::link::{Answers, Link};
+use super::network::Device;
 use super::registry::{Entry, EntryInfo, Registry};
 use super::sandbox::Held;
 use super::zygote::{Ids, Zygote};
@@ -47,7 +49,17 @@ pub(super) struct Slot {
     pub(super) init: Link<FromInit>,
     pub(super) held: Held,
     pub(super) exit: Answers<FromZygote>,
+    device: Device,
     readiness: Answers<FromInit>,
+}
+
+/// What comes with a sandbox that serves.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// Of a network by rules.
+    pub(super) device: Device,
+    /// Where refused calls are reported.
+    pub(super) listener: Option<OwnedFd>,
 }
 
 impl Site {
@@ -101,6 +113,7 @@ impl Site {
             held,
             init,
             exit,
+            device: Device::default(),
             readiness,
         })
     }
@@ -130,7 +143,8 @@ impl Slot {
     /// Waits until the zygote has cloned it.
     pub(super) async fn cloned(&mut self, site: &Site) -> Result<(), HostError> {
         if self.held.pidfd.is_none() {
-            let (pid, pidfd) = site.zygote.begun(&mut self.exit).await?;
+            let (pid, pidfd, device) = site.zygote.begun(&mut self.exit).await?;
+            self.device = device.into();
             self.held.pidfd = Some(pidfd);
             self.held.init_pid = pid;
         }
@@ -144,7 +158,7 @@ impl Slot {
         plan: SetupPlan,
         limits: &Limits,
         (root, purpose): (String, String),
-    ) -> Result<Option<std::os::fd::OwnedFd>, HostError> {
+    ) -> Result<Sent, HostError> {
         site.zygote.mount(self.exit.id, plan.mounts).await?;
         // One that is dead already has said why, or the zygote has.
         let _ = self.init.send(&ToInit::SetUp(plan.setup), &[]).await;
@@ -166,7 +180,14 @@ impl Slot {
         let (said, error) = match message {
             Some(FromInit::Ready { steps_us }) => {
                 tracing::debug!(?steps_us, "sandbox ready");
-                return Ok(fds.into_iter().next());
+                let mut fds = fds.into_iter();
+                if self.network == (NetworkSource::New { served: true }) {
+                    self.device = fds.next().into();
+                }
+                return Ok(Sent {
+                    device: std::mem::take(&mut self.device),
+                    listener: fds.next(),
+                });
             }
             Some(FromInit::Failed(failure)) => (true, HostError::Setup(failure)),
             Some(other) => (

@@ -19,7 +19,7 @@ use super::{HostError, LauncherConfig, ids};
 use crate::sys::channel::Channel;
 use crate::sys::fork::{self, Forked, SingleThread, fork};
 use crate::sys::mount;
-use crate::wire::{FromZygote, Groundwork, Mounts, RequestId, ToZygote, ZYGOTE};
+use crate::wire::{FromZygote, Groundwork, Mounts, NetworkDevice, RequestId, ToZygote, ZYGOTE};
 
 /// A tree of millions of files on a slow disk.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(600);
@@ -157,19 +157,28 @@ impl Zygote {
         Ok(answers)
     }
 
-    /// The pid of a sandbox's PID 1, and a handle on it.
+    /// Has networks made ahead with such a device. One that is gone says so at the first sandbox.
+    pub(super) async fn prepare(&self, device: NetworkDevice) {
+        let device = Some(device);
+        let _ = self.link.send(&ToZygote::Prepare { device }, &[]).await;
+    }
+
+    /// The pid of a sandbox's PID 1, a handle on it, and the network device that was made for it.
     pub(super) async fn begun(
         &self,
         answers: &mut Answers<FromZygote>,
-    ) -> Result<(i32, OwnedFd), HostError> {
+    ) -> Result<(i32, OwnedFd, Option<OwnedFd>), HostError> {
         match answers.next().await {
             Some(Answer {
                 message: FromZygote::Begun { pid, .. },
-                mut fds,
-            }) => match fds.pop() {
-                Some(pidfd) => Ok((pid, pidfd)),
-                None => Err(HostError::ZygoteGone("sent no pidfd".into())),
-            },
+                fds,
+            }) => {
+                let mut fds = fds.into_iter();
+                match fds.next() {
+                    Some(pidfd) => Ok((pid, pidfd, fds.next())),
+                    None => Err(HostError::ZygoteGone("sent no pidfd".into())),
+                }
+            }
             Some(Answer {
                 message: FromZygote::SpawnFailed { failure, .. },
                 ..

@@ -75,24 +75,7 @@ fn collect(
     let on_host = |path: &str| host.join(path.trim_start_matches('/'));
     let mut binds = Vec::new();
     let mut env = Vec::new();
-    let named = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
-        .into_iter()
-        .filter_map(&variable)
-        .map(PathBuf::from);
-    let usual = BUNDLES.into_iter().map(on_host);
-    if let Some(source) = named.chain(usual).find_map(file) {
-        binds.push(BindMount {
-            source: source.clone(),
-            target: BUNDLE.to_owned(),
-        });
-        if bundle == CaBundle::InPlace {
-            binds.push(BindMount {
-                source,
-                target: DEBIAN_BUNDLE.to_owned(),
-            });
-        }
-        env.extend(BUNDLE_VARIABLES.map(|name| (name.to_owned(), BUNDLE.to_owned())));
-    }
+    certificates(bundle, host, &variable, &mut binds, &mut env);
     env.extend(
         PASSED
             .into_iter()
@@ -123,8 +106,38 @@ fn collect(
     (binds, env)
 }
 
+/// The host's CA bundle, and the variables that name it.
+pub(super) fn certificates(
+    bundle: CaBundle,
+    host: &Path,
+    variable: &impl Fn(&str) -> Option<String>,
+    binds: &mut Vec<BindMount>,
+    env: &mut Vec<(String, String)>,
+) {
+    let named = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"]
+        .into_iter()
+        .filter_map(variable)
+        .map(PathBuf::from);
+    let usual = BUNDLES
+        .into_iter()
+        .map(|path| host.join(path.trim_start_matches('/')));
+    if let Some(source) = named.chain(usual).find_map(file) {
+        binds.push(BindMount {
+            source: source.clone(),
+            target: BUNDLE.to_owned(),
+        });
+        if bundle == CaBundle::InPlace {
+            binds.push(BindMount {
+                source,
+                target: DEBIAN_BUNDLE.to_owned(),
+            });
+        }
+        env.extend(BUNDLE_VARIABLES.map(|name| (name.to_owned(), BUNDLE.to_owned())));
+    }
+}
+
 /// Files that say how apt reaches a network; others of that directory are the host's own business.
-fn apt_proxies(directory: &Path) -> Vec<BindMount> {
+pub(super) fn apt_proxies(directory: &Path) -> Vec<BindMount> {
     let Ok(listing) = std::fs::read_dir(directory) else {
         return Vec::new();
     };
@@ -146,7 +159,7 @@ fn apt_proxies(directory: &Path) -> Vec<BindMount> {
 }
 
 /// The file itself: what is bound must not be a link that means something else inside.
-fn file(path: PathBuf) -> Option<PathBuf> {
+pub(super) fn file(path: PathBuf) -> Option<PathBuf> {
     let real = std::fs::canonicalize(path).ok()?;
     real.is_file().then_some(real)
 }

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 use std::ffi::CString;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use caps::{CapSet, Capability};
@@ -19,7 +19,7 @@ use nix::unistd::{
     Gid, Uid, chdir, fchdir, pivot_root, setgroups, sethostname, setresgid, setresuid, symlinkat,
 };
 
-use super::seccomp;
+use super::{networks, seccomp};
 use crate::sys::landlock;
 use crate::sys::mount::{
     FsOption, NODEV, NOEXEC, NOSUID, RDONLY, attach, clone_tree, new_fs, set_attributes,
@@ -36,6 +36,8 @@ pub(super) struct Stage {
     old: Option<OwnedFd>,
     /// The mounts of the plan: the new `/`, and its binds in order.
     pub(super) mounts: std::vec::IntoIter<OwnedFd>,
+    /// Its network device, for the host.
+    pub(super) device: Option<OwnedFd>,
     /// Where the host hears of refused calls.
     pub(super) listener: Option<OwnedFd>,
 }
@@ -47,6 +49,7 @@ impl Stage {
             root: open_directory("/")?,
             old: None,
             mounts: Vec::new().into_iter(),
+            device: None,
             listener: None,
         })
     }
@@ -106,6 +109,11 @@ impl Stage {
             SetupOp::Pivot => self.pivot(),
             SetupOp::Hostname(name) => Ok(sethostname(name)?),
             SetupOp::Loopback => process::loopback_up(),
+            SetupOp::NetworkDevice(device) => {
+                self.device = Some(networks::make_device(device)?);
+                Ok(())
+            }
+            SetupOp::File { path, content } => write_file(path, content),
             SetupOp::Workdir(path) => fs::create_dir_all(path),
             SetupOp::Limit { name, value } => limit(name, *value),
             SetupOp::Keyring => process::join_new_session_keyring(),
@@ -289,6 +297,18 @@ fn tmpfs(bytes: u64, inodes: u64, mode: u32, attributes: u64) -> io::Result<Owne
         ],
         attributes,
     )
+}
+
+/// Never through a link of the image's.
+fn write_file(path: &str, content: &str) -> io::Result<()> {
+    let (parent, _) = split(path)?;
+    fs::create_dir_all(parent)?;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).open(path)?;
+    file.write_all(content.as_bytes())
 }
 
 fn become_root(drop_groups: bool) -> io::Result<()> {

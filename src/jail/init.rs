@@ -30,10 +30,10 @@ pub(super) fn main(
 ) -> u8 {
     let _ = nix::sys::prctl::set_name(c"lis-init");
     match set_up(control, zygote, groundwork) {
-        Ok(Some((setup, steps_us, listener))) => {
-            let fds: Vec<_> = listener.iter().map(AsFd::as_fd).collect();
+        Ok(Some((setup, steps_us, for_host))) => {
+            let fds: Vec<_> = for_host.iter().map(AsFd::as_fd).collect();
             let ready = say(control, &FromInit::Ready { steps_us }, &fds);
-            drop(listener);
+            drop(for_host);
             ready
                 .and_then(|()| serve(control, &setup, thread))
                 .map_or(70, |()| 0)
@@ -51,8 +51,8 @@ fn say(control: &Channel, message: &FromInit, fds: &[BorrowedFd<'_>]) -> io::Res
     control.send(&encode(message)?, fds)
 }
 
-/// What was to be done, times of the steps, and the listener for refused calls.
-type Done = (Setup, Vec<(Step, u64)>, Option<OwnedFd>);
+/// What was to be done, times of the steps, and what the host is given: the network device, the listener for refused calls.
+type Done = (Setup, Vec<(Step, u64)>, Vec<OwnedFd>);
 
 fn set_up(
     control: &Channel,
@@ -82,14 +82,15 @@ fn set_up(
         stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
         steps.push((op.step(), elapsed()));
     }
-    let listener = stage.listener.take();
+    let for_host = [stage.device.take(), stage.listener.take()];
+    let for_host: Vec<_> = for_host.into_iter().flatten().collect();
     drop(stage);
     // The old ones are the host's nodes; PID 1 keeps no descriptor of the host but its control socket.
     null_stdio().map_err(|e| failure("open the sandbox's /dev/null", &e))?;
     let mut keep = vec![0, 1, 2, control.as_raw_fd()];
-    keep.extend(listener.as_ref().map(AsRawFd::as_raw_fd));
+    keep.extend(for_host.iter().map(AsRawFd::as_raw_fd));
     process::close_all_but(&keep).map_err(|e| failure("close descriptors", &e))?;
-    Ok(Some((setup, steps, listener)))
+    Ok(Some((setup, steps, for_host)))
 }
 
 /// What the host wants of this sandbox; `None` when it wants none.

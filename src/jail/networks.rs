@@ -6,12 +6,17 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::sys::fork::{Cloned, Forked};
-use crate::sys::process;
-use crate::wire::NetworkSource;
+use crate::sys::{process, tun};
+use crate::wire::{Groundwork, NetworkDevice, NetworkSource};
+
+/// A namespace, and the device in it that the host is to serve.
+pub(super) type Network = (File, Option<OwnedFd>);
 
 /// How many wait at most: a burst of starts of an evaluation. One idle takes 190 kB of the kernel's memory.
 const READY: usize = 8;
@@ -20,7 +25,9 @@ const READY: usize = 8;
 #[derive(Debug)]
 pub(super) struct Networks {
     host: File,
-    fresh: Vec<File>,
+    fresh: Vec<Network>,
+    /// What the next ones get: what the last sandbox wanted.
+    device: Option<NetworkDevice>,
     /// How many fresh ones are wanted now, and when the first has been used.
     wanted: usize,
     later: usize,
@@ -40,6 +47,7 @@ impl Networks {
         Ok(Self {
             host,
             fresh: Vec::new(),
+            device: None,
             wanted,
             later,
         })
@@ -58,18 +66,38 @@ impl Networks {
         }
     }
 
-    /// Does `clone` in the network namespace that the new process is to be born in.
-    pub(super) fn inside(
-        &mut self,
-        source: NetworkSource,
-        clone: impl FnOnce() -> io::Result<Forked<Cloned>>,
-    ) -> io::Result<Forked<Cloned>> {
-        if source != NetworkSource::MadeAhead {
-            return clone();
+    /// A network for the next sandbox, where it is to have one of ours.
+    ///
+    /// # Errors
+    /// None can be made, or no device in it.
+    pub(super) fn take(&mut self, groundwork: &Groundwork) -> io::Result<Option<Network>> {
+        if !matches!(groundwork.network, NetworkSource::MadeAhead { .. }) {
+            return Ok(None);
         }
         self.wanted = self.later;
-        let network = self.fresh.pop().map_or_else(|| self.make(), Ok)?;
-        setns(network, CloneFlags::CLONE_NEWNET)?;
+        self.expect(groundwork.device.as_ref());
+        self.fresh.pop().map_or_else(|| self.make(), Ok).map(Some)
+    }
+
+    /// What those that are made from now on have.
+    pub(super) fn expect(&mut self, device: Option<&NetworkDevice>) {
+        if self.device.as_ref() != device {
+            self.device = device.cloned();
+            let devices = self.fresh.drain(..).filter_map(|(_, device)| device);
+            devices.for_each(tun::let_go);
+        }
+    }
+
+    /// Does `clone` in the network namespace that the new process is to be born in.
+    pub(super) fn inside(
+        &self,
+        network: Option<&Network>,
+        clone: impl FnOnce() -> io::Result<Forked<Cloned>>,
+    ) -> io::Result<Forked<Cloned>> {
+        let Some((namespace, _)) = network else {
+            return clone();
+        };
+        setns(namespace, CloneFlags::CLONE_NEWNET)?;
         let cloned = clone();
         if !matches!(cloned, Ok(Forked::Child)) {
             self.come_back()?;
@@ -78,11 +106,12 @@ impl Networks {
     }
 
     /// With its loopback up, and ping for every group: no other than one sandbox's are in it.
-    fn make(&self) -> io::Result<File> {
+    fn make(&self) -> io::Result<Network> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         let made = process::loopback_up()
             .and_then(|()| fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"))
-            .and_then(|()| current());
+            .and_then(|()| self.device.as_ref().map(make_device).transpose())
+            .and_then(|device| Ok((current()?, device)));
         self.come_back()?;
         made
     }
@@ -91,6 +120,25 @@ impl Networks {
     fn come_back(&self) -> io::Result<()> {
         Ok(setns(&self.host, CloneFlags::CLONE_NEWNET)?)
     }
+}
+
+/// The name of the device, as interfaces of the internet are often called.
+const DEVICE: &str = "eth0";
+
+/// Makes a device in the network namespace of this thread, with addresses and routes.
+pub(super) fn make_device(device: &NetworkDevice) -> io::Result<OwnedFd> {
+    let made = tun::make(DEVICE)?;
+    let address = |(address, prefix): &(IpAddr, u8)| tun::Address {
+        address: *address,
+        prefix: *prefix,
+    };
+    let addresses: Vec<_> = device.addresses.iter().map(address).collect();
+    tun::configure(DEVICE, device.mtu, &addresses)?;
+    // The host's choice for long ways, and what it remembers of others, are wrong for a way of no length.
+    // A kernel that lacks one of them does without.
+    let _ = fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
+    let _ = fs::write("/proc/sys/net/ipv4/tcp_no_metrics_save", "1");
+    Ok(made)
 }
 
 fn current() -> io::Result<File> {

@@ -20,8 +20,8 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::{Forked, SingleThread, clone_into, fork};
 use crate::sys::{mount as mounts, process};
 use crate::wire::{
-    CgroupEntry, FromInit, FromZygote, Groundwork, IdMap, Mounts, NetworkSource, RequestId,
-    SetupFailure, ToZygote, decode, encode,
+    CgroupEntry, DEVICE_STEP, FromInit, FromZygote, Groundwork, IdMap, Mounts, NetworkSource,
+    RequestId, SetupFailure, ToZygote, decode, encode,
 };
 
 /// Entry point of `__zygote ARGUMENT`: `enter-host` and `enter-user` prepare its namespaces and
@@ -244,6 +244,7 @@ impl Zygote<'_> {
             }) => (id, self.begin(id, &groundwork, cgroup, message.fds)),
             Ok(ToZygote::Mount { id, mounts }) => (id, self.mount(id, &mounts)),
             Ok(ToZygote::Remove { id, path }) => return self.remove(id, &path),
+            Ok(ToZygote::Prepare { device }) => return self.networks.expect(device.as_ref()),
             Ok(ToZygote::MapsWritten) | Err(_) => return,
         };
         if let (id, Err(failure)) = done {
@@ -278,12 +279,14 @@ impl Zygote<'_> {
             | libc::CLONE_NEWPID
             | libc::CLONE_NEWIPC
             | libc::CLONE_NEWUTS;
-        if groundwork.network == NetworkSource::New {
+        if matches!(groundwork.network, NetworkSource::New { .. }) {
             namespaces |= libc::CLONE_NEWNET;
         }
+        let network = self.networks.take(groundwork);
+        let network = network.map_err(|e| failure(DEVICE_STEP, &e))?;
         let (thread, born_in) = (self.thread, born_in.as_ref().map(AsFd::as_fd));
         let cloned = patiently(|| {
-            self.networks.inside(groundwork.network, || {
+            self.networks.inside(network.as_ref(), || {
                 // The child drops it, too: it has no other user to go back to.
                 let _owner = namespace_owner(groundwork.ids)?;
                 clone_into(thread, namespaces, born_in)
@@ -311,7 +314,9 @@ impl Zygote<'_> {
                 let pid = child.pid;
                 let begun = Begun::new(child, groundwork.ids, ours)?;
                 let said = FromZygote::Begun { id, pid };
-                let _ = say(self.control, &said, &[begun.pidfd()]);
+                let device = network.and_then(|(_, device)| device);
+                let fds = std::iter::once(begun.pidfd()).chain(device.as_ref().map(AsFd::as_fd));
+                let _ = say(self.control, &said, &fds.collect::<Vec<_>>());
                 self.begun.insert(id, begun);
                 Ok(())
             }

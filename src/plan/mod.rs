@@ -2,11 +2,13 @@
 //!
 //! Pure: no file, no system call, no clock. Snapshot tests show every step of every variant.
 
+use std::net::IpAddr;
+
 use crate::policy;
 use crate::spec::{Limits, Network, Root, SandboxSpec, Seccomp, Upper};
 use crate::wire::{
-    ByteString, FilterSet, Groundwork, IdMap, MountSource, Mounts, NetworkSource, Profile,
-    RootSource, Setup, SetupOp, SetupPlan, Space, TERMINALS, UpperSource,
+    ByteString, FilterSet, Groundwork, IdMap, MountSource, Mounts, NetworkDevice, NetworkSource,
+    Profile, RootSource, Setup, SetupOp, SetupPlan, Space, TERMINALS, UpperSource,
 };
 
 /// What a host offers to each of its sandboxes.
@@ -16,6 +18,10 @@ pub struct Host {
     pub privileged: bool,
     /// The zygote has network namespaces ready.
     pub networks_ahead: bool,
+    /// The device of a network by rules.
+    pub device: NetworkDevice,
+    /// Where names are asked for in such a network.
+    pub resolvers: Vec<IpAddr>,
     /// `setgroups` works in its user namespace.
     pub setgroups: bool,
     /// No cgroup bounds its processes: `RLIMIT_NPROC` has to.
@@ -109,11 +115,16 @@ const READ_ONLY: [&str; 6] = [
 
 /// Where a sandbox's network comes from.
 #[must_use]
-pub fn network(wanted: Network, host: &Host) -> NetworkSource {
-    match (wanted, host.networks_ahead) {
-        (Network::Host, _) => NetworkSource::Host,
-        (Network::None, true) => NetworkSource::MadeAhead,
-        (Network::None, false) => NetworkSource::New,
+pub fn network(wanted: &Network, host: &Host) -> NetworkSource {
+    let served = match wanted {
+        Network::Host => return NetworkSource::Host,
+        Network::None => false,
+        Network::Rules(_) => true,
+    };
+    if host.networks_ahead {
+        NetworkSource::MadeAhead { served }
+    } else {
+        NetworkSource::New { served }
     }
 }
 
@@ -131,9 +142,12 @@ pub fn groundwork(host: &Host, ids: IdMap, network: NetworkSource) -> Groundwork
         SetupOp::Proc,
     ];
     devices(&mut steps);
-    if network == NetworkSource::New {
+    if let NetworkSource::New { served } = network {
         steps.push(SetupOp::Loopback);
         steps.push(SetupOp::AllowPing { groups: ids.count });
+        if served {
+            steps.push(SetupOp::NetworkDevice(host.device.clone()));
+        }
     }
     for path in MASKED_FILES {
         steps.push(SetupOp::MaskFile {
@@ -159,6 +173,7 @@ pub fn groundwork(host: &Host, ids: IdMap, network: NetworkSource) -> Groundwork
     Groundwork {
         ids,
         network,
+        device: (network == NetworkSource::MadeAhead { served: true }).then(|| host.device.clone()),
         steps,
     }
 }
@@ -189,6 +204,7 @@ pub fn plan(
         });
     }
     steps.push(SetupOp::Pivot);
+    steps.extend(resolvers(spec, host));
     steps.push(SetupOp::Hostname(spec.hostname.clone()));
     steps.push(SetupOp::Workdir(spec.workdir.clone()));
     limits(&spec.limits, host, &mut steps);
@@ -217,6 +233,14 @@ pub fn plan(
                 .collect(),
             workdir: spec.workdir.clone(),
         },
+    })
+}
+
+fn resolvers(spec: &SandboxSpec, host: &Host) -> Option<SetupOp> {
+    let line = |resolver| format!("nameserver {resolver}\n");
+    matches!(spec.network, Network::Rules(_)).then(|| SetupOp::File {
+        path: "/etc/resolv.conf".to_owned(),
+        content: host.resolvers.iter().map(line).collect(),
     })
 }
 

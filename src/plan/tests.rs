@@ -31,6 +31,11 @@ fn privileged() -> Host {
     Host {
         privileged: true,
         networks_ahead: true,
+        device: NetworkDevice {
+            mtu: 1500,
+            addresses: vec![("100.96.0.2".parse().unwrap(), 30)],
+        },
+        resolvers: vec!["100.96.0.1".parse().unwrap()],
         setgroups: true,
         pids_by_rlimit: false,
         landlock: 7,
@@ -49,7 +54,7 @@ struct Everything {
 fn everything(spec: &SandboxSpec, host: &Host, ids: IdMap) -> Everything {
     let SetupPlan { mounts, setup } = plan(spec, host, None).unwrap();
     Everything {
-        groundwork: groundwork(host, ids, network(spec.network, host)),
+        groundwork: groundwork(host, ids, network(&spec.network, host)),
         mounts,
         setup,
     }
@@ -72,7 +77,7 @@ fn the_plan_of_an_ordinary_user_with_the_hosts_network() {
         setgroups: false,
         pids_by_rlimit: true,
         landlock: 0,
-        report_refusals: false,
+        ..privileged()
     };
     let ids = IdMap {
         base: 0,
@@ -80,6 +85,38 @@ fn the_plan_of_an_ordinary_user_with_the_hosts_network() {
         shift_files: false,
     };
     insta::assert_json_snapshot!(everything(&spec, &host, ids));
+}
+
+#[test]
+fn a_network_by_rules_has_a_device_of_the_zygotes_or_of_pid_1() {
+    let spec = SandboxSpec {
+        network: Network::internet(),
+        ..spec()
+    };
+    for networks_ahead in [true, false] {
+        let host = Host {
+            networks_ahead,
+            ..privileged()
+        };
+        let everything = everything(&spec, &host, RANGE);
+        let steps = &everything.groundwork.steps;
+        let own = SetupOp::NetworkDevice(host.device.clone());
+        let at = |steps: &[SetupOp], wanted: &SetupOp| steps.iter().position(|op| op == wanted);
+        if networks_ahead {
+            assert_eq!(everything.groundwork.device, Some(host.device));
+            assert_eq!(at(steps, &own), None);
+        } else {
+            // The node is the host's.
+            assert_eq!(everything.groundwork.device, None);
+            assert!(at(steps, &own).is_some() && at(steps, &own) < at(steps, &SetupOp::Pivot));
+        }
+        let resolver = SetupOp::File {
+            path: "/etc/resolv.conf".into(),
+            content: "nameserver 100.96.0.1\n".into(),
+        };
+        let steps = &everything.setup.steps;
+        assert!(at(steps, &SetupOp::Pivot) < at(steps, &resolver));
+    }
 }
 
 #[test]

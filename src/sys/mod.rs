@@ -12,6 +12,8 @@ pub mod mount;
 pub mod process;
 pub mod pty;
 pub mod seccomp;
+pub mod socket;
+pub mod tun;
 
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};

@@ -245,6 +245,6 @@ pub fn wait_any_child() -> Option<(i32, Result<i32, i32>, u64)> {
     clippy::cast_possible_truncation,
     reason = "flags and kinds of locks fit in 16 bits by the kernel's interface"
 )]
-const fn constant(value: libc::c_int) -> libc::c_short {
+pub(super) const fn constant(value: libc::c_int) -> libc::c_short {
     value as libc::c_short
 }

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::llm::{Message, Sampling, TokenUsage};
-use crate::outcome::{LimitHit, Outcome};
+use crate::outcome::{Connection, LimitHit, Outcome};
 use crate::spec::Usage;
 
 /// Value of [`Header::schema`].
 pub const SCHEMA: &str = "llm-in-sandbox/trajectory";
 /// Value of [`Header::version`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -112,6 +112,15 @@ pub enum Event {
         /// Limits of the sandbox that struck meanwhile.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         struck: Vec<LimitHit>,
+    },
+    /// A connection, a flow or a lookup of the sandbox, told when it had ended. From version 2 on.
+    Connection {
+        /// Turn of the call during which it began; absent for one before all calls.
+        step: Option<u32>,
+        /// Id of that call.
+        call_id: Option<String>,
+        /// What is known of it.
+        connection: Connection,
     },
     /// A turn ended.
     TurnEnd {

@@ -104,7 +104,10 @@ impl OriginalTrajectory {
                 self.step(Action::default(), message.content().to_owned());
             }
             Event::TurnEnd { .. } | Event::End { .. } => self.close(),
-            Event::Message { .. } | Event::Suffix { .. } | Event::Warning { .. } => {}
+            Event::Message { .. }
+            | Event::Suffix { .. }
+            | Event::Connection { .. }
+            | Event::Warning { .. } => {}
         }
     }
 

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::event::{Event, Header, Line};
 use super::original::OriginalTrajectory;
 use crate::llm::{Completion, Message};
+use crate::outcome::Connections;
 
 /// A record could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,9 @@ pub enum RecorderError {
     Encode(#[from] serde_json::Error),
 }
 
+/// Connections of one run that become lines; a scan of ports could make millions.
+const MAX_CONNECTIONS: usize = 20_000;
+
 /// Writes `trajectory.jsonl` as things happen, and `trajectory.json` at the end.
 ///
 /// A write that fails does not stop the run: the first failure is kept and told by [`Recorder::finish`].
@@ -42,6 +46,10 @@ pub struct Recorder {
     exchanges: Option<u32>,
     original: OriginalTrajectory,
     failure: Option<RecorderError>,
+    /// When each call began, with its turn and id.
+    calls: Vec<(Instant, u32, Option<String>)>,
+    connections: usize,
+    omitted: u64,
 }
 
 impl Recorder {
@@ -67,6 +75,9 @@ impl Recorder {
             exchanges: save_exchanges.then_some(0),
             original: OriginalTrajectory::new(&header.problem_statement),
             failure: None,
+            calls: Vec::new(),
+            connections: 0,
+            omitted: 0,
         };
         recorder.write_line(header)?;
         Ok(recorder)
@@ -74,6 +85,9 @@ impl Recorder {
 
     /// Records one event.
     pub fn event(&mut self, event: &Event) {
+        if let Event::ToolCall { step, call_id, .. } = event {
+            self.calls.push((Instant::now(), *step, call_id.clone()));
+        }
         self.original.push(event);
         self.ordinal += 1;
         let elapsed = self.start.elapsed().as_micros();
@@ -84,6 +98,27 @@ impl Recorder {
         };
         let written = self.write_line(&line);
         self.keep(written);
+    }
+
+    /// Records connections, each with the call during which it began: one that goes on in the background ends in a later one.
+    pub fn connections(&mut self, connections: Connections) {
+        self.omitted += connections.omitted;
+        for connection in connections.listed {
+            self.connections += 1;
+            if self.connections > MAX_CONNECTIONS {
+                self.omitted += 1;
+                continue;
+            }
+            let began = connection.started.unwrap_or_else(Instant::now);
+            let before = self.calls.partition_point(|(call, ..)| *call <= began);
+            let call = before.checked_sub(1).and_then(|at| self.calls.get(at));
+            let event = Event::Connection {
+                step: call.map(|(_, step, _)| *step),
+                call_id: call.and_then(|(.., id)| id.clone()),
+                connection,
+            };
+            self.event(&event);
+        }
     }
 
     /// Saves one request and its answer as `request_NNN.json` and `response_NNN.json`, when that was asked for.
@@ -122,6 +157,10 @@ impl Recorder {
     /// # Errors
     /// The first [`RecorderError`] of the whole run.
     pub fn finish(mut self, end: &Event) -> Result<(), RecorderError> {
+        if self.omitted > 0 {
+            let text = format!("{} connections are not in this record", self.omitted);
+            self.event(&Event::Warning { text });
+        }
         self.event(end);
         let text = self.original.to_json().map_err(RecorderError::from);
         let path = self.dir.join("trajectory.json");

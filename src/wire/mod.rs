@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub use bytes::ByteString;
 pub use ops::{
-    FilterSet, Groundwork, IdMap, MountSource, Mounts, NetworkSource, Profile, RootSource, Setup,
-    SetupFailure, SetupOp, SetupPlan, Step, UpperSource,
+    DEVICE_STEP, FilterSet, Groundwork, IdMap, MountSource, Mounts, NetworkDevice, NetworkSource,
+    Profile, RootSource, Setup, SetupFailure, SetupOp, SetupPlan, Step, UpperSource,
 };
 pub use used_up::{Space, TERMINALS, UsedUp};
 
@@ -52,6 +52,11 @@ pub enum ToZygote {
         /// The tree.
         path: PathBuf,
     },
+    /// Make networks ahead with this device, if with one.
+    Prepare {
+        /// What the next sandbox is expected to have.
+        device: Option<NetworkDevice>,
+    },
     /// The id maps of the zygote's own user namespace are written.
     MapsWritten,
 }
@@ -78,7 +83,7 @@ pub enum FromZygote {
     },
     /// It is ready to start sandboxes.
     Ready,
-    /// A sandbox's PID 1 runs. Descriptor: its pidfd.
+    /// A sandbox's PID 1 runs. Descriptors: its pidfd; its network device, where the zygote made one.
     Begun {
         /// Of the request.
         id: RequestId,
@@ -191,7 +196,8 @@ pub struct Exec {
 /// PID 1 to host.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromInit {
-    /// Every step of the plan is done. Descriptor, where the plan has [`FilterSet::Reported`]: its listener.
+    /// Every step of the plan is done. Descriptors, where the plan has them: the device of [`SetupOp::NetworkDevice`],
+    /// the listener of [`FilterSet::Reported`].
     Ready {
         /// Microseconds since [`ToInit::SetUp`] came, at the end of each step.
         steps_us: Vec<(Step, u64)>,

@@ -1,6 +1,7 @@
 //! The plan that crosses from the host to PID 1: data that a dumb interpreter carries out in order.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ pub struct Groundwork {
     pub ids: IdMap,
     /// Its network namespace.
     pub network: NetworkSource,
+    /// The device in a network namespace that the zygote made; PID 1's own comes by [`SetupOp::NetworkDevice`].
+    pub device: Option<NetworkDevice>,
     /// Done by PID 1, in order.
     pub steps: Vec<SetupOp>,
 }
@@ -53,9 +56,24 @@ pub enum NetworkSource {
     /// It is the host's.
     Host,
     /// A new one that belongs to the sandbox's user namespace; PID 1 sets it up.
-    New,
+    New {
+        /// With a device that the host serves.
+        served: bool,
+    },
     /// A fresh one of the zygote's, set up.
-    MadeAhead,
+    MadeAhead {
+        /// With a device that the host serves.
+        served: bool,
+    },
+}
+
+/// A tun device whose other side the host serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkDevice {
+    /// Largest packet.
+    pub mtu: u16,
+    /// Addresses with the length of their prefix.
+    pub addresses: Vec<(IpAddr, u8)>,
 }
 
 /// How ids inside look outside.
@@ -195,6 +213,15 @@ pub enum SetupOp {
     Hostname(String),
     /// Set `lo` up in the own network namespace. Needs `CAP_NET_ADMIN`.
     Loopback,
+    /// Make the device of the own network namespace, for the host. Before [`SetupOp::Pivot`]: the node is the host's.
+    NetworkDevice(NetworkDevice),
+    /// A file, in place of whatever is there. After [`SetupOp::Pivot`]: links of the image lead nowhere else.
+    File {
+        /// Absolute path inside.
+        path: String,
+        /// What it holds.
+        content: String,
+    },
     /// Make the working directory.
     Workdir(String),
     /// A resource limit.
@@ -247,6 +274,9 @@ pub struct Profile {
     pub deny: Vec<u32>,
 }
 
+/// The step that makes a network device, whoever does it.
+pub const DEVICE_STEP: &str = "make the network device";
+
 /// Names a step in errors and timings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step(pub String);
@@ -279,6 +309,8 @@ impl SetupOp {
             Self::Pivot => "pivot to the new root".to_owned(),
             Self::Hostname(_) => "set the host name".to_owned(),
             Self::Loopback => "set lo up".to_owned(),
+            Self::NetworkDevice(_) => DEVICE_STEP.to_owned(),
+            Self::File { path, .. } => format!("write {path}"),
             Self::Workdir(path) => format!("make {path}"),
             Self::Limit { name, .. } => format!("set RLIMIT_{name}"),
             Self::Keyring => "join a new session keyring".to_owned(),

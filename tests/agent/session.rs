@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use llm_in_sandbox::agent::StopReason;
 use llm_in_sandbox::cli::run::{ModelSettings, RunArgs, RunError, SandboxFacts, Session, resolve};
+use llm_in_sandbox::outcome::Connections;
 use llm_in_sandbox::settings::Environment;
 use llm_in_sandbox::spec::Usage;
 use llm_in_sandbox::trajectory::{Header, Line};
@@ -67,6 +68,7 @@ async fn a_run_leaves_its_folder_complete() {
         wall: Duration::from_secs(1),
         struck: Vec::new(),
         left_behind: None,
+        connections: Connections::default(),
         refused: None,
     };
     assert_eq!(session.finish(Some(usage)).unwrap(), 0);

@@ -16,6 +16,7 @@ mod flags;
 mod library;
 mod live;
 mod nested;
+mod network;
 mod overhead;
 mod packaging;
 mod path;
@@ -66,6 +67,8 @@ pub(crate) fn bare(arguments: &[&str]) -> Command {
     for name in foreign.collect::<Vec<_>>() {
         command.env_remove(name);
     }
+    // Not every user may make network devices; what needs one says so.
+    command.env("LLM_IN_SANDBOX_NET", "none");
     if let Some(state) = std::env::var_os("LLM_IN_SANDBOX_HOME") {
         command.env("LLM_IN_SANDBOX_HOME", std::path::absolute(state).unwrap());
     }

@@ -66,7 +66,7 @@ impl Replay {
     }
 
     /// The lines of the record; the last may be incomplete while the run goes on.
-    fn record(&self) -> Vec<Value> {
+    pub(crate) fn record(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.folder().join("trajectory.jsonl")).unwrap();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())

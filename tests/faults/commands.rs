@@ -295,11 +295,12 @@ fn the_wall_clock_is_only_ever_written_down() {
     }
     found.sort();
     let written_down = [
-        "cli/run/session.rs", // the name of the folder, and the start in the record
-        "host/slot.rs",       // what `ps` shows
-        "image/build.rs",     // when an image was made
-        "image/import.rs",    // the same
-        "llm/http.rs",        // the date of a Retry-After, whose wait has a cap
+        "cli/run/session.rs",   // the name of the folder, and the start in the record
+        "host/slot.rs",         // what `ps` shows
+        "image/build.rs",       // when an image was made
+        "image/import.rs",      // the same
+        "llm/http.rs",          // the date of a Retry-After, whose wait has a cap
+        "net/dns/resolvers.rs", // when a file of the host's was changed
     ];
     assert_eq!(found, written_down);
 }

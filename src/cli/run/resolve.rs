@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::super::network::network;
 use super::super::seccomp::profile;
 use super::{Compat, RunArgs, RunError, ShellMode, Truth};
 use crate::agent::{Limits, PromptConfig, Shell, Style};
 use crate::llm::{HttpConfig, Sampling, Secret};
 use crate::settings::{self, Environment, SettingsError, SettingsFile};
-use crate::spec::Seccomp;
+use crate::spec::{Network, Seccomp};
 
 /// The original's default image; it names ours.
 const ORIGINAL_IMAGE: &str = "cdx123/llm-in-sandbox:v0.1";
@@ -40,6 +41,8 @@ pub struct RunSettings {
     pub keep: bool,
     /// System calls that the sandbox refuses beside the default.
     pub seccomp: Seccomp,
+    /// Its network, as asked for.
+    pub net: Network,
     /// Tell which system calls were refused.
     pub seccomp_log: bool,
     /// Directory to copy in; exists.
@@ -90,6 +93,7 @@ pub fn resolve(
     };
     let limits = limits(&args, &file)?;
     let seccomp = seccomp(&args, &file, environment)?;
+    let net = net(&args, &file, environment)?;
     let model = model(&args, &file, environment)?;
     if let Some(dir) = &args.input_dir
         && !dir.is_dir()
@@ -121,6 +125,7 @@ pub fn resolve(
         },
         keep: args.keep,
         seccomp,
+        net,
         seccomp_log: args.seccomp_log,
         input_dir: args.input_dir,
         output_dir: args
@@ -142,6 +147,19 @@ fn seccomp(
         .or_else(|| file.seccomp.clone())
         .map_or_else(|| Ok(Seccomp::default()), |text| profile(&text))
         .map_err(|problem| value("--seccomp", problem))
+}
+
+fn net(
+    args: &RunArgs,
+    file: &SettingsFile,
+    environment: Environment<'_>,
+) -> Result<Network, SettingsError> {
+    let given = args.net.clone();
+    given
+        .or_else(|| environment.get(settings::NET))
+        .or_else(|| file.net.clone())
+        .map_or_else(|| Ok(Network::internet()), |text| network(&text))
+        .map_err(|problem| value("--net", problem))
 }
 
 fn limits(args: &RunArgs, file: &SettingsFile) -> Result<Limits, SettingsError> {

@@ -16,7 +16,7 @@ use crate::env::{Env, EnvError, ExecRequest, ExitStatus, GuestPath};
 use crate::llm::{HttpModel, Model, ReplayModel, Sampling, shown_url};
 use crate::settings::Environment;
 use crate::spec::Usage;
-use crate::trajectory::{Header, Recorder, SCHEMA, VERSION};
+use crate::trajectory::{Event, Header, Recorder, SCHEMA, VERSION};
 
 /// Runs that may begin in the same second.
 const MAX_FOLDERS: u32 = 1000;
@@ -150,6 +150,9 @@ impl Session {
             Progress::Event(event) => {
                 recorder.event(event);
                 display.show(event);
+                if matches!(event, Event::ToolResult { .. }) {
+                    recorder.connections(env.connections());
+                }
             }
             Progress::Exchange {
                 messages,
@@ -171,14 +174,20 @@ impl Session {
     ///
     /// # Errors
     /// [`RunError::Record`] when the record is incomplete.
-    pub fn finish(self, usage: Option<Usage>) -> Result<u8, RunError> {
+    pub fn finish(self, mut usage: Option<Usage>) -> Result<u8, RunError> {
         // Interrupted before the sandbox ran.
         let Some(outcome) = &self.outcome else {
             return Ok(super::EXIT_INTERRUPTED);
         };
         let told = usage.as_ref().map(about_sandbox);
+        let connections = usage
+            .as_mut()
+            .map(|usage| std::mem::take(&mut usage.connections));
         let recorded = match self.recorder {
-            Some(recorder) => recorder.finish(&outcome.to_event(usage)),
+            Some(mut recorder) => {
+                recorder.connections(connections.unwrap_or_default());
+                recorder.finish(&outcome.to_event(usage))
+            }
             None => Ok(()),
         };
         let files = self.folder.join("files");

@@ -1,13 +1,15 @@
-//! The format, frozen: `v1.jsonl` holds every kind of line. A change here is a new version, and its reader keeps this file.
+//! The format, frozen: `v2.jsonl` holds every kind of line. A change here is a new version, and its reader keeps this file, as it keeps
+//! `v1.jsonl`: version 2 added connections.
 
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::*;
-use crate::outcome::{LeftBehind, Policy, Refused};
+use crate::outcome::{Connections, LeftBehind, Policy, Refused};
 
-const FROZEN: &str = include_str!("v1.jsonl");
+const FROZEN: &str = include_str!("v2.jsonl");
+const VERSION_1: &str = include_str!("v1.jsonl");
 
 fn header() -> Header {
     Header {
@@ -96,13 +98,56 @@ fn events() -> Vec<Event> {
                 wall: Duration::from_secs(2),
                 struck: Vec::new(),
                 left_behind: None,
+                connections: Connections::default(),
                 refused: None,
             }),
             outcome: None,
         },
     ];
     events.extend(of_limits(usage));
+    events.extend(of_connections());
     events
+}
+
+fn of_connections() -> [Event; 2] {
+    let allowed = Connection {
+        started: None,
+        started_us: 7,
+        lasted_us: 9,
+        protocol: "tcp".into(),
+        name: Some("example.org".into()),
+        address: "203.0.113.1".parse().unwrap(),
+        port: 443,
+        up: 3,
+        down: 4,
+        verdict: "allowed".into(),
+        rule: "internet".into(),
+        ended: "done".into(),
+    };
+    let denied = Connection {
+        protocol: "udp".into(),
+        name: None,
+        address: "::1".parse().unwrap(),
+        port: 53,
+        up: 0,
+        down: 0,
+        verdict: "denied".into(),
+        rule: "loopback".into(),
+        ended: "not_begun".into(),
+        ..allowed.clone()
+    };
+    [
+        Event::Connection {
+            step: Some(1),
+            call_id: Some("a".into()),
+            connection: allowed,
+        },
+        Event::Connection {
+            step: None,
+            call_id: None,
+            connection: denied,
+        },
+    ]
 }
 
 fn of_limits(usage: TokenUsage) -> [Event; 2] {
@@ -127,6 +172,7 @@ fn of_limits(usage: TokenUsage) -> [Event; 2] {
                 wall: Duration::from_secs(2),
                 struck: vec![memory()],
                 left_behind: Some(LeftBehind::default()),
+                connections: Connections::default(),
                 refused: Some(vec![Refused {
                     call: "mount".into(),
                     errno: "EPERM".into(),
@@ -162,6 +208,23 @@ fn the_frozen_lines_are_read() {
         .map(|line| serde_json::from_str::<Line>(line).unwrap().event)
         .collect();
     assert_eq!(read, events());
+}
+
+#[test]
+fn version_1_is_read() {
+    let mut lines = VERSION_1.lines();
+    let read: Header = serde_json::from_str(lines.next().unwrap()).unwrap();
+    assert_eq!(
+        read,
+        Header {
+            version: 1,
+            ..header()
+        }
+    );
+    let read: Vec<Event> = lines
+        .map(|line| serde_json::from_str::<Line>(line).unwrap().event)
+        .collect();
+    assert_eq!(read.as_slice(), &events()[..read.len()]);
 }
 
 #[test]

@@ -1,0 +1,138 @@
+//! `--net`: the modes, and what the host itself is configured to use.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use super::output;
+use crate::image::{self, CaBundle, HostService};
+use crate::net::rules::{Exception, MAX_TEXT, Rules, Service};
+use crate::spec::{BindMount, Network};
+
+/// What a sandbox gets for its network.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) network: Network,
+    pub(super) binds: Vec<BindMount>,
+    pub(super) env: Vec<(String, String)>,
+}
+
+/// `none`, `host`, `internet`, `allow:` with rules or the path of a file of them.
+pub(super) fn network(text: &str) -> Result<Network, String> {
+    match text {
+        "none" => return Ok(Network::None),
+        "host" => return Ok(Network::Host),
+        _ => {}
+    }
+    let rules = match text.split_once(':') {
+        // A path says that it is one: a file that somebody puts here must not take the place of a host's name.
+        Some((mode, path)) if path.starts_with(['/', '.']) => {
+            let rules = read(Path::new(path)).map_err(|error| format!("{path}: {error}"))?;
+            format!("{mode}:{rules}")
+        }
+        Some((_, name)) if Path::new(name).is_file() => {
+            return Err(format!("{name} is a file here: write ./{name} for it"));
+        }
+        _ => text.to_owned(),
+    };
+    let rules: Rules = rules.parse().map_err(|error| format!("{error}"))?;
+    Ok(Network::Rules(rules.to_string()))
+}
+
+fn read(path: &Path) -> Result<String, std::io::Error> {
+    let mut text = String::new();
+    let file = File::open(path)?;
+    file.take(MAX_TEXT as u64 + 1).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// What a sandbox of this network is given of the host's configuration. Notes go to the person.
+pub(super) fn connect(network: Network) -> Connected {
+    match network {
+        Network::None => Connected {
+            network,
+            binds: Vec::new(),
+            env: Vec::new(),
+        },
+        Network::Host => {
+            output::note(
+                "warning: the sandbox shares the host's network, its local services included",
+            );
+            let (binds, env) = image::host_network_settings(CaBundle::InPlace);
+            Connected {
+                network,
+                binds,
+                env,
+            }
+        }
+        Network::Rules(text) => by_rules(&text),
+    }
+}
+
+fn by_rules(text: &str) -> Connected {
+    let settings = image::filtered_network_settings();
+    for note in &settings.notes {
+        output::note(&format!("warning: {note}"));
+    }
+    // It was parsed before.
+    let rules: Rules = text.parse().unwrap_or_default();
+    let mut exceptions = Vec::new();
+    for HostService { proxy, host, port } in settings.services {
+        let kind = if proxy {
+            Service::Proxy
+        } else {
+            Service::Index
+        };
+        match Exception::new(kind, &host, port) {
+            Ok(exception) => exceptions.push(exception),
+            Err(problem) => output::note(&format!(
+                "warning: the host uses {host}:{port}, which {problem}"
+            )),
+        }
+    }
+    Connected {
+        network: Network::Rules(rules.with_configured(exceptions).to_string()),
+        binds: settings.binds,
+        env: settings.env,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_read_and_a_file_is_named_by_its_path() {
+        assert_eq!(network("none"), Ok(Network::None));
+        assert_eq!(network("host"), Ok(Network::Host));
+        assert_eq!(network("internet"), Ok(Network::internet()));
+        let list = Network::Rules("allow:a.org,*.b.org:22".into());
+        assert_eq!(network("allow:a.org, *.b.org:22"), Ok(list));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rules");
+        std::fs::write(
+            &path,
+            "# the index\npypi.org\n\ndeny evil.org\n*.files.org\n",
+        )
+        .unwrap();
+        let flag = format!("allow:{}", path.display());
+        let list = Network::Rules("allow:pypi.org,deny evil.org,*.files.org".into());
+        assert_eq!(network(&flag), Ok(list));
+        std::fs::write(&path, "pypi.org\n10.0.0.1\n").unwrap();
+        let error = network(&flag).unwrap_err();
+        assert!(
+            error.starts_with("line 2: `10.0.0.1` is private"),
+            "{error}"
+        );
+        for bad in [
+            "",
+            "all",
+            "allow:",
+            "allow:/nonexistent",
+            "allow:Cargo.toml",
+            "internet:a.org",
+        ] {
+            assert!(network(bad).is_err(), "{bad}");
+        }
+    }
+}

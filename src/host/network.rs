@@ -1,0 +1,209 @@
+//! The network of a sandbox by rules: the device that the zygote or PID 1 made, served by this process.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::HostError;
+use crate::env::MAX_CONNECTIONS;
+use crate::net::gate::{HostAddresses, Protocol};
+use crate::net::rules::Rules;
+use crate::net::{self, Attachment, Ended, Entries, Gate, Ledger, Net, NetLimits, Verdict};
+use crate::outcome::{Connection, Connections};
+use crate::sys::tun;
+use crate::wire::NetworkDevice;
+
+/// Entries that wait until somebody asks: those of one command, and of a flood its beginning.
+const ROOM: usize = MAX_CONNECTIONS;
+/// The engine lets a device go within this time.
+const DETACH: Duration = Duration::from_secs(2);
+/// The node from which network devices are made.
+pub(super) const NODE: &str = "/dev/net/tun";
+
+/// The device of every sandbox whose network has rules, and the addresses of its resolver.
+pub(super) fn device() -> (NetworkDevice, Vec<IpAddr>) {
+    let device = NetworkDevice {
+        mtu: NetLimits::default().mtu,
+        addresses: vec![
+            (IpAddr::V4(net::GUEST_V4), net::PREFIX_V4),
+            (IpAddr::V6(net::GUEST_V6), net::PREFIX_V6),
+        ],
+    };
+    let resolvers = vec![IpAddr::V4(net::GATEWAY_V4), IpAddr::V6(net::GATEWAY_V6)];
+    (device, resolvers)
+}
+
+/// The host's end of a sandbox's device, until it is served.
+#[derive(Debug, Default)]
+pub(super) struct Device(Option<OwnedFd>);
+
+impl From<Option<OwnedFd>> for Device {
+    fn from(device: Option<OwnedFd>) -> Self {
+        Self(device)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if let Some(device) = self.0.take() {
+            tun::let_go(device);
+        }
+    }
+}
+
+impl Device {
+    /// Has the engine serve it. `protect_host`: this host's own addresses are refused.
+    pub(super) fn serve(mut self, rules: Rules, protect_host: bool) -> Result<Network, HostError> {
+        let device = self.0.take();
+        let device =
+            device.ok_or_else(|| HostError::ZygoteGone("sent no network device".into()))?;
+        let own = match protect_host {
+            true => own_addresses().map_err(HostError::Network)?,
+            false => HostAddresses::default(),
+        };
+        let (ledger, entries) = Ledger::new(ROOM);
+        let gate = Gate::new(rules, own);
+        let attachment = engine()?.attach(device, gate, NetLimits::default(), ledger);
+        Ok(Network {
+            attachment: Some(attachment),
+            entries: Mutex::new(Taken { entries, told: 0 }),
+            began: Instant::now(),
+        })
+    }
+}
+
+/// Whether this user may make devices.
+pub(super) fn open_node() -> io::Result<()> {
+    let opened = std::fs::File::options().read(true).write(true).open(NODE);
+    opened.map(drop)
+}
+
+/// All addresses of this host's interfaces now.
+fn own_addresses() -> io::Result<HostAddresses> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    Ok(interfaces.filter_map(address).collect())
+}
+
+/// The engine, started for the first sandbox that needs it.
+fn engine() -> Result<&'static Net, HostError> {
+    static ENGINE: OnceLock<Net> = OnceLock::new();
+    static STARTING: Mutex<()> = Mutex::new(());
+    let _one = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(engine) = ENGINE.get() {
+        return Ok(engine);
+    }
+    let engine = Net::start(&net::Settings::default()).map_err(HostError::Network)?;
+    Ok(ENGINE.get_or_init(|| engine))
+}
+
+/// Starts it while the zygote prepares itself. What fails here fails again when it is needed, and is told.
+pub(super) fn start_engine() {
+    std::thread::spawn(|| drop(engine()));
+}
+
+/// A device that is served, and what is known of its connections.
+#[derive(Debug)]
+pub(super) struct Network {
+    attachment: Option<Attachment>,
+    entries: Mutex<Taken>,
+    began: Instant,
+}
+
+#[derive(Debug)]
+struct Taken {
+    entries: Entries,
+    /// Of those that found no room, how many were told of.
+    told: u64,
+}
+
+impl Network {
+    /// What has ended since it was asked last.
+    pub(super) fn connections(&self) -> Connections {
+        let mut taken = self.taken();
+        let listed: Vec<_> = taken.entries.entries.try_iter().take(ROOM).collect();
+        self.told(&mut taken, listed)
+    }
+
+    /// Lets the device go; gives what was not told yet. Waits for the engine, on no thread of the runtime's.
+    pub(super) fn detach(mut self) -> Connections {
+        drop(self.attachment.take());
+        let mut taken = self.taken();
+        let deadline = Instant::now() + DETACH;
+        let mut listed = Vec::new();
+        while listed.len() < ROOM {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match taken.entries.entries.recv_timeout(left) {
+                Ok(entry) => listed.push(entry),
+                Err(_) => break,
+            }
+        }
+        self.told(&mut taken, listed)
+    }
+
+    fn told(&self, taken: &mut Taken, listed: Vec<net::Connection>) -> Connections {
+        let dropped = taken.entries.dropped();
+        let omitted = dropped - std::mem::replace(&mut taken.told, dropped);
+        let listed = listed.into_iter().map(|entry| self.plain(&entry)).collect();
+        Connections { listed, omitted }
+    }
+
+    fn plain(&self, entry: &net::Connection) -> Connection {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Connection {
+            started: Some(entry.started),
+            started_us: micros(entry.started.saturating_duration_since(self.began)),
+            lasted_us: micros(entry.lasted),
+            protocol: protocol(entry.protocol).to_owned(),
+            name: entry.name.as_deref().map(str::to_owned),
+            address: entry.address,
+            port: entry.port,
+            up: entry.up,
+            down: entry.down,
+            verdict: verdict(entry.verdict).to_owned(),
+            rule: entry.rule.to_string(),
+            ended: ended(entry.ended).to_owned(),
+        }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Icmp => "icmp",
+        Protocol::Dns => "dns",
+    }
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allowed => "allowed",
+        Verdict::Denied => "denied",
+        Verdict::Limited => "limited",
+    }
+}
+
+fn ended(ended: Ended) -> &'static str {
+    match ended {
+        Ended::Done => "done",
+        Ended::NotBegun => "not_begun",
+        Ended::Refused => "refused",
+        Ended::Unreachable => "unreachable",
+        Ended::TimedOut => "timed_out",
+        Ended::ResetInside => "reset_inside",
+        Ended::ResetOutside => "reset_outside",
+        Ended::Limited => "limited",
+        Ended::Detached => "detached",
+    }
+}

@@ -1,0 +1,16 @@
+//! Sandboxes whose network has rules, in an internet of the test's own: see [`world`].
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "all of this crate is tests: a panic is how they fail"
+)]
+
+mod device;
+mod lists;
+mod near;
+mod real;
+mod world;
