@@ -58,6 +58,11 @@ pub const LLM_TEMPERATURE: EnvVar = EnvVar {
     name: "LLM_TEMPERATURE",
     doc: "sampling temperature, as --temperature",
 };
+/// Samples at once.
+pub const LLM_NUM_WORKERS: EnvVar = EnvVar {
+    name: "LLM_NUM_WORKERS",
+    doc: "samples of `benchmark` at work at once, as --num_workers",
+};
 /// Refused system calls.
 pub const SECCOMP: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_SECCOMP",
@@ -70,7 +75,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 9] = [
+pub const ENV_VARS: [EnvVar; 10] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -78,6 +83,7 @@ pub const ENV_VARS: [EnvVar; 9] = [
     OPENAI_API_KEY,
     ANTHROPIC_API_KEY,
     LLM_TEMPERATURE,
+    LLM_NUM_WORKERS,
     SECCOMP,
     NO_COLOR,
 ];
@@ -150,6 +156,8 @@ pub struct SettingsFile {
     pub task_timeout: Option<f64>,
     /// Parent of the run folders.
     pub output_dir: Option<PathBuf>,
+    /// Samples of an evaluation at work at once.
+    pub num_workers: Option<usize>,
     /// Refused system calls.
     pub seccomp: Option<String>,
 }

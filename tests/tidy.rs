@@ -34,6 +34,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("trajectory", &["outcome", "env", "spec", "llm"]),
     ("agent", &["llm", "trajectory", "outcome", "env", "spec"]),
     ("settings", &["llm"]),
+    ("reward", &[]),
+    ("task", &["agent", "reward"]),
+    (
+        "bench",
+        &[
+            "task",
+            "reward",
+            "agent",
+            "llm",
+            "trajectory",
+            "outcome",
+            "env",
+            "spec",
+        ],
+    ),
 ];
 
 /// Modules at the top, free to name everything.
@@ -49,6 +64,9 @@ const BANNED: &[(&str, &[&str])] = &[
     ("spec", &["tokio", "reqwest"]),
     ("env", &["tokio", "reqwest"]),
     ("agent", &["reqwest"]),
+    ("reward", &["std::fs", "tokio", "reqwest", "tracing"]),
+    ("task", &["tokio", "reqwest"]),
+    ("bench", &["reqwest"]),
 ];
 
 /// Lines before the tests of a file: aim for 400.

@@ -1,6 +1,7 @@
 //! The command line: thin verbs over the library.
 
 pub mod argv;
+mod benchmark;
 mod display;
 mod doctor;
 mod error;
@@ -42,6 +43,8 @@ struct Cli {
 enum Verb {
     /// Let a model work on one task in a sandbox
     Run(Box<run::RunArgs>),
+    /// Evaluate a model on a task: every sample of it, with or without a sandbox
+    Benchmark(Box<benchmark::BenchmarkArgs>),
     /// Run one command in a new sandbox
     ///
     /// Its output passes to the byte to a pipe or a file; a terminal gets it as text, without colours and control sequences.
@@ -92,8 +95,9 @@ pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
 async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     let state = cli.state_dir.as_deref();
     match cli.command {
-        // These two end in order on a signal; the others are dropped where they stand.
+        // These end in order on a signal; the others are dropped where they stand.
         Verb::Run(args) => Ok(task::run(*args, state).await),
+        Verb::Benchmark(args) => Ok(Box::pin(benchmark::benchmark(*args, state)).await),
         Verb::Exec(args) => exec::exec(*args, state).await,
         Verb::Shell(args) => unless_signalled(state, Box::pin(shell::shell(*args, state))).await,
         Verb::Image(command) => {
