@@ -11,6 +11,7 @@ mod manifest;
 mod original;
 mod plain;
 mod plan;
+mod rescore;
 mod sample;
 mod sandboxed;
 mod summary;
@@ -23,6 +24,7 @@ pub use ledger::{Ledger, Record, Status, Times};
 pub use manifest::{Manifest, Mode, RunConfig};
 pub use original::write as write_results;
 pub use plan::{Job, jobs};
+pub use rescore::{Rescored, rescore};
 pub use sample::{Models, Shared};
 pub use summary::{Summary, summarize};
 
@@ -49,6 +51,9 @@ pub trait Sandboxes: Send + Sync + 'static {
 
 /// Runs the Python of a task, away from every sandbox of the model.
 pub trait Grader: Send + Sync + 'static {
+    /// Whether two answers are mathematically equal, by computer algebra.
+    fn math(&self, answer: &str, truth: &str) -> impl Future<Output = Result<bool, String>> + Send;
+
     /// `compute_score` of an answer.
     fn score(&self, row: &Row, answer: &str) -> impl Future<Output = Result<f64, String>> + Send;
 

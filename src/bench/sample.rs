@@ -19,7 +19,7 @@ use crate::llm::{
     TokenUsage,
 };
 use crate::outcome::{Cause, Outcome};
-use crate::reward::Truth;
+use crate::reward::{Reward, Truth, boxed};
 use crate::spec::Usage;
 use crate::task::{Row, Scorer, Task};
 
@@ -226,8 +226,20 @@ pub(super) async fn score<G: Grader>(
                 domain: row.domain(),
                 qa_type: row.qa_type(),
             };
-            let score = reward.score(answer, truth);
-            score.ok_or_else(|| "text alone does not decide it".to_owned())
+            let instructions = row.domain().starts_with("instruct_follow");
+            match (reward.score(answer, truth), reward, grader) {
+                (Some(score), ..) => Ok(score),
+                (None, Reward::Judge, _) => Err("a judge has to decide".to_owned()),
+                (None, Reward::Math | Reward::Composite, Some(grader)) if !instructions => {
+                    let equal = grader.math(boxed(answer), &answer_truth).await?;
+                    Ok(f64::from(equal))
+                }
+                (None, Reward::Math | Reward::Composite, None) if !instructions => Err(
+                    "computer algebra has to decide: `image build grader`, then `verify`"
+                        .to_owned(),
+                ),
+                (None, ..) => Err("text alone does not decide it".to_owned()),
+            }
         }
         Scorer::Python(_) => match grader {
             Some(grader) => grader.score(row, answer).await,

@@ -1,7 +1,9 @@
 //! `benchmark`: a model on all samples of a task.
 
+mod grader;
 mod sandboxes;
 mod settle;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,8 +22,10 @@ use crate::bench::{
 use crate::exit;
 use crate::outcome::Outcome;
 use crate::settings::Environment;
-use sandboxes::{NoGrader, Pool};
+use grader::PythonGrader;
+use sandboxes::Pool;
 use settle::Settled;
+pub(super) use verify::{VerifyArgs, verify};
 
 /// Flags of `benchmark`.
 #[derive(Debug, Clone, Default, Args)]
@@ -69,6 +73,9 @@ pub(super) struct BenchmarkArgs {
     /// Stop when more samples than this have failed through no fault of the model [default: a tenth, at least 10]
     #[arg(long, value_name = "N")]
     max_infra_failures: Option<usize>,
+    /// Image in which the task's Python scores [default: grader where it was built, else the default]
+    #[arg(long, value_name = "NAME")]
+    grader_image: Option<String>,
     #[command(flatten)]
     agent: AgentArgs,
 }
@@ -154,18 +161,21 @@ async fn evaluate(settled: Settled, state: Option<&Path>, cancel: watch::Receive
         Ok(begun) => Box::pin(work(begun, cancel)).await,
         Err(error) => Err(error),
     };
-    worked.unwrap_or_else(|error| {
-        output::error(&error);
-        if let Some(hint) = error.hint() {
-            note(&format!("hint: {hint}"));
-        }
-        error.exit()
-    })
+    worked.unwrap_or_else(|error| tell_error(&error))
+}
+
+/// Tells an error and what mends it; gives the exit code.
+fn tell_error(error: &settle::Error) -> u8 {
+    output::error(error);
+    if let Some(hint) = error.hint() {
+        note(&format!("hint: {hint}"));
+    }
+    error.exit()
 }
 
 /// A run that can start.
 struct Begun {
-    shared: Arc<Shared<Pool, NoGrader>>,
+    shared: Arc<Shared<Pool, PythonGrader>>,
     ledger: Ledger,
     manifest: Manifest,
     jobs: Vec<bench::Job>,
@@ -178,6 +188,7 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         task,
         agent,
         folder,
+        grader_image,
         ..
     } = settled;
     let models = Models::open(&agent.model).map_err(bench::BenchError::from)?;
@@ -185,6 +196,8 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         bench::Mode::LlmInSandbox => Some(Pool::open(&agent, &task.prompt, state).await?),
         bench::Mode::Llm => None,
     };
+    let mode = manifest.config.mode;
+    let grader = PythonGrader::needed(&task, mode, grader_image.as_deref(), state).await?;
     manifest.config.image_digest = pool.as_ref().map(|pool| pool.digest().to_owned());
     manifest.digest = manifest.config.digest();
     let ledger = match folder {
@@ -219,7 +232,7 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         style: agent.style,
         shell: agent.shell,
         sandboxes: pool,
-        grader: None,
+        grader,
         folder: ledger.folder().to_owned(),
         save_exchanges: agent.save_exchanges,
         task,
@@ -269,7 +282,11 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         cancel,
         &mut tell,
     )
-    .await?;
+    .await;
+    if let Some(grader) = &shared.grader {
+        grader.close().await;
+    }
+    let stop = stop?;
     let again = format!("llm-in-sandbox benchmark --resume {}", folder.display());
     match stop {
         Stop::Interrupted => {

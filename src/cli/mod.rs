@@ -45,6 +45,8 @@ enum Verb {
     Run(Box<run::RunArgs>),
     /// Evaluate a model on a task: every sample of it, with or without a sandbox
     Benchmark(Box<benchmark::BenchmarkArgs>),
+    /// Score the answers of an evaluation once more, without asking any model
+    Verify(Box<benchmark::VerifyArgs>),
     /// Run one command in a new sandbox
     ///
     /// Its output passes to the byte to a pipe or a file; a terminal gets it as text, without colours and control sequences.
@@ -98,6 +100,9 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         // These end in order on a signal; the others are dropped where they stand.
         Verb::Run(args) => Ok(task::run(*args, state).await),
         Verb::Benchmark(args) => Ok(Box::pin(benchmark::benchmark(*args, state)).await),
+        Verb::Verify(args) => {
+            unless_signalled(state, async { Ok(benchmark::verify(&args, state).await) }).await
+        }
         Verb::Exec(args) => exec::exec(*args, state).await,
         Verb::Shell(args) => unless_signalled(state, Box::pin(shell::shell(*args, state))).await,
         Verb::Image(command) => {

@@ -52,7 +52,7 @@ fn last_number(text: &str) -> Option<f64> {
 
 /// Without space, delimiters and the marks of layout.
 fn normalised(text: &str) -> String {
-    let mut text = text.trim().trim_end_matches('.').trim().to_owned();
+    let mut text = text.trim().to_owned();
     for pair in [("$$", "$$"), ("\\(", "\\)"), ("\\[", "\\]"), ("$", "$")] {
         let inner = text
             .strip_prefix(pair.0)
@@ -142,11 +142,14 @@ impl Number {
 
     /// Digits, perhaps in groups of three, and perhaps a point and more digits.
     fn decimal(text: &str) -> Option<Self> {
-        let (before, after) = text.split_once('.').unwrap_or((text, ""));
+        // A point at the end is no number for math-verify.
         let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
-        if before.is_empty() && after.is_empty() || !digits(after) {
-            return None;
-        }
+        let (before, after) = match text.split_once('.') {
+            Some((before, after)) if !after.is_empty() && digits(after) => (before, after),
+            Some(_) => return None,
+            None if text.is_empty() => return None,
+            None => (text, ""),
+        };
         let before = ungrouped(before)?;
         // Thirty digits fit, and so do their products in `equals`.
         if before.len() + after.len() > 18 {

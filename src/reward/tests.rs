@@ -73,6 +73,7 @@ fn mathematics_is_decided_only_where_the_text_decides() {
             Some(false),
         ),
         ("1/0", "1", None),
+        ("42.", "42", None),
     ] {
         assert_eq!(math(answer, truth), equal, "{answer} = {truth}");
     }

@@ -55,6 +55,10 @@ impl Sandboxes for Memory {
 enum Nobody {}
 
 impl Grader for Nobody {
+    async fn math(&self, _: &str, _: &str) -> Result<bool, String> {
+        match *self {}
+    }
+
     async fn score(&self, _: &Row, _: &str) -> Result<f64, String> {
         match *self {}
     }

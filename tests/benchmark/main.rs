@@ -14,12 +14,14 @@
 
 mod crash;
 mod faulty;
+mod goldens;
 #[path = "../agent/memory_env.rs"]
 #[allow(dead_code, reason = "shared with tests/agent, which uses the rest")]
 mod memory_env;
 #[path = "../cli/program.rs"]
 #[allow(dead_code, reason = "shared with tests/cli, which uses the rest")]
 mod program;
+mod python;
 mod scores;
 #[path = "../agent/server.rs"]
 #[allow(dead_code, reason = "shared with tests/agent, which uses the rest")]
@@ -63,9 +65,16 @@ impl Bench {
     /// The program with these flags; those of the model too, unless it is the flags' own.
     pub(crate) fn command(&self, flags: &[&str]) -> Command {
         let plain = flags.windows(2).any(|pair| pair == ["--mode", "llm"]);
-        let all = [&["benchmark"], flags, &["--output_dir", "out"]].concat();
+        self.verb(
+            &[&["benchmark"], flags, &["--output_dir", "out"]].concat(),
+            plain,
+        )
+    }
+
+    /// The program with these arguments; without `plain` it needs the image.
+    pub(crate) fn verb(&self, all: &[&str], plain: bool) -> Command {
         // Only sandboxes need an image.
-        let mut command = if plain { bare(&all) } else { command(&all) };
+        let mut command = if plain { bare(all) } else { command(all) };
         command
             .current_dir(self.directory.path())
             .env("HOME", self.directory.path())

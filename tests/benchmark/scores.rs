@@ -174,7 +174,7 @@ fn the_files_of_a_run_are_those_of_the_original() {
         (&json!(1.0), &json!("yes"))
     );
     let seen = sample["trajectory"][0]["observation"].as_str().unwrap();
-    assert!(seen.contains("/w\n"), "{seen}");
+    assert!(seen.ends_with("\n/w"), "{seen}");
     let log = std::fs::read_to_string(folder.join("logs/a_b~c85bed17.txt")).unwrap();
     assert!(
         log.contains("Look into /w/in.") && log.contains("score:        1.0000"),

@@ -31,6 +31,7 @@ fn help_of_every_verb() {
         "",
         "run",
         "benchmark",
+        "verify",
         "exec",
         "shell",
         "ps",

@@ -9,12 +9,11 @@ use super::super::error::CliError;
 use super::super::run::AgentSettings;
 use super::super::sandbox::{Ground, SandboxArgs, launcher_config, warn_unenforced};
 use crate::agent::{PromptConfig, SandboxFacts, Shell};
-use crate::bench::{Grader, Sandboxes};
+use crate::bench::Sandboxes;
 use crate::host::{Sandbox, ShellMode};
 use crate::image::DEFAULT_NAME;
 use crate::outcome::Outcome;
 use crate::spec::Usage;
-use crate::task::Row;
 
 /// Where they come from.
 #[derive(Debug)]
@@ -71,19 +70,5 @@ impl Sandboxes for Pool {
             image_digest: Some(self.digest().to_owned()),
             spec: json!({ "network": "none", "limits": sandbox.in_force(), "walls": sandbox.walls() }),
         }
-    }
-}
-
-/// For tasks without Python.
-#[derive(Debug)]
-pub(super) enum NoGrader {}
-
-impl Grader for NoGrader {
-    async fn score(&self, _: &Row, _: &str) -> Result<f64, String> {
-        match *self {}
-    }
-
-    async fn prompt(&self, _: &Row) -> Result<String, String> {
-        match *self {}
     }
 }

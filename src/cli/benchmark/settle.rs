@@ -15,7 +15,7 @@ use crate::image::DEFAULT_NAME;
 use crate::llm::{ModelSettings, Sampling};
 use crate::reward;
 use crate::settings::{self, Environment, SettingsError};
-use crate::task::{Scorer, Task, TaskError, Vanilla, Wanted};
+use crate::task::{Task, TaskError, Wanted};
 
 /// Tokens of a plain answer, as in the original.
 const MAX_RESPONSE_LEN: u64 = 65_536;
@@ -38,6 +38,14 @@ pub(in crate::cli) enum Error {
     /// The image or the host.
     #[error(transparent)]
     Cli(#[from] CliError),
+    /// The Python of the task.
+    #[error("the Python of the task cannot be used in the image {image}: {problem}")]
+    Grader {
+        /// The image.
+        image: String,
+        /// What Python said.
+        problem: String,
+    },
 }
 
 impl Error {
@@ -50,7 +58,7 @@ impl Error {
 
     pub(super) fn exit(&self) -> u8 {
         match self {
-            Self::Settings(_) | Self::Task(_) => exit::USAGE,
+            Self::Settings(_) | Self::Task(_) | Self::Grader { .. } => exit::USAGE,
             Self::Bench(
                 BenchError::Locked(_) | BenchError::Differs { .. } | BenchError::Model(_),
             ) => exit::USAGE,
@@ -63,6 +71,9 @@ impl Error {
     pub(super) fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Cli(error) => error.hint(),
+            Self::Grader { .. } => Some(Cow::Borrowed(
+                "an image with what it imports: a recipe, `image build --recipe FILE`, then --grader_image NAME",
+            )),
             Self::Settings(_) | Self::Task(_) | Self::Bench(_) | Self::Run(_) => None,
         }
     }
@@ -80,6 +91,7 @@ pub(super) struct Settled {
     pub(super) requests: usize,
     pub(super) retries: u32,
     pub(super) max_failures: Option<usize>,
+    pub(super) grader_image: Option<String>,
 }
 
 /// Settles all settings.
@@ -88,12 +100,7 @@ pub(super) fn settle(
     environment: Environment<'_>,
     home: Option<&Path>,
 ) -> Result<Settled, Error> {
-    let earlier = args.resume.as_deref().map(Manifest::read).transpose();
-    let earlier = earlier.map_err(|error| {
-        let cause =
-            std::error::Error::source(&error).map_or_else(String::new, |e| format!(": {e}"));
-        run::value("--resume", format!("{error}{cause}"))
-    })?;
+    let earlier = args.resume.as_deref().map(read_manifest).transpose()?;
     if let Some(manifest) = &earlier {
         fill(&mut args, manifest);
     }
@@ -116,7 +123,6 @@ pub(super) fn settle(
         Some(Mode::Llm) => bench::Mode::Llm,
         Some(Mode::LlmInSandbox) | None => bench::Mode::LlmInSandbox,
     };
-    needs_no_python(&task, mode)?;
     let mut config = config(&agent, mode, max_response_len, args.repeat.unwrap_or(1));
     config.describe(&task);
     let mut manifest = Manifest::new(config, absolute(&wanted.task));
@@ -135,6 +141,35 @@ pub(super) fn settle(
         requests,
         retries: args.infra_retries,
         max_failures: args.max_infra_failures,
+        grader_image: args.grader_image,
+    })
+}
+
+/// Reads the folder of a run, and its task as it is now.
+pub(super) fn reopen(
+    folder: &Path,
+    other: Option<reward::Reward>,
+) -> Result<(Manifest, Task), Error> {
+    let manifest = read_manifest(folder)?;
+    let task = Task::load(&Wanted {
+        task: manifest.source.clone(),
+        data: manifest.data.as_ref().map(PathBuf::from),
+        reward: other.or(manifest.reward),
+        start: manifest.start_id,
+        end: manifest.end_id,
+    })?;
+    if task.data_digest != manifest.config.data_digest {
+        let problem = format!("the rows of {} have changed since", manifest.source);
+        return Err(run::value("DIR", problem).into());
+    }
+    Ok((manifest, task))
+}
+
+fn read_manifest(folder: &Path) -> Result<Manifest, SettingsError> {
+    Manifest::read(folder).map_err(|error| {
+        let cause =
+            std::error::Error::source(&error).map_or_else(String::new, |e| format!(": {e}"));
+        run::value("DIR", format!("{error}{cause}"))
     })
 }
 
@@ -235,25 +270,6 @@ fn config(
     }
 }
 
-/// Python of a task runs nowhere yet.
-fn needs_no_python(task: &Task, mode: bench::Mode) -> Result<(), SettingsError> {
-    if let Scorer::Python(directory) = &task.scorer {
-        let problem = format!(
-            "the reward.py of {} cannot be run; name a reward with --reward",
-            directory.display()
-        );
-        return Err(run::value("--task", problem));
-    }
-    if let (Vanilla::Python(directory), bench::Mode::Llm) = (&task.vanilla, mode) {
-        let problem = format!(
-            "the vanilla_llm_prompt.py of {} cannot be run",
-            directory.display()
-        );
-        return Err(run::value("--mode", problem));
-    }
-    Ok(())
-}
-
 fn workers(
     args: &BenchmarkArgs,
     file: Option<usize>,
@@ -297,7 +313,7 @@ pub(super) fn suffix(config: &RunConfig) -> String {
 }
 
 impl Reward {
-    fn native(self) -> reward::Reward {
+    pub(super) fn native(self) -> reward::Reward {
         match self {
             Self::Exact => reward::Reward::Exact,
             Self::Letter => reward::Reward::Letter,
