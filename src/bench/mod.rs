@@ -3,6 +3,8 @@
 //! One dispatcher owns what is known; a sample is a task of its own that returns its [`Record`]. Sandboxes and Python scorers
 //! are the caller's, behind [`Sandboxes`] and [`Grader`].
 
+mod capability;
+mod compare;
 mod dispatch;
 mod failure;
 mod ledger;
@@ -11,6 +13,7 @@ mod manifest;
 mod original;
 mod plain;
 mod plan;
+mod report;
 mod rescore;
 mod sample;
 mod sandboxed;
@@ -19,11 +22,14 @@ mod summary;
 use std::future::Future;
 use std::path::PathBuf;
 
+pub use capability::Capabilities;
+pub use compare::{Comparison, Side, compare};
 pub use dispatch::{Dispatch, Progress, Stop, run};
 pub use ledger::{Ledger, Record, Status, Times};
 pub use manifest::{Manifest, Mode, RunConfig};
 pub use original::write as write_results;
 pub use plan::{Job, jobs};
+pub use report::{Report, report};
 pub use rescore::{Rescored, rescore};
 pub use sample::{Models, Shared};
 pub use summary::{Summary, summarize};

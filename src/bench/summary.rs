@@ -53,6 +53,20 @@ pub fn summarize(
     (part(ledger, &all), parts)
 }
 
+/// Mean score of each problem that has one, by its row.
+pub(super) fn problem_means(ledger: &Ledger, jobs: &[Job]) -> BTreeMap<usize, f64> {
+    let mut problems: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for job in jobs {
+        if let Some(score) = ledger.get(&job.key).and_then(|known| known.score) {
+            problems.entry(job.row).or_default().push(score);
+        }
+    }
+    problems
+        .into_iter()
+        .filter_map(|(row, scores)| Some((row, mean(std::iter::once(&scores))?)))
+        .collect()
+}
+
 fn part(ledger: &Ledger, jobs: &[&Job]) -> Summary {
     let (mut pending, mut failed, mut missing) = (0, 0, 0);
     let mut problems: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
@@ -91,7 +105,7 @@ fn mean<'a>(problems: impl Iterator<Item = &'a Vec<f64>>) -> Option<f64> {
 }
 
 /// Percentile bootstrap over problems: samples of one problem are not independent of each other.
-fn interval(problems: &[Vec<f64>]) -> Option<[f64; 2]> {
+pub(super) fn interval(problems: &[Vec<f64>]) -> Option<[f64; 2]> {
     if problems.len() < 2 {
         return None;
     }

@@ -1,6 +1,7 @@
 //! `benchmark`: a model on all samples of a task.
 
 mod grader;
+mod report;
 mod sandboxes;
 mod settle;
 mod verify;
@@ -23,6 +24,7 @@ use crate::exit;
 use crate::outcome::Outcome;
 use crate::settings::Environment;
 use grader::PythonGrader;
+pub(super) use report::{ReportArgs, report};
 use sandboxes::Pool;
 use settle::Settled;
 pub(super) use verify::{VerifyArgs, verify};
@@ -303,7 +305,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
     }
     let summary =
         bench::write_results(&mut ledger, &manifest, &shared.task, &jobs, begun.elapsed())?;
-    for line in report(&summary) {
+    for line in summary_lines(&summary) {
         result(&line);
     }
     result(&format!("results:    {}", folder.display()));
@@ -350,7 +352,7 @@ fn mean(sum: f64, count: usize) -> String {
     format!("{:.4}", sum / count as f64)
 }
 
-fn report(summary: &Summary) -> Vec<String> {
+fn summary_lines(summary: &Summary) -> Vec<String> {
     let mut lines = vec![match (summary.mean, summary.interval_95) {
         (Some(mean), Some([low, high])) => {
             format!(

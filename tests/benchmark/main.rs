@@ -22,6 +22,7 @@ mod memory_env;
 #[allow(dead_code, reason = "shared with tests/cli, which uses the rest")]
 mod program;
 mod python;
+mod report;
 mod scores;
 #[path = "../agent/server.rs"]
 #[allow(dead_code, reason = "shared with tests/agent, which uses the rest")]

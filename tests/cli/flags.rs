@@ -32,6 +32,7 @@ fn help_of_every_verb() {
         "run",
         "benchmark",
         "verify",
+        "report",
         "exec",
         "shell",
         "ps",

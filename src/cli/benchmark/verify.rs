@@ -9,7 +9,7 @@ use super::super::output::{note, result};
 use super::super::sanitize::one_line;
 use super::grader::PythonGrader;
 use super::settle::{self, Error};
-use super::{Reward, report, tell_error};
+use super::{Reward, summary_lines, tell_error};
 use crate::bench::{self, Ledger, Record};
 
 /// Flags of `verify`.
@@ -60,7 +60,7 @@ async fn scored_again(args: &VerifyArgs, state: Option<&Path>) -> Result<u8, Err
         "{} scores are as they were, {} are new, {} are still to come, {} samples have no answer",
         counts.same, counts.changed, counts.pending, counts.without
     ));
-    for line in report(&summary) {
+    for line in summary_lines(&summary) {
         result(&line);
     }
     Ok(u8::from(counts.changed + counts.pending > 0))
