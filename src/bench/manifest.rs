@@ -85,6 +85,15 @@ impl RunConfig {
     }
 }
 
+/// Part of the samples of a run: every `of`-th, from the `number`-th.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// From 1.
+    pub number: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
 /// `run.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -106,6 +115,9 @@ pub struct Manifest {
     pub start_id: Option<usize>,
     /// Row after the last.
     pub end_id: Option<usize>,
+    /// Which part of the samples, if not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
     /// Server, without credentials.
     pub base_url: Option<String>,
     /// Requests and answers are kept.
@@ -126,6 +138,7 @@ impl Manifest {
             reward: None,
             start_id: None,
             end_id: None,
+            shard: None,
             base_url: None,
             save_exchanges: false,
         }

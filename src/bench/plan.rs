@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::RunConfig;
+use super::manifest::Manifest;
 use crate::task::{self, Task};
 
 /// Longest part of a name that comes from an id.
@@ -23,9 +23,10 @@ pub struct Job {
     pub seed: Option<u64>,
 }
 
-/// All samples, by repeat and row.
+/// All samples of a run or of its shard, by repeat and row.
 #[must_use]
-pub fn jobs(task: &Task, config: &RunConfig) -> Vec<Job> {
+pub fn jobs(task: &Task, manifest: &Manifest) -> Vec<Job> {
+    let config = &manifest.config;
     let digest = config.digest();
     let one = |repeat: u32, at: usize, id: &str| Job {
         row: at,
@@ -39,7 +40,12 @@ pub fn jobs(task: &Task, config: &RunConfig) -> Vec<Job> {
             let rows = task.rows.iter().enumerate();
             rows.map(move |(at, row)| (repeat, at, row.id()))
         })
-        .map(|(repeat, at, id)| one(repeat, at, id))
+        .enumerate()
+        .filter(|(place, _)| {
+            let shard = manifest.shard;
+            shard.is_none_or(|shard| place % shard.of.max(1) + 1 == shard.number)
+        })
+        .map(|(_, (repeat, at, id))| one(repeat, at, id))
         .collect()
 }
 

@@ -1,6 +1,7 @@
 //! `benchmark`: a model on all samples of a task.
 
 mod grader;
+mod merge;
 mod report;
 mod sandboxes;
 mod settle;
@@ -24,6 +25,7 @@ use crate::exit;
 use crate::outcome::Outcome;
 use crate::settings::Environment;
 use grader::PythonGrader;
+pub(super) use merge::{MergeArgs, merge};
 pub(super) use report::{ReportArgs, report};
 use sandboxes::Pool;
 use settle::Settled;
@@ -57,6 +59,9 @@ pub(super) struct BenchmarkArgs {
     /// Row after the last
     #[arg(long, value_name = "N")]
     end_id: Option<usize>,
+    /// Only every N-th sample, from the I-th: for several machines; `merge` puts the folders together
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<bench::Shard>,
     /// Samples of each row [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     repeat: Option<u32>,
@@ -166,6 +171,25 @@ async fn evaluate(settled: Settled, state: Option<&Path>, cancel: watch::Receive
     worked.unwrap_or_else(|error| tell_error(&error))
 }
 
+/// Makes the folders that a run folder holds.
+fn make_parts(folder: &Path) -> Result<(), settle::Error> {
+    for name in ["samples", "logs"] {
+        let path = folder.join(name);
+        std::fs::create_dir_all(&path).map_err(|source| settle::Error::folder(&path, source))?;
+    }
+    Ok(())
+}
+
+fn shard(text: &str) -> Result<bench::Shard, String> {
+    let parsed = text.split_once('/').and_then(|(number, of)| {
+        let (number, of) = (number.parse().ok()?, of.parse().ok()?);
+        (1..=of)
+            .contains(&number)
+            .then_some(bench::Shard { number, of })
+    });
+    parsed.ok_or_else(|| format!("{text} is not I/N with I from 1 to N"))
+}
+
 /// Tells an error and what mends it; gives the exit code.
 fn tell_error(error: &settle::Error) -> u8 {
     output::error(error);
@@ -209,16 +233,13 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
             ledger
         }
         None => {
-            let suffix = settle::suffix(&manifest.config);
+            let suffix = settle::suffix(&manifest);
             let folder = run::make_folder(&agent.output_dir, SystemTime::now(), &suffix)?;
             Ledger::create(&folder, &manifest)?
         }
     };
-    for name in ["samples", "logs"] {
-        let path = ledger.folder().join(name);
-        std::fs::create_dir_all(&path).map_err(|source| settle::Error::folder(&path, source))?;
-    }
-    let all = bench::jobs(&task, &manifest.config);
+    make_parts(ledger.folder())?;
+    let all = bench::jobs(&task, &manifest);
     let how = Dispatch {
         workers: settled.workers,
         retries: settled.retries,

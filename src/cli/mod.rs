@@ -47,6 +47,8 @@ enum Verb {
     Benchmark(Box<benchmark::BenchmarkArgs>),
     /// Score the answers of an evaluation once more, without asking any model
     Verify(Box<benchmark::VerifyArgs>),
+    /// Put the shards of an evaluation together
+    Merge(benchmark::MergeArgs),
     /// Write what an evaluation came to, as Markdown and JSON, alone or against another
     Report(benchmark::ReportArgs),
     /// Run one command in a new sandbox
@@ -105,6 +107,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Verb::Verify(args) => {
             unless_signalled(state, async { Ok(benchmark::verify(&args, state).await) }).await
         }
+        Verb::Merge(args) => Ok(benchmark::merge(&args)),
         Verb::Report(args) => Ok(benchmark::report(&args)),
         Verb::Exec(args) => exec::exec(*args, state).await,
         Verb::Shell(args) => unless_signalled(state, Box::pin(shell::shell(*args, state))).await,

@@ -170,8 +170,9 @@ async fn every_sample_ends_with_a_type_and_none_is_scored_0_for_a_fault() {
     }
     let mut config = config();
     config.describe(&task);
-    let mut ledger = Ledger::create(&folder, &Manifest::new(config.clone(), "t".into())).unwrap();
-    let all = jobs(&task, &config);
+    let manifest = Manifest::new(config, "t".into());
+    let mut ledger = Ledger::create(&folder, &manifest).unwrap();
+    let all = jobs(&task, &manifest);
     let http = client(&server.url());
     let shared: Shared<Memory, Nobody> = Shared {
         mode: Mode::LlmInSandbox,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use crate::program::{code, stderr};
+use crate::program::{code, finish, stderr};
 use crate::server::streamed;
 use crate::{Bench, answering, bash, rows, serve, task, text};
 
@@ -251,4 +251,63 @@ fn repeats_are_grouped_by_problem() {
     let trajectories = bench.json("trajectory.json");
     let keys: Vec<&String> = trajectories.as_object().unwrap().keys().collect();
     assert_eq!(keys, ["r000", "r001", "r000#2", "r001#2"]);
+}
+
+#[test]
+fn shards_put_together_are_the_whole() {
+    let bench = Bench::new();
+    task(&bench.path("t"), "reward: exact\n", &rows(5));
+    for at in 0..5 {
+        let answer = if at % 2 == 0 { "yes" } else { "no" };
+        bench.record(&format!("r{at:03}"), &answering("/testbed", answer));
+    }
+    bench.replay(&["t"], 0);
+    let whole = bench.folder();
+    let mut shards = Vec::new();
+    for shard in ["1/2", "2/2"] {
+        bench.replay(&["t", "--shard", shard], 0);
+        let folders = std::fs::read_dir(bench.path("out")).unwrap();
+        let name = shard.replace('/', "of");
+        let found = folders.map(|folder| folder.unwrap().path().to_str().unwrap().to_owned());
+        shards.extend(found.filter(|folder| folder.ends_with(&name)));
+    }
+    let merge = |shards: &[&str]| {
+        finish(bench.verb(
+            &[&["merge", "--output_dir", "out/merged"], shards].concat(),
+            true,
+        ))
+    };
+    let output = merge(&[&shards[0], &shards[1]]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let merged = std::fs::read_dir(bench.path("out/merged"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let of = |folder: &Path, name: &str| crate::read_json(&folder.join(name));
+    assert_eq!(
+        of(&merged, "results.json")["summary"],
+        of(&whole, "results.json")["summary"]
+    );
+    let rewards = |folder: &Path| -> Vec<(String, Value, usize)> {
+        let all = of(folder, "trajectory.json");
+        let one = |(id, sample): (&String, &Value)| {
+            let steps = sample["trajectory"].as_array().unwrap().len();
+            (id.clone(), sample["reward"].clone(), steps)
+        };
+        all.as_object().unwrap().iter().map(one).collect()
+    };
+    assert_eq!(rewards(&merged), rewards(&whole));
+    // Half of a run is told as such, and the same half twice is refused.
+    let output = merge(&[&shards[0]]);
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("not done:   2 of 5"));
+    let output = merge(&[&shards[0], &shards[0]]);
+    assert_eq!(code(&output), 125, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("another shard"),
+        "{}",
+        stderr(&output)
+    );
 }

@@ -43,7 +43,7 @@ impl Opened {
         let (manifest, task) = settle::reopen(folder, None)?;
         Ok(Self {
             ledger: Ledger::open(folder)?,
-            jobs: bench::jobs(&task, &manifest.config),
+            jobs: bench::jobs(&task, &manifest),
             manifest,
             task,
         })

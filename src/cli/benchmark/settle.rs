@@ -130,6 +130,7 @@ pub(super) fn settle(
     manifest.reward = wanted.reward;
     manifest.start_id = wanted.start;
     manifest.end_id = wanted.end;
+    manifest.shard = args.shard;
     manifest.base_url = agent.model.shown_url();
     manifest.save_exchanges = agent.save_exchanges;
     Ok(Settled {
@@ -187,6 +188,7 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
     or_fill(&mut args.reward, manifest.reward.map(Reward::of));
     or_fill(&mut args.start_id, manifest.start_id);
     or_fill(&mut args.end_id, manifest.end_id);
+    or_fill(&mut args.shard, manifest.shard);
     args.repeat.get_or_insert(config.repeat);
     args.max_response_len.get_or_insert(config.max_response_len);
     let agent = &mut args.agent;
@@ -302,14 +304,18 @@ fn absolute(name: &str) -> String {
 }
 
 /// What follows the time in the name of a run folder.
-pub(super) fn suffix(config: &RunConfig) -> String {
+pub(super) fn suffix(manifest: &Manifest) -> String {
+    let config = &manifest.config;
     let mode = match config.mode {
         bench::Mode::LlmInSandbox => "LLMinSandbox",
         bench::Mode::Llm => "vanillaLLM",
     };
     let plain = |text: &str| text.replace(|c: char| c == '/' || c.is_control(), "_");
     let model: String = plain(&config.model).chars().take(100).collect();
-    format!("_{}_{model}_{mode}", plain(&config.task))
+    let part = manifest.shard.map_or_else(String::new, |shard| {
+        format!("_{}of{}", shard.number, shard.of)
+    });
+    format!("_{}_{model}_{mode}{part}", plain(&config.task))
 }
 
 impl Reward {

@@ -45,7 +45,7 @@ async fn scored_again(args: &VerifyArgs, state: Option<&Path>) -> Result<u8, Err
     // The prompts are not needed again.
     let mode = bench::Mode::LlmInSandbox;
     let grader = PythonGrader::needed(&task, mode, image, state).await?;
-    let jobs = bench::jobs(&task, &manifest.config);
+    let jobs = bench::jobs(&task, &manifest);
     let mut tell = |record: &Record, what: &str| {
         note(&format!("{}: {}", one_line(&record.id), one_line(what)));
     };
