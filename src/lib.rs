@@ -29,6 +29,7 @@
 use std::process::ExitCode;
 
 pub mod agent;
+pub mod bench;
 pub mod cli;
 pub mod env;
 pub mod exit;
@@ -43,9 +44,11 @@ pub mod outcome;
 pub mod overhead;
 pub mod plan;
 pub mod policy;
+pub mod reward;
 pub mod settings;
 pub mod spec;
 pub mod sys;
+pub mod task;
 pub mod trajectory;
 pub mod tree;
 pub mod wire;

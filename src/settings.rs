@@ -58,6 +58,11 @@ pub const LLM_TEMPERATURE: EnvVar = EnvVar {
     name: "LLM_TEMPERATURE",
     doc: "sampling temperature, as --temperature",
 };
+/// Samples at once.
+pub const LLM_NUM_WORKERS: EnvVar = EnvVar {
+    name: "LLM_NUM_WORKERS",
+    doc: "samples of `benchmark` at work at once, as --num_workers",
+};
 /// Refused system calls.
 pub const SECCOMP: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_SECCOMP",
@@ -75,7 +80,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 10] = [
+pub const ENV_VARS: [EnvVar; 11] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -83,6 +88,7 @@ pub const ENV_VARS: [EnvVar; 10] = [
     OPENAI_API_KEY,
     ANTHROPIC_API_KEY,
     LLM_TEMPERATURE,
+    LLM_NUM_WORKERS,
     SECCOMP,
     NET,
     NO_COLOR,
@@ -156,6 +162,8 @@ pub struct SettingsFile {
     pub task_timeout: Option<f64>,
     /// Parent of the run folders.
     pub output_dir: Option<PathBuf>,
+    /// Samples of an evaluation at work at once.
+    pub num_workers: Option<usize>,
     /// Refused system calls.
     pub seccomp: Option<String>,
     /// Network.

@@ -35,6 +35,21 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("agent", &["llm", "trajectory", "outcome", "env", "spec"]),
     ("settings", &["llm"]),
     ("net", &["sys", "outcome"]),
+    ("reward", &[]),
+    ("task", &["agent", "reward"]),
+    (
+        "bench",
+        &[
+            "task",
+            "reward",
+            "agent",
+            "llm",
+            "trajectory",
+            "outcome",
+            "env",
+            "spec",
+        ],
+    ),
 ];
 
 /// Modules at the top, free to name everything.
@@ -51,6 +66,9 @@ const BANNED: &[(&str, &[&str])] = &[
     ("spec", &["tokio", "reqwest"]),
     ("env", &["tokio", "reqwest"]),
     ("agent", &["reqwest"]),
+    ("reward", &["std::fs", "tokio", "reqwest", "tracing"]),
+    ("task", &["tokio", "reqwest"]),
+    ("bench", &["reqwest"]),
 ];
 
 /// Lines before the tests of a file: aim for 400.

@@ -86,12 +86,13 @@ pub enum RecipeError {
     },
 }
 
-/// The recipes that need no file, by name: `ubuntu` and `debian`.
+/// The recipes that need no file, by name: `ubuntu`, `debian`, and `grader` for the scores of evaluations.
 #[must_use]
 pub fn built_in(name: &str) -> Option<&'static str> {
     match name {
         "ubuntu" => Some(include_str!("../recipes/ubuntu.toml")),
         "debian" => Some(include_str!("../recipes/debian.toml")),
+        "grader" => Some(include_str!("../recipes/grader.toml")),
         _ => None,
     }
 }
@@ -208,7 +209,7 @@ mod tests {
 
     #[test]
     fn built_in_recipes_parse_and_bear_their_names() {
-        for name in ["ubuntu", "debian"] {
+        for name in ["ubuntu", "debian", "grader"] {
             assert_eq!(parse(built_in(name).unwrap()).unwrap().name, name);
         }
         assert!(built_in("arch").is_none());

@@ -4,7 +4,7 @@ use rootfs_builder::{bootstrap_command, built_in, parse, plan, resolve_base};
 
 #[test]
 fn built_in_recipes_give_these_steps() {
-    for name in ["ubuntu", "debian"] {
+    for name in ["ubuntu", "debian", "grader"] {
         let recipe = parse(built_in(name).unwrap()).unwrap();
         insta::assert_json_snapshot!(format!("{name}_base"), resolve_base(&recipe.base, "amd64"));
         insta::assert_json_snapshot!(format!("{name}_plan"), plan(&recipe));
@@ -14,7 +14,7 @@ fn built_in_recipes_give_these_steps() {
 
 #[test]
 fn no_step_names_a_host_but_the_distributions_own() {
-    for name in ["ubuntu", "debian"] {
+    for name in ["ubuntu", "debian", "grader"] {
         let recipe = built_in(name).unwrap();
         let plan = format!("{:?}", plan(&parse(recipe).unwrap()));
         for line in recipe.lines().filter(|line| line.contains("://")) {

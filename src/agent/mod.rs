@@ -5,6 +5,7 @@ pub(crate) mod clean;
 mod limits;
 pub(crate) mod observation;
 mod prompt;
+mod ready;
 mod run;
 mod state;
 pub mod tools;
@@ -12,6 +13,7 @@ pub mod tools;
 pub use limits::Limits;
 pub use observation::Style;
 pub use prompt::{PromptConfig, PromptError};
+pub use ready::{PrepareError, SandboxFacts, header, prepare};
 pub use run::{AgentConfig, Cancel, Outcome, Progress, run};
 pub use tools::Shell;
 

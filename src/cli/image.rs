@@ -36,7 +36,7 @@ pub(super) enum ImageCommand {
 /// `image build`.
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
-    /// Built-in recipe: `ubuntu` or `debian`; the default is chosen by what can be reached
+    /// Built-in recipe: `ubuntu`, `debian` or `grader`; the default is chosen by what can be reached
     #[arg(conflicts_with = "recipe")]
     pub name: Option<String>,
     /// Recipe file (TOML)

@@ -1,6 +1,7 @@
 //! The command line: thin verbs over the library.
 
 pub mod argv;
+mod benchmark;
 mod display;
 mod doctor;
 mod error;
@@ -43,6 +44,14 @@ struct Cli {
 enum Verb {
     /// Let a model work on one task in a sandbox
     Run(Box<run::RunArgs>),
+    /// Evaluate a model on a task: every sample of it, with or without a sandbox
+    Benchmark(Box<benchmark::BenchmarkArgs>),
+    /// Score the answers of an evaluation once more, without asking any model
+    Verify(Box<benchmark::VerifyArgs>),
+    /// Put the shards of an evaluation together
+    Merge(benchmark::MergeArgs),
+    /// Write what an evaluation came to, as Markdown and JSON, alone or against another
+    Report(benchmark::ReportArgs),
     /// Run one command in a new sandbox
     ///
     /// Its output passes to the byte to a pipe or a file; a terminal gets it as text, without colours and control sequences.
@@ -93,8 +102,14 @@ pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
 async fn dispatch(cli: Cli) -> Result<u8, CliError> {
     let state = cli.state_dir.as_deref();
     match cli.command {
-        // These two end in order on a signal; the others are dropped where they stand.
+        // These end in order on a signal; the others are dropped where they stand.
         Verb::Run(args) => Ok(task::run(*args, state).await),
+        Verb::Benchmark(args) => Ok(Box::pin(benchmark::benchmark(*args, state)).await),
+        Verb::Verify(args) => {
+            unless_signalled(state, async { Ok(benchmark::verify(&args, state).await) }).await
+        }
+        Verb::Merge(args) => Ok(benchmark::merge(&args)),
+        Verb::Report(args) => Ok(benchmark::report(&args)),
         Verb::Exec(args) => exec::exec(*args, state).await,
         Verb::Shell(args) => unless_signalled(state, Box::pin(shell::shell(*args, state))).await,
         Verb::Image(command) => {

@@ -77,6 +77,16 @@ pub(super) struct Started {
     _hold: ImageHold,
 }
 
+/// What sandboxes of one kind are started from.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) launcher: Launcher,
+    pub(super) image: Image,
+    pub(super) spec: SandboxSpec,
+    /// See [`Started`].
+    pub(super) hold: ImageHold,
+}
+
 /// See [`Upper`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Where {
@@ -116,6 +126,25 @@ impl SandboxArgs {
         purpose: &str,
         config: LauncherConfig,
     ) -> Result<Started, CliError> {
+        let ground = self.prepare(state, purpose, config).await?;
+        let network = ground.spec.network.to_string();
+        let sandbox = ground.launcher.sandbox(ground.spec).await?;
+        warn_unenforced(&sandbox);
+        Ok(Started {
+            sandbox,
+            network,
+            image: ground.image,
+            _hold: ground.hold,
+        })
+    }
+
+    /// Starts the zygote, and builds the image when it is missing: all that any number of sandboxes share.
+    pub(super) async fn prepare(
+        self,
+        state: Option<&Path>,
+        purpose: &str,
+        config: LauncherConfig,
+    ) -> Result<Ground, CliError> {
         // Before anything starts, and before an image is built for nothing.
         if self.upper == Where::Tmpfs {
             crate::plan::check_tmpfs(&self.limits()).map_err(HostError::from)?;
@@ -136,21 +165,11 @@ impl SandboxArgs {
             None => build_missing(&launcher, &store, &self.image).await?,
         };
         let hold = store.hold(&image)?;
-        let spec = self.spec(&image, purpose);
-        let network = spec.network.to_string();
-        let sandbox = launcher.sandbox(spec).await?;
-        let missing = &sandbox.in_force().unenforced;
-        if !missing.is_empty() {
-            super::output::note(&format!(
-                "warning: this host does not enforce: {}",
-                missing.join(", ")
-            ));
-        }
-        Ok(Started {
-            sandbox,
+        Ok(Ground {
+            spec: self.spec(&image, purpose),
+            launcher,
             image,
-            network,
-            _hold: hold,
+            hold,
         })
     }
 
@@ -188,6 +207,17 @@ impl SandboxArgs {
 pub(super) fn tell_refused(refused: &[Refused]) {
     for refused in refused {
         super::output::note(&refused.to_string());
+    }
+}
+
+/// Tells which limits this host cannot hold.
+pub(super) fn warn_unenforced(sandbox: &Sandbox) {
+    let missing = &sandbox.in_force().unenforced;
+    if !missing.is_empty() {
+        super::output::note(&format!(
+            "warning: this host does not enforce: {}",
+            missing.join(", ")
+        ));
     }
 }
 

@@ -30,15 +30,16 @@ async fn in_sandbox(
 ) -> Result<Option<Usage>, RunError> {
     let settings = session.settings();
     let image = settings
+        .agent
         .image
         .clone()
         .unwrap_or_else(|| DEFAULT_NAME.to_owned());
     let mut arguments = SandboxArgs::defaults(image);
     arguments.workdir.clone_from(&settings.prompt.working_dir);
-    arguments.seccomp.clone_from(&settings.seccomp);
-    arguments.net.clone_from(&settings.net);
+    arguments.seccomp.clone_from(&settings.agent.seccomp);
+    arguments.net.clone_from(&settings.agent.net);
     arguments.seccomp_log = settings.seccomp_log;
-    let mode = match settings.shell {
+    let mode = match settings.agent.shell {
         crate::agent::Shell::Persistent => ShellMode::Persistent,
         crate::agent::Shell::Fresh => ShellMode::Fresh,
     };

@@ -1,9 +1,11 @@
 //! Where a model is and how it is asked: plain data with defaults.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use super::endpoint::shown_url;
 use super::retry::RetryPolicy;
 use super::types::{Sampling, Secret};
 
@@ -65,6 +67,35 @@ impl HttpConfig {
             headers: Vec::new(),
             retry: RetryPolicy::default(),
             timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// Which model, and how it is asked.
+#[derive(Debug, Clone)]
+pub enum ModelSettings {
+    /// A server.
+    Http(Box<HttpConfig>),
+    /// A file of recorded answers.
+    Replay(PathBuf),
+}
+
+impl ModelSettings {
+    /// The name as it was given.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Http(config) => config.model.clone(),
+            Self::Replay(path) => format!("replay:{}", path.display()),
+        }
+    }
+
+    /// The server's address without credentials; none for recorded answers.
+    #[must_use]
+    pub fn shown_url(&self) -> Option<String> {
+        match self {
+            Self::Http(config) => Some(shown_url(&config.base_url)),
+            Self::Replay(_) => None,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Requests are always streamed, so that a stalled server is noticed; a server that answers with plain JSON is understood
 //! too. Redirects are not followed: they would carry the key elsewhere. Nothing of a broken answer is ever used.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -30,13 +30,13 @@ const MAX_ERROR_BODY: usize = 8 << 10;
 const MAX_SHRINKS: u32 = 16;
 
 /// A model behind an OpenAI-compatible server.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HttpModel {
     client: reqwest::Client,
     url: String,
     model: String,
     config: HttpConfig,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 /// What was learnt from the server, for all later requests.
@@ -100,8 +100,16 @@ impl HttpModel {
             url,
             model,
             config,
-            state: Mutex::new(state),
+            state: Arc::new(Mutex::new(state)),
         })
+    }
+
+    /// The same model with another sampling seed: connections, and what was learnt from the server, are shared.
+    #[must_use]
+    pub fn with_seed(&self, seed: Option<u64>) -> Self {
+        let mut other = self.clone();
+        other.config.sampling.seed = seed;
+        other
     }
 
     /// The address that requests go to, without credentials.

@@ -17,7 +17,7 @@ mod types;
 
 use std::future::Future;
 
-pub use config::{HttpConfig, Timeouts};
+pub use config::{HttpConfig, ModelSettings, Timeouts};
 pub use endpoint::{served_name, shown_url};
 pub use http::HttpModel;
 pub use replay::ReplayModel;
@@ -41,6 +41,21 @@ pub enum Model {
     Http(Box<HttpModel>),
     /// Recorded answers.
     Replay(ReplayModel),
+}
+
+impl Model {
+    /// Prepares the model; connects nowhere.
+    ///
+    /// # Errors
+    /// [`LlmError`] when the settings or the file of answers cannot be used.
+    pub fn open(settings: &ModelSettings) -> Result<Self, LlmError> {
+        Ok(match settings {
+            ModelSettings::Http(config) => {
+                Self::Http(Box::new(HttpModel::new((**config).clone())?))
+            }
+            ModelSettings::Replay(path) => Self::Replay(ReplayModel::open(path)?),
+        })
+    }
 }
 
 impl ChatModel for Model {

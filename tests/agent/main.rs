@@ -13,6 +13,7 @@ mod editor;
 mod faults;
 mod memory_env;
 mod real;
+#[allow(dead_code, reason = "shared with tests/benchmark, which uses the rest")]
 mod server;
 mod session;
 mod turns;

@@ -19,6 +19,8 @@ pub(crate) enum Reply {
     Stalled(Vec<String>),
     /// A response with status, further header lines and body.
     Plain(u16, &'static str, String),
+    /// The same as the other, later.
+    Late(std::time::Duration, Box<Reply>),
     /// The connection breaks at once.
     Reset,
     /// The request is taken, and no byte comes.
@@ -34,6 +36,9 @@ struct Seen {
     problems: Vec<String>,
 }
 
+/// Gives the answer to a request's body; `None` breaks the connection.
+type Answer = dyn Fn(&mut Seen, &str) -> Option<Reply> + Send + Sync;
+
 #[derive(Debug)]
 pub(crate) struct Server {
     port: u16,
@@ -42,16 +47,41 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// One that follows a script, and checks each request against the one before it.
     pub(crate) async fn start(script: Vec<Reply>) -> Self {
+        let left = Arc::new(Mutex::new(script.into_iter().rev().collect::<Vec<_>>()));
+        let replies = Arc::clone(&left);
+        let answer = move |seen: &mut Seen, body: &str| {
+            if let Err(problem) = validator::check(body, seen.bodies.last().map(String::as_str)) {
+                seen.problems.push(problem);
+            }
+            let reply = replies.lock().unwrap().pop();
+            if reply.is_none() {
+                seen.problems.push("a request beyond the script".into());
+            }
+            reply
+        };
+        Self::with(Arc::new(answer), left).await
+    }
+
+    /// One that answers any number of conversations at once, each request by itself.
+    pub(crate) async fn answering(
+        answer: impl Fn(&Value) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let answer =
+            move |_: &mut Seen, body: &str| Some(answer(&serde_json::from_str(body).ok()?));
+        Self::with(Arc::new(answer), Arc::default()).await
+    }
+
+    async fn with(answer: Arc<Answer>, left: Arc<Mutex<Vec<Reply>>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let left = Arc::new(Mutex::new(script.into_iter().rev().collect::<Vec<_>>()));
         tokio::spawn({
-            let (seen, left) = (Arc::clone(&seen), Arc::clone(&left));
+            let seen = Arc::clone(&seen);
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(stream, Arc::clone(&seen), Arc::clone(&left)));
+                    tokio::spawn(serve(stream, Arc::clone(&seen), Arc::clone(&answer)));
                 }
             }
         });
@@ -78,25 +108,24 @@ impl Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Seen>>, left: Arc<Mutex<Vec<Reply>>>) {
+async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Seen>>, answer: Arc<Answer>) {
     let Some((head, body)) = read_request(&mut stream).await else {
         return;
     };
     let reply = {
         let mut seen = seen.lock().unwrap();
-        if let Err(problem) = validator::check(&body, seen.bodies.last().map(String::as_str)) {
-            seen.problems.push(problem);
-        }
-        let reply = left.lock().unwrap().pop();
-        if reply.is_none() {
-            seen.problems.push("a request beyond the script".into());
-        }
+        let reply = answer(&mut seen, &body);
         seen.heads.push(head);
         seen.bodies.push(body);
         reply
     };
-    match reply.unwrap_or(Reply::Reset) {
-        Reply::Reset => {}
+    let mut reply = reply.unwrap_or(Reply::Reset);
+    if let Reply::Late(delay, later) = reply {
+        tokio::time::sleep(delay).await;
+        reply = *later;
+    }
+    match reply {
+        Reply::Reset | Reply::Late(..) => {}
         Reply::Silent => tokio::time::sleep(Duration::from_secs(20)).await,
         Reply::Flood(headers, byte) => {
             let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{headers}\r\n");
@@ -233,5 +262,6 @@ pub(crate) fn plain(message: &Value) -> Reply {
 
 /// An answer that submits.
 pub(crate) fn submit() -> Reply {
-    streamed(&json!({"tool_calls": [crate::call("end", "submit", &json!({}))]}))
+    let function = json!({"name": "submit", "arguments": "{}"});
+    streamed(&json!({"tool_calls": [{"id": "end", "type": "function", "function": function}]}))
 }

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use llm_in_sandbox::agent::StopReason;
-use llm_in_sandbox::cli::run::{ModelSettings, RunArgs, RunError, SandboxFacts, Session, resolve};
+use llm_in_sandbox::cli::run::{
+    AgentArgs, ModelSettings, RunArgs, RunError, SandboxFacts, Session, resolve,
+};
 use llm_in_sandbox::outcome::Connections;
 use llm_in_sandbox::settings::Environment;
 use llm_in_sandbox::spec::Usage;
@@ -22,14 +24,17 @@ fn begin(dir: &Path, lines: &[Value]) -> Session {
     std::fs::write(&replay, text).unwrap();
     let args = RunArgs {
         query: Some("Wie groß?".into()),
-        llm_name: Some(format!("replay:{}", replay.display())),
-        output_dir: Some(dir.join("out")),
-        save_litellm_response: Some(llm_in_sandbox::cli::run::Truth::True),
+        agent: AgentArgs {
+            llm_name: Some(format!("replay:{}", replay.display())),
+            output_dir: Some(dir.join("out")),
+            save_litellm_response: Some(llm_in_sandbox::cli::run::Truth::True),
+            ..AgentArgs::default()
+        },
         ..RunArgs::default()
     };
     let environment = Environment::new(&|_| None);
     let settings = resolve(args, environment, None).unwrap();
-    assert!(matches!(settings.model, ModelSettings::Replay(_)));
+    assert!(matches!(settings.agent.model, ModelSettings::Replay(_)));
     Session::begin(settings, environment).unwrap()
 }
 
@@ -202,8 +207,11 @@ async fn the_exit_code_follows_from_the_run() {
     std::fs::write(&replay, submit.to_string()).unwrap();
     let args = RunArgs {
         query: Some("q".into()),
-        llm_name: Some(format!("replay:{}", replay.display())),
-        output_dir: Some(dir.path().join("out")),
+        agent: AgentArgs {
+            llm_name: Some(format!("replay:{}", replay.display())),
+            output_dir: Some(dir.path().join("out")),
+            ..AgentArgs::default()
+        },
         ..RunArgs::default()
     };
     let code = llm_in_sandbox::cli::run::run(args.clone(), async |session, cancel| {

@@ -30,6 +30,10 @@ fn help_of_every_verb() {
     let verbs = [
         "",
         "run",
+        "benchmark",
+        "verify",
+        "merge",
+        "report",
         "exec",
         "shell",
         "ps",
@@ -95,6 +99,15 @@ fn malformed_values_are_refused_before_anything_starts() {
         &["run", "task", "--llm_name", "m", "--extra_body", "{"],
         &["run", "task"],
         &["run", "--llm_name", "m"],
+        &["benchmark", "--llm_name", "m"],
+        &["benchmark", "demo"],
+        &["benchmark", "no-such-task", "--llm_name", "m"],
+        &["benchmark", "math", "--llm_name", "m"],
+        &["benchmark", "demo", "--llm_name", "m", "--num_workers", "0"],
+        &["benchmark", "demo", "--llm_name", "m", "--shard", "3/2"],
+        &["benchmark", "demo", "--llm_name", "m", "--mode", "vanilla"],
+        &["benchmark", "demo", "--llm_name", "m", "--start_id", "4"],
+        &["benchmark", "--resume", "missing", "--llm_name", "m"],
     ] {
         nothing_starts(arguments);
     }

@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use super::super::network::network;
 use super::super::seccomp::profile;
-use super::{Compat, RunArgs, RunError, ShellMode, Truth};
+use super::{AgentArgs, Compat, RunArgs, RunError, ShellMode, Truth};
 use crate::agent::{Limits, PromptConfig, Shell, Style};
-use crate::llm::{HttpConfig, Sampling, Secret};
+use crate::llm::{HttpConfig, ModelSettings, Sampling, Secret};
 use crate::settings::{self, Environment, SettingsError, SettingsFile};
 use crate::spec::{Network, Seccomp};
 
@@ -20,57 +20,44 @@ const DEFAULT_BASE_URL: &str = "http://localhost:8000/v1";
 /// Longest time that can be asked for: a year.
 const MAX_SECONDS: f64 = 366.0 * 86_400.0;
 
-/// Everything about one run, settled.
+/// Which model works, in what, and for how long, settled.
 #[derive(Debug, Clone)]
-pub struct RunSettings {
-    /// The task.
-    pub query: String,
+pub struct AgentSettings {
     /// The model.
     pub model: ModelSettings,
     /// Image of the store; `None` is the default.
     pub image: Option<String>,
-    /// Prompts and directories.
-    pub prompt: PromptConfig,
     /// Budgets.
     pub limits: Limits,
     /// How observations are written.
     pub style: Style,
     /// What carries out commands.
     pub shell: Shell,
-    /// Leave the sandbox running.
-    pub keep: bool,
     /// System calls that the sandbox refuses beside the default.
     pub seccomp: Seccomp,
     /// Its network, as asked for.
     pub net: Network,
-    /// Tell which system calls were refused.
-    pub seccomp_log: bool,
-    /// Directory to copy in; exists.
-    pub input_dir: Option<PathBuf>,
     /// Parent of the run folder.
     pub output_dir: PathBuf,
     /// Keep every request and its answer.
     pub save_exchanges: bool,
 }
 
-/// Which model, and how it is asked.
+/// Everything about one run, settled.
 #[derive(Debug, Clone)]
-pub enum ModelSettings {
-    /// A server.
-    Http(Box<HttpConfig>),
-    /// A file of recorded answers.
-    Replay(PathBuf),
-}
-
-impl ModelSettings {
-    /// The name as it was given.
-    #[must_use]
-    pub fn name(&self) -> String {
-        match self {
-            Self::Http(config) => config.model.clone(),
-            Self::Replay(path) => format!("replay:{}", path.display()),
-        }
-    }
+pub struct RunSettings {
+    /// The task.
+    pub query: String,
+    /// Model, sandbox and budgets.
+    pub agent: AgentSettings,
+    /// Prompts and directories.
+    pub prompt: PromptConfig,
+    /// Leave the sandbox running.
+    pub keep: bool,
+    /// Tell which system calls were refused.
+    pub seccomp_log: bool,
+    /// Directory to copy in; exists.
+    pub input_dir: Option<PathBuf>,
 }
 
 /// Settles all settings.
@@ -82,7 +69,7 @@ pub fn resolve(
     environment: Environment<'_>,
     home: Option<&Path>,
 ) -> Result<RunSettings, RunError> {
-    let file = settings::load(args.settings.as_deref(), environment, home)?;
+    let file = settings::load(args.agent.settings.as_deref(), environment, home)?;
     let prompt_path = args
         .prompt_config
         .clone()
@@ -91,10 +78,7 @@ pub fn resolve(
         Some(path) => PromptConfig::load(&path)?,
         None => PromptConfig::general()?,
     };
-    let limits = limits(&args, &file)?;
-    let seccomp = seccomp(&args, &file, environment)?;
-    let net = net(&args, &file, environment)?;
-    let model = model(&args, &file, environment)?;
+    let agent = resolve_agent(&args.agent, &file, environment)?;
     if let Some(dir) = &args.input_dir
         && !dir.is_dir()
     {
@@ -108,13 +92,33 @@ pub fn resolve(
         .task
         .or(args.query)
         .filter(|text| !text.trim().is_empty());
-    let image = args.docker_image.or(file.docker_image);
     Ok(RunSettings {
         query: query.ok_or_else(|| value("--query", "the task is missing".into()))?,
-        model,
-        image: image.filter(|name| !name.is_empty() && name != ORIGINAL_IMAGE),
+        agent,
         prompt,
-        limits,
+        keep: args.keep,
+        seccomp_log: args.seccomp_log,
+        input_dir: args.input_dir,
+    })
+}
+
+/// Settles what every command with a model has.
+pub(in crate::cli) fn resolve_agent(
+    args: &AgentArgs,
+    file: &SettingsFile,
+    environment: Environment<'_>,
+) -> Result<AgentSettings, SettingsError> {
+    let image = args
+        .docker_image
+        .clone()
+        .or_else(|| file.docker_image.clone());
+    let output_dir = args.output_dir.clone().or_else(|| file.output_dir.clone());
+    Ok(AgentSettings {
+        limits: limits(args, file)?,
+        seccomp: seccomp(args, file, environment)?,
+        net: net(args, file, environment)?,
+        model: model(args, file, environment)?,
+        image: image.filter(|name| !name.is_empty() && name != ORIGINAL_IMAGE),
         style: match args.compat {
             Some(Compat::Original) => Style::Original,
             None => Style::Native,
@@ -123,21 +127,13 @@ pub fn resolve(
             ShellMode::Persistent => Shell::Persistent,
             ShellMode::Fresh => Shell::Fresh,
         },
-        keep: args.keep,
-        seccomp,
-        net,
-        seccomp_log: args.seccomp_log,
-        input_dir: args.input_dir,
-        output_dir: args
-            .output_dir
-            .or(file.output_dir)
-            .unwrap_or_else(|| PathBuf::from("output")),
+        output_dir: output_dir.unwrap_or_else(|| PathBuf::from("output")),
         save_exchanges: args.save_litellm_response == Some(Truth::True),
     })
 }
 
 fn seccomp(
-    args: &RunArgs,
+    args: &AgentArgs,
     file: &SettingsFile,
     environment: Environment<'_>,
 ) -> Result<Seccomp, SettingsError> {
@@ -150,7 +146,7 @@ fn seccomp(
 }
 
 fn net(
-    args: &RunArgs,
+    args: &AgentArgs,
     file: &SettingsFile,
     environment: Environment<'_>,
 ) -> Result<Network, SettingsError> {
@@ -162,7 +158,7 @@ fn net(
         .map_err(|problem| value("--net", problem))
 }
 
-fn limits(args: &RunArgs, file: &SettingsFile) -> Result<Limits, SettingsError> {
+fn limits(args: &AgentArgs, file: &SettingsFile) -> Result<Limits, SettingsError> {
     let default = Limits::default();
     let positive = |name, n: u64| {
         if n == 0 {
@@ -201,7 +197,7 @@ fn limits(args: &RunArgs, file: &SettingsFile) -> Result<Limits, SettingsError> 
 }
 
 fn model(
-    args: &RunArgs,
+    args: &AgentArgs,
     file: &SettingsFile,
     environment: Environment<'_>,
 ) -> Result<ModelSettings, SettingsError> {
@@ -251,7 +247,7 @@ fn model(
 }
 
 fn sampling(
-    args: &RunArgs,
+    args: &AgentArgs,
     file: &SettingsFile,
     environment: Environment<'_>,
 ) -> Result<Sampling, SettingsError> {
@@ -283,7 +279,7 @@ fn sampling(
     })
 }
 
-fn headers(args: &RunArgs, file: &SettingsFile) -> Result<Vec<(String, Secret)>, SettingsError> {
+fn headers(args: &AgentArgs, file: &SettingsFile) -> Result<Vec<(String, Secret)>, SettingsError> {
     if args.extra_header.is_empty() {
         return Ok(file
             .extra_headers
@@ -316,7 +312,8 @@ fn seconds(name: &str, seconds: f64) -> Result<Duration, SettingsError> {
     Duration::try_from_secs_f64(seconds).map_err(|_| wrong())
 }
 
-fn value(name: &str, problem: String) -> SettingsError {
+/// A setting of the wrong form.
+pub(in crate::cli) fn value(name: &str, problem: String) -> SettingsError {
     SettingsError::Value {
         name: name.to_owned(),
         problem,

@@ -4,19 +4,17 @@ use std::fs::DirBuilder;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value, json};
-
-use super::{EXIT_NOT_SUBMITTED, EXIT_SUBMITTED, ModelSettings, RunError, RunSettings};
-use crate::agent::{self, AgentConfig, Cancel, Outcome, Progress, StopReason, tools};
+use super::{EXIT_NOT_SUBMITTED, EXIT_SUBMITTED, RunError, RunSettings};
+use crate::agent::{self, AgentConfig, Cancel, Outcome, Progress, SandboxFacts, StopReason};
 use crate::cli::display::Display;
 use crate::cli::output::{note, result};
-use crate::env::{Env, EnvError, ExecRequest, ExitStatus, GuestPath};
-use crate::llm::{HttpModel, Model, ReplayModel, Sampling, shown_url};
+use crate::env::{Env, GuestPath};
+use crate::llm::Model;
 use crate::settings::Environment;
 use crate::spec::Usage;
-use crate::trajectory::{Event, Header, Recorder, SCHEMA, VERSION};
+use crate::trajectory::{Event, Recorder};
 
 /// Runs that may begin in the same second.
 const MAX_FOLDERS: u32 = 1000;
@@ -24,17 +22,6 @@ const MAX_FOLDERS: u32 = 1000;
 const MAX_ANSWER: u64 = 64 << 10;
 /// Characters of an error that are shown.
 const MAX_DETAIL: usize = 2000;
-/// Time for each command that makes the sandbox ready.
-const SETUP: Duration = Duration::from_secs(60);
-
-/// What is known about the sandbox when the work begins.
-#[derive(Debug, Clone, Default)]
-pub struct SandboxFacts {
-    /// Digest of the image.
-    pub image_digest: Option<String>,
-    /// Limits, network and whatever else was asked for.
-    pub spec: Value,
-}
 
 /// One run.
 #[derive(Debug)]
@@ -53,15 +40,10 @@ impl Session {
     /// # Errors
     /// [`RunError`] when either cannot be.
     pub fn begin(settings: RunSettings, environment: Environment<'_>) -> Result<Self, RunError> {
-        let model = match &settings.model {
-            ModelSettings::Http(config) => {
-                Model::Http(Box::new(HttpModel::new((**config).clone())?))
-            }
-            ModelSettings::Replay(path) => Model::Replay(ReplayModel::open(path)?),
-        };
-        let folder = make_folder(&settings.output_dir, SystemTime::now())?;
+        let model = Model::open(&settings.agent.model)?;
+        let folder = make_folder(&settings.agent.output_dir, SystemTime::now(), "")?;
         Ok(Self {
-            display: Display::new(settings.limits.max_steps, environment),
+            display: Display::new(settings.agent.limits.max_steps, environment),
             settings,
             model,
             folder,
@@ -105,25 +87,13 @@ impl Session {
     /// # Errors
     /// [`RunError::Sandbox`] when the sandbox is gone or its directories cannot be made.
     pub async fn prepare<E: Env>(&self, env: &E) -> Result<(), RunError> {
-        let prompt = &self.settings.prompt;
-        let mkdir = [
-            "mkdir",
-            "-p",
-            "--",
-            &prompt.working_dir,
-            &prompt.input_dir,
-            &prompt.output_dir,
-        ];
-        let made = setup(env, &mkdir).await?;
-        if made != ExitStatus::Code(0) {
-            let source = format!("mkdir ended with status {}", made.code()).into();
-            return Err(sandbox_error("make the directories of the sandbox", source));
-        }
-        let git = ["git", "init", "--quiet", "--", &prompt.working_dir];
-        if setup(env, &git).await? != ExitStatus::Code(0) {
-            tracing::info!("the working directory is no git repository: git is missing or refused");
-        }
-        Ok(())
+        agent::prepare(env, &self.settings.prompt)
+            .await
+            .map_err(|source| RunError::Sandbox {
+                doing: "prepare the run".to_owned(),
+                source: source.into(),
+                exit: EXIT_NOT_SUBMITTED,
+            })
     }
 
     /// Lets the agent work in the sandbox, showing and recording its turns.
@@ -136,15 +106,21 @@ impl Session {
         facts: SandboxFacts,
         cancel: Cancel,
     ) -> Result<StopReason, RunError> {
-        let header = self.header(facts);
-        let mut recorder = Recorder::create(&self.folder, &header, self.settings.save_exchanges)?;
+        let RunSettings {
+            query,
+            agent,
+            prompt,
+            ..
+        } = &self.settings;
         let config = AgentConfig {
-            system: self.settings.prompt.system(),
-            instance: self.settings.prompt.instance(&self.settings.query),
-            limits: self.settings.limits.clone(),
-            style: self.settings.style,
-            shell: self.settings.shell,
+            system: prompt.system(),
+            instance: prompt.instance(query),
+            limits: agent.limits.clone(),
+            style: agent.style,
+            shell: agent.shell,
         };
+        let header = agent::header(&agent.model, &config, prompt, query, facts);
+        let mut recorder = Recorder::create(&self.folder, &header, agent.save_exchanges)?;
         let display = &self.display;
         let mut sink = |progress: Progress<'_>| match progress {
             Progress::Event(event) => {
@@ -234,47 +210,6 @@ impl Session {
             StopReason::Interrupted => super::EXIT_INTERRUPTED,
         })
     }
-
-    fn header(&self, facts: SandboxFacts) -> Header {
-        let (base_url, sampling, extra_body) = match &self.settings.model {
-            ModelSettings::Http(config) => (
-                Some(shown_url(&config.base_url)),
-                config.sampling.clone(),
-                config.extra_body.clone(),
-            ),
-            ModelSettings::Replay(_) => (None, Sampling::default(), Map::new()),
-        };
-        let (limits, prompt) = (&self.settings.limits, &self.settings.prompt);
-        let started = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Header {
-            schema: SCHEMA.to_owned(),
-            version: VERSION,
-            package: env!("CARGO_PKG_VERSION").to_owned(),
-            started_unix_s: started.as_secs_f64(),
-            model: self.settings.model.name(),
-            base_url,
-            sampling,
-            extra_body,
-            image_digest: facts.image_digest,
-            spec: json!({
-                "sandbox": facts.spec,
-                "shell": format!("{:?}", self.settings.shell).to_lowercase(),
-                "style": format!("{:?}", self.settings.style).to_lowercase(),
-                "working_dir": prompt.working_dir,
-                "input_dir": prompt.input_dir,
-                "output_dir": prompt.output_dir,
-                "max_steps": limits.max_steps,
-                "max_token_limit": limits.max_token_limit,
-                "max_tokens_per_call": limits.max_tokens_per_call,
-                "cmd_timeout_s": limits.cmd_timeout.as_secs_f64(),
-                "task_timeout_s": limits.task_timeout.map(|t| t.as_secs_f64()),
-            }),
-            problem_statement: self.settings.query.clone(),
-            tools: tools::schemas(self.settings.style, self.settings.shell),
-        }
-    }
 }
 
 /// What a person should know of a sandbox after its end.
@@ -289,30 +224,12 @@ fn about_sandbox(usage: &Usage) -> Vec<String> {
         .collect()
 }
 
-/// Runs one program in the sandbox. A program that is missing counts as one that failed.
-async fn setup<E: Env>(env: &E, argv: &[&str]) -> Result<ExitStatus, RunError> {
-    let mut request = ExecRequest::new(argv.iter().copied());
-    request.timeout = Some(SETUP);
-    request.capture = 4096;
-    let doing = "make the sandbox ready";
-    match tokio::time::timeout(SETUP * 2, env.exec(&request)).await {
-        Ok(Ok(result)) => Ok(result.status),
-        Ok(Err(EnvError::File { .. })) => Ok(ExitStatus::Code(127)),
-        Ok(Err(error)) => Err(sandbox_error(doing, error.into())),
-        Err(_) => Err(sandbox_error(doing, "it does not answer".into())),
-    }
-}
-
-fn sandbox_error(doing: &str, source: Box<dyn std::error::Error + Send + Sync>) -> RunError {
-    RunError::Sandbox {
-        doing: doing.to_owned(),
-        source,
-        exit: EXIT_NOT_SUBMITTED,
-    }
-}
-
-/// Makes `<parent>/YYYYMMDD_HHMMSS` (UTC), or the same with `_2`, `_3`… where that is taken: no two runs share one.
-fn make_folder(parent: &Path, now: SystemTime) -> Result<PathBuf, RunError> {
+/// Makes `<parent>/YYYYMMDD_HHMMSS<suffix>` (UTC), or the same with `_2`, `_3`… where that is taken: no two runs share one.
+pub(in crate::cli) fn make_folder(
+    parent: &Path,
+    now: SystemTime,
+    suffix: &str,
+) -> Result<PathBuf, RunError> {
     let error = |path: &Path, source| RunError::Folder {
         path: path.to_owned(),
         source,
@@ -321,7 +238,8 @@ fn make_folder(parent: &Path, now: SystemTime) -> Result<PathBuf, RunError> {
     let parent = parent
         .canonicalize()
         .map_err(|source| error(parent, source))?;
-    let stamp = timestamp(now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let stamp = format!("{}{suffix}", timestamp(now.as_secs()));
     for number in 1..=MAX_FOLDERS {
         let name = if number == 1 {
             stamp.clone()
@@ -378,6 +296,8 @@ fn read_answer(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -397,7 +317,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let now = UNIX_EPOCH + Duration::from_secs(951_782_400);
         let names: Vec<_> = (0..3)
-            .map(|_| make_folder(&parent.path().join("new/out"), now).unwrap())
+            .map(|_| make_folder(&parent.path().join("new/out"), now, "").unwrap())
             .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
             .collect();
         assert_eq!(
@@ -406,7 +326,7 @@ mod tests {
         );
         let file = parent.path().join("file");
         std::fs::write(&file, "").unwrap();
-        assert!(make_folder(&file, now).is_err());
+        assert!(make_folder(&file, now, "").is_err());
     }
 
     #[test]

@@ -30,7 +30,7 @@ fn settle(argv: &[&str], variables: &[(&str, &str)]) -> Result<RunSettings, Stri
 }
 
 fn http(settings: &RunSettings) -> &crate::llm::HttpConfig {
-    match &settings.model {
+    match &settings.agent.model {
         ModelSettings::Http(config) => config,
         ModelSettings::Replay(_) => panic!("a replay"),
     }
@@ -40,12 +40,16 @@ fn http(settings: &RunSettings) -> &crate::llm::HttpConfig {
 fn defaults_are_the_originals() {
     let settings = settle(&["do it", "--llm_name", "m"], &[]).unwrap();
     assert_eq!(settings.query, "do it");
-    assert_eq!(settings.limits, crate::agent::Limits::default());
+    assert_eq!(settings.agent.limits, crate::agent::Limits::default());
     assert_eq!(
-        (settings.image.clone(), settings.style, settings.shell),
+        (
+            settings.agent.image.clone(),
+            settings.agent.style,
+            settings.agent.shell
+        ),
         (None, Style::Native, Shell::Persistent)
     );
-    assert_eq!(settings.output_dir, PathBuf::from("output"));
+    assert_eq!(settings.agent.output_dir, PathBuf::from("output"));
     let config = http(&settings);
     assert_eq!(config.base_url, "http://localhost:8000/v1");
     assert_eq!(
@@ -77,7 +81,7 @@ fn flag_beats_environment_beats_file_beats_default() {
             config.model.clone(),
             config.api_key.clone().unwrap().expose().to_owned(),
             config.sampling.temperature.unwrap(),
-            settled.limits.max_steps,
+            settled.agent.limits.max_steps,
         )
     };
     let text = |s: &str| s.to_owned();
@@ -110,7 +114,7 @@ fn the_seccomp_profile_has_the_usual_places() {
     let in_file = ["--settings", path.to_str().unwrap()];
     let strict = |flags: &[&str], variables: &[(&str, &str)]| {
         let flags = [&base[..], flags].concat();
-        settle(&flags, variables).unwrap().seccomp.strict
+        settle(&flags, variables).unwrap().agent.seccomp.strict
     };
     let environment = [("LLM_IN_SANDBOX_SECCOMP", "default")];
     assert!(!strict(&[], &[]));
@@ -176,20 +180,21 @@ fn the_other_flags_arrive() {
         &[],
     )
     .unwrap();
-    assert_eq!(settings.model.name(), "replay:a b.jsonl");
-    assert_eq!(settings.image, None);
-    assert!(settings.save_exchanges && settings.keep);
+    assert_eq!(settings.agent.model.name(), "replay:a b.jsonl");
+    assert_eq!(settings.agent.image, None);
+    assert!(settings.agent.save_exchanges && settings.keep);
     assert_eq!(
-        (settings.shell, settings.style),
+        (settings.agent.shell, settings.agent.style),
         (Shell::Fresh, Style::Original)
     );
     assert_eq!(
-        settings.limits.task_timeout,
+        settings.agent.limits.task_timeout,
         Some(std::time::Duration::from_millis(1500))
     );
     assert!(
         !settle(&["q", "--llm_name=m", "--save_litellm_response=False"], &[])
             .unwrap()
+            .agent
             .save_exchanges
     );
 }

@@ -1,0 +1,75 @@
+//! Two runs over the same problems, side by side.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::ledger::Ledger;
+use super::plan::Job;
+use super::summary::{interval, problem_means};
+use crate::task::Task;
+
+/// A run as it is compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Side<'a> {
+    /// Its results.
+    pub ledger: &'a Ledger,
+    /// Its samples.
+    pub jobs: &'a [Job],
+    /// Its task.
+    pub task: &'a Task,
+}
+
+/// How the second run does against the first, problem by problem.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// Problems that have a score in both.
+    pub n: usize,
+    /// Problems that have one in only one of them, and count for nothing here.
+    pub excluded: usize,
+    /// Mean of the first, over the n.
+    pub first: Option<f64>,
+    /// Mean of the second, over the n.
+    pub second: Option<f64>,
+    /// Mean of the differences, second less first.
+    pub difference: Option<f64>,
+    /// Interval that holds 95 % of it when problems are resampled.
+    pub interval_95: Option<[f64; 2]>,
+    /// Problems on which the second is better.
+    pub better: usize,
+    /// Problems on which it is worse.
+    pub worse: usize,
+}
+
+/// Compares by the ids of the rows; samples of one problem are averaged first.
+#[must_use]
+pub fn compare(first: Side<'_>, second: Side<'_>) -> Comparison {
+    let (a, b) = (means(first), means(second));
+    let pairs: Vec<(f64, f64)> = a
+        .iter()
+        .filter_map(|(id, score)| Some((*score, *b.get(id)?)))
+        .collect();
+    let differences: Vec<Vec<f64>> = pairs.iter().map(|(a, b)| vec![b - a]).collect();
+    let mean = |pick: fn(&(f64, f64)) -> f64| -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a count of problems")]
+        let count = pairs.len() as f64;
+        (!pairs.is_empty()).then(|| pairs.iter().map(pick).sum::<f64>() / count)
+    };
+    Comparison {
+        n: pairs.len(),
+        excluded: a.len() + b.len() - 2 * pairs.len(),
+        first: mean(|pair| pair.0),
+        second: mean(|pair| pair.1),
+        difference: mean(|pair| pair.1 - pair.0),
+        interval_95: interval(&differences),
+        better: pairs.iter().filter(|(a, b)| b > a).count(),
+        worse: pairs.iter().filter(|(a, b)| b < a).count(),
+    }
+}
+
+fn means(side: Side<'_>) -> BTreeMap<String, f64> {
+    problem_means(side.ledger, side.jobs)
+        .into_iter()
+        .filter_map(|(row, mean)| Some((side.task.rows.get(row)?.id().to_owned(), mean)))
+        .collect()
+}

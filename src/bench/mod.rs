@@ -1,0 +1,121 @@
+//! Evaluation: a task's samples, each given to the model, scored, and written down as soon as it is known.
+//!
+//! One dispatcher owns what is known; a sample is a task of its own that returns its [`Record`]. Sandboxes and Python scorers
+//! are the caller's, behind [`Sandboxes`] and [`Grader`].
+
+mod capability;
+mod compare;
+mod dispatch;
+mod failure;
+mod ledger;
+mod log;
+mod manifest;
+mod merge;
+mod original;
+mod plain;
+mod plan;
+mod report;
+mod rescore;
+mod sample;
+mod sandboxed;
+mod summary;
+
+use std::future::Future;
+use std::path::PathBuf;
+
+pub use capability::Capabilities;
+pub use compare::{Comparison, Side, compare};
+pub use dispatch::{Dispatch, Progress, Stop, run};
+pub use ledger::{Ledger, Record, Status, Times};
+pub use manifest::{Manifest, Mode, RunConfig, Shard};
+pub use merge::merge;
+pub use original::write as write_results;
+pub use plan::{Job, jobs};
+pub use report::{Report, report};
+pub use rescore::{Rescored, rescore};
+pub use sample::{Models, Shared};
+pub use summary::{Summary, summarize};
+
+use crate::agent::SandboxFacts;
+use crate::env::Env;
+use crate::outcome::Outcome;
+use crate::spec::Usage;
+use crate::task::Row;
+
+/// Where sandboxes come from.
+pub trait Sandboxes: Send + Sync + 'static {
+    /// One of them.
+    type Env: Env + Send + Sync;
+
+    /// Starts one.
+    fn start(&self) -> impl Future<Output = Result<Self::Env, Outcome>> + Send;
+
+    /// Ends one.
+    fn end(&self, env: Self::Env) -> impl Future<Output = Result<Usage, Outcome>> + Send;
+
+    /// What the record of a sample says of its sandbox.
+    fn facts(&self, env: &Self::Env) -> SandboxFacts;
+}
+
+/// Runs the Python of a task, away from every sandbox of the model.
+pub trait Grader: Send + Sync + 'static {
+    /// Whether two answers are mathematically equal, by computer algebra.
+    fn math(&self, answer: &str, truth: &str) -> impl Future<Output = Result<bool, String>> + Send;
+
+    /// `compute_score` of an answer.
+    fn score(&self, row: &Row, answer: &str) -> impl Future<Output = Result<f64, String>> + Send;
+
+    /// `create_prompt` of a row.
+    fn prompt(&self, row: &Row) -> impl Future<Output = Result<String, String>> + Send;
+}
+
+/// An evaluation cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum BenchError {
+    /// A file of the run folder.
+    #[error("{action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of the run folder does not hold what it should.
+    #[error("{path}: {problem}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Somebody else works on the folder.
+    #[error("another process works on {0}: wait for its end, or choose another folder")]
+    Locked(PathBuf),
+    /// The folder was begun with other settings.
+    #[error(
+        "{folder} was begun with other settings: {differences}; leave these flags away, or begin a new run"
+    )]
+    Differs {
+        /// The folder.
+        folder: PathBuf,
+        /// What differs.
+        differences: String,
+    },
+    /// Recorded answers cannot be used.
+    #[error(transparent)]
+    Model(#[from] crate::llm::LlmError),
+}
+
+impl BenchError {
+    fn file(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
+    }
+}

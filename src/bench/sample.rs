@@ -1,0 +1,302 @@
+//! One sample: a model at work, its answer, and the score.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+
+use super::failure::{failure, of_io};
+use super::ledger::{Record, Status, Times, seconds};
+use super::log::Log;
+use super::manifest::Mode;
+use super::plan::Job;
+use super::{Grader, Sandboxes, plain, sandboxed};
+use crate::agent::{Cancel, Limits, Shell, Style};
+use crate::llm::{
+    ChatModel, ChatRequest, Completion, HttpModel, LlmError, Model, ModelSettings, ReplayModel,
+    TokenUsage,
+};
+use crate::outcome::{Cause, Outcome};
+use crate::reward::{Reward, Truth, boxed};
+use crate::spec::Usage;
+use crate::task::{Row, Scorer, Task};
+
+/// Attempts at one sample that leave folders.
+const MAX_FOLDERS: u32 = 10_000;
+
+/// Where models come from.
+#[derive(Debug)]
+pub enum Models {
+    /// A server, for all samples.
+    Http(Box<HttpModel>),
+    /// Recorded answers, the same for all samples.
+    Replay(ReplayModel),
+    /// A directory of recorded answers, one file for each sample.
+    Directory(PathBuf),
+}
+
+impl Models {
+    /// Prepares them; connects nowhere.
+    ///
+    /// # Errors
+    /// [`LlmError`] when settings or files cannot be used.
+    pub fn open(settings: &ModelSettings) -> Result<Self, LlmError> {
+        Ok(match settings {
+            ModelSettings::Replay(path) if path.is_dir() => Self::Directory(path.clone()),
+            ModelSettings::Replay(path) => Self::Replay(ReplayModel::open(path)?),
+            ModelSettings::Http(config) => {
+                Self::Http(Box::new(HttpModel::new((**config).clone())?))
+            }
+        })
+    }
+
+    fn model(&self, job: &Job) -> Result<Model, LlmError> {
+        Ok(match self {
+            Self::Http(model) => Model::Http(Box::new(model.with_seed(job.seed))),
+            Self::Replay(model) => Model::Replay(model.clone()),
+            Self::Directory(path) => {
+                let file = path.join(format!("{}.jsonl", job.name));
+                Model::Replay(ReplayModel::open(&file)?)
+            }
+        })
+    }
+}
+
+/// What all samples have in common.
+#[derive(Debug)]
+pub struct Shared<S, G> {
+    /// The task.
+    pub task: Task,
+    /// What the model has.
+    pub mode: Mode,
+    /// How the model was named.
+    pub settings: ModelSettings,
+    /// The models.
+    pub models: Models,
+    /// Requests that may be under way at once.
+    pub requests: Semaphore,
+    /// Budgets of a sample.
+    pub limits: Limits,
+    /// Tokens of the one answer of the plain mode.
+    pub max_response_len: u64,
+    /// How observations are written.
+    pub style: Style,
+    /// What carries out commands.
+    pub shell: Shell,
+    /// Sandboxes; none in the plain mode.
+    pub sandboxes: Option<S>,
+    /// Python scorers, where the task needs them.
+    pub grader: Option<G>,
+    /// The run folder.
+    pub folder: PathBuf,
+    /// Keep every request and its answer.
+    pub save_exchanges: bool,
+}
+
+/// A model whose requests wait for a permit.
+pub(super) struct Permitted<'a> {
+    model: Model,
+    permits: &'a Semaphore,
+}
+
+impl ChatModel for Permitted<'_> {
+    async fn chat(&self, request: &ChatRequest<'_>) -> Result<Completion, LlmError> {
+        // The semaphore is never closed; without a permit nothing is asked.
+        let permit = self.permits.acquire().await;
+        let _permit = permit.map_err(|e| LlmError::Config(e.to_string()))?;
+        self.model.chat(request).await
+    }
+}
+
+/// What a sample came to, before it is scored.
+pub(super) struct Worked {
+    pub(super) outcome: Outcome,
+    pub(super) detail: Option<String>,
+    pub(super) answer: Option<String>,
+    pub(super) steps: u32,
+    pub(super) usage: TokenUsage,
+    pub(super) times: Times,
+    pub(super) sandbox: Option<Usage>,
+}
+
+impl Worked {
+    /// A person ended it.
+    pub(super) fn interrupted() -> Self {
+        Self::failed(Outcome::infrastructure(Cause::Interrupted, ""))
+    }
+
+    /// It came to no answer.
+    pub(super) fn failed(outcome: Outcome) -> Self {
+        let detail = match &outcome {
+            Outcome::Infrastructure(failure) => Some(failure.detail.clone()),
+            Outcome::Policy(_) => None,
+        };
+        Self {
+            outcome,
+            detail,
+            answer: None,
+            steps: 0,
+            usage: TokenUsage::default(),
+            times: Times::default(),
+            sandbox: None,
+        }
+    }
+}
+
+/// Carries a sample out. Never fails: the record says what happened.
+pub(super) async fn run<S: Sandboxes, G: Grader>(
+    shared: Arc<Shared<S, G>>,
+    job: Job,
+    attempt: u32,
+    cancel: Cancel,
+) -> Record {
+    let begun = Instant::now();
+    let shared = &*shared;
+    let mut log = Log::default();
+    let (folder, worked) = match make_folder(&shared.folder, &job.name) {
+        Ok(folder) => {
+            let worked = Box::pin(work(shared, &job, &folder, cancel, &mut log)).await;
+            (folder, worked)
+        }
+        Err(error) => (shared.folder.clone(), Worked::failed(of_io(&error))),
+    };
+    let row = row(shared, &job);
+    let scoring = Instant::now();
+    let (status, score, pending) = match &worked.outcome {
+        Outcome::Infrastructure(_) => (Status::Failed, None, None),
+        Outcome::Policy(_) => {
+            let answer = worked.answer.as_deref().unwrap_or("");
+            match score(&shared.task.scorer, shared.grader.as_ref(), &row, answer).await {
+                Ok(score) => (Status::Scored, Some(score), None),
+                Err(waits) => (Status::Pending, None, Some(waits)),
+            }
+        }
+    };
+    let below = folder.strip_prefix(&shared.folder).unwrap_or(&folder);
+    let record = Record {
+        key: job.key.clone(),
+        id: row.id().to_owned(),
+        repeat: job.repeat,
+        seed: job.seed,
+        status,
+        score,
+        pending,
+        outcome: worked.outcome,
+        detail: worked.detail,
+        answer: worked.answer,
+        attempts: attempt,
+        folder: below.to_string_lossy().into_owned(),
+        steps: worked.steps,
+        usage: worked.usage,
+        times: Times {
+            score: seconds(scoring.elapsed()),
+            total: seconds(begun.elapsed()),
+            ..worked.times
+        },
+        sandbox: worked.sandbox,
+    };
+    log.finish(&record, &row.truth());
+    let path = shared.folder.join("logs").join(format!("{}.txt", job.name));
+    if let Err(error) = std::fs::write(&path, log.text()) {
+        tracing::warn!(%error, path = %path.display(), "the log of a sample is not kept");
+    }
+    record
+}
+
+pub(super) fn row<S, G>(shared: &Shared<S, G>, job: &Job) -> Row {
+    // Jobs are made from the rows of the same task.
+    shared.task.rows.get(job.row).cloned().unwrap_or_default()
+}
+
+/// The score of an answer, or what it waits for.
+pub(super) async fn score<G: Grader>(
+    scorer: &Scorer,
+    grader: Option<&G>,
+    row: &Row,
+    answer: &str,
+) -> Result<f64, String> {
+    match scorer {
+        Scorer::Native(reward) => {
+            let (answer_truth, aliases) = (row.truth(), row.aliases());
+            let truth = Truth {
+                answer: &answer_truth,
+                aliases: &aliases,
+                domain: row.domain(),
+                qa_type: row.qa_type(),
+            };
+            let instructions = row.domain().starts_with("instruct_follow");
+            match (reward.score(answer, truth), reward, grader) {
+                (Some(score), ..) => Ok(score),
+                (None, Reward::Judge, _) => Err("a judge has to decide".to_owned()),
+                (None, Reward::Math | Reward::Composite, Some(grader)) if !instructions => {
+                    let equal = grader.math(boxed(answer), &answer_truth).await?;
+                    Ok(f64::from(equal))
+                }
+                (None, Reward::Math | Reward::Composite, None) if !instructions => Err(
+                    "computer algebra has to decide: `image build grader`, then `verify`"
+                        .to_owned(),
+                ),
+                (None, ..) => Err("text alone does not decide it".to_owned()),
+            }
+        }
+        Scorer::Python(_) => match grader {
+            Some(grader) => grader.score(row, answer).await,
+            None => Err("there is no grader".to_owned()),
+        },
+    }
+}
+
+async fn work<S: Sandboxes, G: Grader>(
+    shared: &Shared<S, G>,
+    job: &Job,
+    folder: &Path,
+    mut cancel: Cancel,
+    log: &mut Log,
+) -> Worked {
+    let model = match shared.models.model(job) {
+        Ok(model) => Permitted {
+            model,
+            permits: &shared.requests,
+        },
+        Err(error) => return Worked::failed(failure(Cause::Llm, &error)),
+    };
+    let Some(sandboxes) = &shared.sandboxes else {
+        let plain = Box::pin(plain::work(shared, job, folder, &model, log));
+        let worked = unless(&mut cancel, plain).await;
+        return worked.unwrap_or_else(Worked::interrupted);
+    };
+    let inside = (&model, cancel.clone());
+    Box::pin(sandboxed::work(shared, sandboxes, job, folder, inside, log)).await
+}
+
+/// A new folder for an attempt: `samples/NAME/N`.
+fn make_folder(folder: &Path, name: &str) -> std::io::Result<PathBuf> {
+    let parent = folder.join("samples").join(name);
+    std::fs::create_dir_all(&parent)?;
+    for number in 1..=MAX_FOLDERS {
+        let path = parent.join(number.to_string());
+        match std::fs::create_dir(&path) {
+            Ok(()) => return Ok(path),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ErrorKind::AlreadyExists.into())
+}
+
+/// What `work` gives, or nothing as soon as the run is to end.
+pub(super) async fn unless<T>(cancel: &mut Cancel, work: impl Future<Output = T>) -> Option<T> {
+    let stopped = async {
+        if cancel.wait_for(|stop| *stop).await.is_err() {
+            // Nobody is left who could end it.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stopped => None,
+        done = work => Some(done),
+    }
+}

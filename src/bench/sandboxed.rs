@@ -1,0 +1,202 @@
+//! A sample with a sandbox: it is started, made ready, worked in, asked for the answer, and ended.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::Sandboxes;
+use super::failure::{failure, of_env};
+use super::ledger::{Times, seconds};
+use super::log::Log;
+use super::plan::Job;
+use super::sample::{Permitted, Shared, Worked, row, unless};
+use crate::agent::{self, AgentConfig, Cancel, PrepareError, Progress, SandboxFacts};
+use crate::env::{Env, EnvError, FileError, GuestPath};
+use crate::outcome::{Cause, Outcome};
+use crate::trajectory::{Event, Recorder};
+
+/// Largest answer that is read.
+const MAX_ANSWER: u64 = 1 << 20;
+/// Time for one file operation of ours in a sandbox.
+const FILE_DEADLINE: Duration = Duration::from_secs(60);
+
+pub(super) async fn work<S: Sandboxes, G>(
+    shared: &Shared<S, G>,
+    sandboxes: &S,
+    job: &Job,
+    folder: &Path,
+    (model, mut cancel): (&Permitted<'_>, Cancel),
+    log: &mut Log,
+) -> Worked {
+    let begun = Instant::now();
+    let started = match unless(&mut cancel, Box::pin(sandboxes.start())).await {
+        None => return Worked::interrupted(),
+        Some(Err(outcome)) => return Worked::failed(outcome),
+        Some(Ok(env)) => env,
+    };
+    let ready = Box::pin(prepare(shared, job, &started));
+    let ready = unless(&mut cancel, ready).await;
+    let start = seconds(begun.elapsed());
+    let facts = sandboxes.facts(&started);
+    let (mut worked, record) = match ready {
+        None => (Worked::interrupted(), None),
+        Some(Err(outcome)) => (Worked::failed(outcome), None),
+        Some(Ok(())) => {
+            Box::pin(agent_works(
+                shared,
+                job,
+                folder,
+                (&started, facts),
+                (model, cancel),
+                log,
+            ))
+            .await
+        }
+    };
+    worked.times.start = start;
+    let ending = Instant::now();
+    match sandboxes.end(started).await {
+        Ok(usage) => worked.sandbox = Some(usage),
+        // The answer is out: what is left behind is the host's trouble, told but not the sample's.
+        Err(outcome) => tracing::warn!(?outcome, sample = job.name, "the sandbox did not end well"),
+    }
+    worked.times.end = seconds(ending.elapsed());
+    if let Some(record) = record {
+        close(record, &mut worked);
+    }
+    worked
+}
+
+/// A record that lacks its last lines: what the sandbox used, and the connections that its end cut.
+type Open = (Recorder, agent::Outcome);
+
+fn close((mut recorder, ended): Open, worked: &mut Worked) {
+    let usage = worked.sandbox.as_mut();
+    recorder.connections(
+        usage
+            .map(|u| std::mem::take(&mut u.connections))
+            .unwrap_or_default(),
+    );
+    let recorded = recorder.finish(&ended.to_event(worked.sandbox.clone()));
+    if let (Err(error), Outcome::Policy(_)) = (recorded, &worked.outcome) {
+        // What cannot be shown afterwards is not counted.
+        worked.outcome = failure(Cause::HostDisk, &error);
+    }
+}
+
+/// Makes the directories, and writes the files of the problem.
+async fn prepare<S: Sandboxes, G>(
+    shared: &Shared<S, G>,
+    job: &Job,
+    env: &S::Env,
+) -> Result<(), Outcome> {
+    let prompt = &shared.task.prompt;
+    agent::prepare(env, prompt)
+        .await
+        .map_err(|error| match &error {
+            PrepareError::Env(error) => of_env(error),
+            PrepareError::Silent => failure(Cause::TimedOut, &error),
+            PrepareError::Mkdir(_) => failure(Cause::Other, &error),
+        })?;
+    let files = row(shared, job).files();
+    let files = files.map_err(|problem| Outcome::infrastructure(Cause::Other, problem))?;
+    let directory = GuestPath::from(prompt.input_dir.as_str());
+    for (name, text) in files {
+        let path = directory.join(&name);
+        let write = env.write_file(&path, text.as_bytes(), /*exclusive*/ false);
+        match tokio::time::timeout(FILE_DEADLINE, write).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(of_env(&error)),
+            Err(_) => {
+                return Err(Outcome::infrastructure(
+                    Cause::TimedOut,
+                    format!("writing {name}"),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn agent_works<S: Sandboxes, G>(
+    shared: &Shared<S, G>,
+    job: &Job,
+    folder: &Path,
+    (env, facts): (&S::Env, SandboxFacts),
+    (model, cancel): (&Permitted<'_>, Cancel),
+    log: &mut Log,
+) -> (Worked, Option<Open>) {
+    let row = row(shared, job);
+    let prompt = &shared.task.prompt;
+    let config = AgentConfig {
+        system: prompt.system(),
+        instance: prompt.instance(row.problem()),
+        limits: shared.limits.clone(),
+        style: shared.style,
+        shell: shared.shell,
+    };
+    let mut header = agent::header(&shared.settings, &config, prompt, row.problem(), facts);
+    header.sampling.seed = job.seed;
+    let mut recorder = match Recorder::create(folder, &header, shared.save_exchanges) {
+        Ok(recorder) => recorder,
+        Err(error) => return (Worked::failed(failure(Cause::HostFiles, &error)), None),
+    };
+    let mut sink = |progress: Progress<'_>| match progress {
+        Progress::Event(event) => {
+            recorder.event(event);
+            log.event(event);
+            if matches!(event, Event::ToolResult { .. }) {
+                recorder.connections(env.connections());
+            }
+        }
+        Progress::Exchange {
+            messages,
+            tools,
+            completion,
+        } => {
+            let base_url = header.base_url.as_deref();
+            recorder.exchange(&header.model, base_url, messages, tools, completion);
+        }
+    };
+    let ended = agent::run(env, model, &config, &mut sink, cancel).await;
+    let mut worked = Worked {
+        outcome: ended.outcome.clone(),
+        detail: ended.detail.clone(),
+        answer: None,
+        steps: ended.steps,
+        usage: ended.usage,
+        times: Times {
+            model: seconds(ended.model_time),
+            tools: seconds(ended.tool_time),
+            ..Times::default()
+        },
+        sandbox: None,
+    };
+    if matches!(worked.outcome, Outcome::Policy(_)) {
+        match answer(env, &prompt.output_dir).await {
+            Ok(answer) => worked.answer = answer,
+            Err(outcome) => worked.outcome = outcome,
+        }
+    }
+    (worked, Some((recorder, ended)))
+}
+
+/// What the model left as its answer; a sandbox that a limit ended holds none any more.
+async fn answer<E: Env>(env: &E, directory: &str) -> Result<Option<String>, Outcome> {
+    let path = GuestPath::from(directory).join("answer.txt");
+    let read = tokio::time::timeout(FILE_DEADLINE, env.read_file(&path, MAX_ANSWER)).await;
+    match read {
+        Ok(Ok(bytes)) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),
+        Ok(Err(EnvError::File { error, .. })) => {
+            if error != FileError::NotFound {
+                tracing::debug!(%error, "an answer cannot be read");
+            }
+            Ok(None)
+        }
+        Ok(Err(EnvError::Limit(_))) => Ok(None),
+        Ok(Err(error)) => Err(of_env(&error)),
+        Err(_) => Err(Outcome::infrastructure(
+            Cause::TimedOut,
+            "reading the answer",
+        )),
+    }
+}

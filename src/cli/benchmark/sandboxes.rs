@@ -1,0 +1,77 @@
+//! Sandboxes of one evaluation: one zygote and one image, a new sandbox for each sample.
+
+use std::path::Path;
+use std::sync::Once;
+
+use serde_json::json;
+
+use super::super::error::CliError;
+use super::super::run::AgentSettings;
+use super::super::sandbox::{Ground, SandboxArgs, warn_unenforced};
+use crate::agent::{PromptConfig, SandboxFacts, Shell};
+use crate::bench::Sandboxes;
+use crate::host::{LauncherConfig, Sandbox, ShellMode};
+use crate::image::DEFAULT_NAME;
+use crate::outcome::Outcome;
+use crate::spec::Usage;
+
+/// Where they come from.
+#[derive(Debug)]
+pub(super) struct Pool {
+    ground: Ground,
+    mode: ShellMode,
+    warned: Once,
+}
+
+impl Pool {
+    /// Starts the zygote, and builds the image when it is missing.
+    pub(super) async fn open(
+        agent: &AgentSettings,
+        prompt: &PromptConfig,
+        state: Option<&Path>,
+    ) -> Result<Self, CliError> {
+        let image = agent.image.clone();
+        let mut arguments = SandboxArgs::defaults(image.unwrap_or_else(|| DEFAULT_NAME.to_owned()));
+        arguments.workdir.clone_from(&prompt.working_dir);
+        arguments.seccomp.clone_from(&agent.seccomp);
+        arguments.net.clone_from(&agent.net);
+        // Unlike one command it starts many.
+        let config = LauncherConfig::default();
+        let ground = Box::pin(arguments.prepare(state, "benchmark", config)).await?;
+        Ok(Self {
+            ground,
+            mode: match agent.shell {
+                Shell::Persistent => ShellMode::Persistent,
+                Shell::Fresh => ShellMode::Fresh,
+            },
+            warned: Once::new(),
+        })
+    }
+
+    /// Of the image.
+    pub(super) fn digest(&self) -> &str {
+        &self.ground.image.manifest.digest
+    }
+}
+
+impl Sandboxes for Pool {
+    type Env = Sandbox;
+
+    async fn start(&self) -> Result<Sandbox, Outcome> {
+        let started = self.ground.launcher.sandbox(self.ground.spec.clone()).await;
+        let sandbox = started.map_err(|error| error.outcome())?;
+        self.warned.call_once(|| warn_unenforced(&sandbox));
+        Ok(sandbox.with_shell(self.mode))
+    }
+
+    async fn end(&self, sandbox: Sandbox) -> Result<Usage, Outcome> {
+        sandbox.close().await.map_err(|error| error.outcome())
+    }
+
+    fn facts(&self, sandbox: &Sandbox) -> SandboxFacts {
+        SandboxFacts {
+            image_digest: Some(self.digest().to_owned()),
+            spec: json!({ "network": self.ground.spec.network.to_string(), "limits": sandbox.in_force(), "walls": sandbox.walls() }),
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! From flags, environment, settings file and the folder of an earlier run to what is to be done. Reads files, starts nothing.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+
+use super::super::error::CliError;
+use super::super::run::{self, AgentSettings, Compat, RunError, ShellMode, Truth};
+use super::{BenchmarkArgs, Mode, Reward};
+use crate::agent::{Shell, Style};
+use crate::bench::{self, BenchError, Manifest, RunConfig};
+use crate::exit;
+use crate::image::DEFAULT_NAME;
+use crate::llm::{ModelSettings, Sampling};
+use crate::reward;
+use crate::settings::{self, Environment, SettingsError};
+use crate::task::{Task, TaskError, Wanted};
+
+/// Tokens of a plain answer, as in the original.
+const MAX_RESPONSE_LEN: u64 = 65_536;
+
+/// An evaluation cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::cli) enum Error {
+    /// The settings.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The task.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// The run folder.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
+    /// The run folder.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The image or the host.
+    #[error(transparent)]
+    Cli(#[from] CliError),
+    /// The Python of the task.
+    #[error("the Python of the task cannot be used in the image {image}: {problem}")]
+    Grader {
+        /// The image.
+        image: String,
+        /// What Python said.
+        problem: String,
+    },
+}
+
+impl Error {
+    pub(super) fn folder(path: &Path, source: std::io::Error) -> Self {
+        Self::Run(RunError::Folder {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    pub(super) fn exit(&self) -> u8 {
+        match self {
+            Self::Settings(_) | Self::Task(_) | Self::Grader { .. } => exit::USAGE,
+            Self::Bench(
+                BenchError::Locked(_) | BenchError::Differs { .. } | BenchError::Model(_),
+            ) => exit::USAGE,
+            Self::Bench(_) => exit::FAILED,
+            Self::Run(error) => error.exit(),
+            Self::Cli(error) => error.exit(),
+        }
+    }
+
+    pub(super) fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Self::Cli(error) => error.hint(),
+            Self::Grader { .. } => Some(Cow::Borrowed(
+                "an image with what it imports: a recipe, `image build --recipe FILE`, then --grader_image NAME",
+            )),
+            Self::Settings(_) | Self::Task(_) | Self::Bench(_) | Self::Run(_) => None,
+        }
+    }
+}
+
+/// Everything about one evaluation, settled but for the image's digest.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) manifest: Manifest,
+    pub(super) task: Task,
+    pub(super) agent: AgentSettings,
+    /// Of the run to go on with.
+    pub(super) folder: Option<PathBuf>,
+    pub(super) workers: usize,
+    pub(super) requests: usize,
+    pub(super) retries: u32,
+    pub(super) max_failures: Option<usize>,
+    pub(super) grader_image: Option<String>,
+}
+
+/// Settles all settings.
+pub(super) fn settle(
+    mut args: BenchmarkArgs,
+    environment: Environment<'_>,
+    home: Option<&Path>,
+) -> Result<Settled, Error> {
+    let earlier = args.resume.as_deref().map(read_manifest).transpose()?;
+    if let Some(manifest) = &earlier {
+        fill(&mut args, manifest);
+    }
+    let file = settings::load(args.agent.settings.as_deref(), environment, home)?;
+    let agent = run::resolve_agent(&args.agent, &file, environment)?;
+    let workers = workers(&args, file.num_workers, environment)?;
+    let requests = at_least_one("--llm_requests", args.llm_requests.unwrap_or(workers))?;
+    let max_response_len = args.max_response_len.unwrap_or(MAX_RESPONSE_LEN);
+    let name = args.task.or(args.task_flag).filter(|name| !name.is_empty());
+    let name = name.ok_or_else(|| run::value("--task", "no task is named".into()))?;
+    let wanted = Wanted {
+        task: name,
+        data: args.data,
+        reward: args.reward.map(Reward::native),
+        start: args.start_id,
+        end: args.end_id,
+    };
+    let task = Task::load(&wanted)?;
+    let mode = match args.mode {
+        Some(Mode::Llm) => bench::Mode::Llm,
+        Some(Mode::LlmInSandbox) | None => bench::Mode::LlmInSandbox,
+    };
+    let mut config = config(&agent, mode, max_response_len, args.repeat.unwrap_or(1));
+    config.describe(&task);
+    let mut manifest = Manifest::new(config, absolute(&wanted.task));
+    manifest.data = wanted.data.map(|path| absolute(&path.to_string_lossy()));
+    manifest.reward = wanted.reward;
+    manifest.start_id = wanted.start;
+    manifest.end_id = wanted.end;
+    manifest.shard = args.shard;
+    manifest.base_url = agent.model.shown_url();
+    manifest.save_exchanges = agent.save_exchanges;
+    Ok(Settled {
+        manifest,
+        task,
+        agent,
+        folder: args.resume,
+        workers,
+        requests,
+        retries: args.infra_retries,
+        max_failures: args.max_infra_failures,
+        grader_image: args.grader_image,
+    })
+}
+
+/// Reads the folder of a run, and its task as it is now.
+pub(super) fn reopen(
+    folder: &Path,
+    other: Option<reward::Reward>,
+) -> Result<(Manifest, Task), Error> {
+    let manifest = read_manifest(folder)?;
+    let task = Task::load(&Wanted {
+        task: manifest.source.clone(),
+        data: manifest.data.as_ref().map(PathBuf::from),
+        reward: other.or(manifest.reward),
+        start: manifest.start_id,
+        end: manifest.end_id,
+    })?;
+    if task.data_digest != manifest.config.data_digest {
+        let problem = format!("the rows of {} have changed since", manifest.source);
+        return Err(run::value("DIR", problem).into());
+    }
+    Ok((manifest, task))
+}
+
+fn read_manifest(folder: &Path) -> Result<Manifest, SettingsError> {
+    Manifest::read(folder).map_err(|error| {
+        let cause =
+            std::error::Error::source(&error).map_or_else(String::new, |e| format!(": {e}"));
+        run::value("DIR", format!("{error}{cause}"))
+    })
+}
+
+/// What was not given anew is as it was.
+fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
+    let config = &manifest.config;
+    if args.task.is_none() && args.task_flag.is_none() {
+        args.task = Some(manifest.source.clone());
+    }
+    args.mode.get_or_insert(match config.mode {
+        bench::Mode::LlmInSandbox => Mode::LlmInSandbox,
+        bench::Mode::Llm => Mode::Llm,
+    });
+    or_fill(&mut args.data, manifest.data.as_ref().map(PathBuf::from));
+    or_fill(&mut args.reward, manifest.reward.map(Reward::of));
+    or_fill(&mut args.start_id, manifest.start_id);
+    or_fill(&mut args.end_id, manifest.end_id);
+    or_fill(&mut args.shard, manifest.shard);
+    args.repeat.get_or_insert(config.repeat);
+    args.max_response_len.get_or_insert(config.max_response_len);
+    let agent = &mut args.agent;
+    agent.llm_name.get_or_insert_with(|| config.model.clone());
+    or_fill(&mut agent.llm_base_url, manifest.base_url.clone());
+    agent
+        .docker_image
+        .get_or_insert_with(|| config.image.clone());
+    agent.net.get_or_insert_with(|| config.network.clone());
+    agent.max_steps.get_or_insert(config.max_steps);
+    agent.max_token_limit.get_or_insert(config.max_token_limit);
+    agent
+        .max_tokens_per_call
+        .get_or_insert(config.max_tokens_per_call);
+    agent.cmd_timeout.get_or_insert(config.cmd_timeout_s);
+    or_fill(&mut agent.task_timeout, config.task_timeout_s);
+    or_fill(&mut agent.temperature, config.sampling.temperature);
+    or_fill(&mut agent.top_p, config.sampling.top_p);
+    or_fill(&mut agent.top_k, config.sampling.top_k);
+    or_fill(&mut agent.seed, config.sampling.seed);
+    let body = serde_json::Value::Object(config.extra_body.clone());
+    agent.extra_body.get_or_insert_with(|| body.to_string());
+    if manifest.save_exchanges {
+        agent.save_litellm_response.get_or_insert(Truth::True);
+    }
+    if config.shell == "fresh" {
+        agent.shell = ShellMode::Fresh;
+    }
+    if config.style == "original" {
+        agent.compat.get_or_insert(Compat::Original);
+    }
+}
+
+fn or_fill<T>(given: &mut Option<T>, earlier: Option<T>) {
+    if given.is_none() {
+        *given = earlier;
+    }
+}
+
+fn config(
+    agent: &AgentSettings,
+    mode: bench::Mode,
+    max_response_len: u64,
+    repeat: u32,
+) -> RunConfig {
+    let (sampling, extra_body) = match &agent.model {
+        ModelSettings::Http(http) => (http.sampling.clone(), http.extra_body.clone()),
+        ModelSettings::Replay(_) => (Sampling::default(), serde_json::Map::new()),
+    };
+    let limits = &agent.limits;
+    RunConfig {
+        task: String::new(),
+        task_digest: String::new(),
+        data_digest: String::new(),
+        mode,
+        model: agent.model.name(),
+        sampling,
+        extra_body,
+        image: agent
+            .image
+            .clone()
+            .unwrap_or_else(|| DEFAULT_NAME.to_owned()),
+        image_digest: None,
+        max_steps: limits.max_steps,
+        max_token_limit: limits.max_token_limit,
+        max_tokens_per_call: limits.max_tokens_per_call,
+        max_response_len,
+        cmd_timeout_s: limits.cmd_timeout.as_secs_f64(),
+        task_timeout_s: limits.task_timeout.map(|time| time.as_secs_f64()),
+        shell: match agent.shell {
+            Shell::Persistent => "persistent",
+            Shell::Fresh => "fresh",
+        }
+        .to_owned(),
+        style: match agent.style {
+            Style::Native => "native",
+            Style::Original => "original",
+        }
+        .to_owned(),
+        seccomp: serde_json::to_value(&agent.seccomp).unwrap_or_default(),
+        network: agent.net.to_string(),
+        repeat,
+    }
+}
+
+fn workers(
+    args: &BenchmarkArgs,
+    file: Option<usize>,
+    environment: Environment<'_>,
+) -> Result<usize, SettingsError> {
+    let given = match environment.get(settings::LLM_NUM_WORKERS) {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| {
+            let problem = format!("{text:?} is not a number");
+            run::value(settings::LLM_NUM_WORKERS.name, problem)
+        })?),
+    };
+    let workers = args.num_workers.or(given).or(file).unwrap_or(1);
+    at_least_one("--num_workers", workers)
+}
+
+fn at_least_one(name: &str, number: usize) -> Result<usize, SettingsError> {
+    if number == 0 {
+        return Err(run::value(name, "it must be at least 1".into()));
+    }
+    Ok(number)
+}
+
+/// A path that means the same from everywhere; the name of a built-in task stays.
+fn absolute(name: &str) -> String {
+    match Path::new(name).canonicalize() {
+        Ok(path) if !crate::task::NAMES.contains(&name) => path.to_string_lossy().into_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+/// What follows the time in the name of a run folder.
+pub(super) fn suffix(manifest: &Manifest) -> String {
+    let config = &manifest.config;
+    let mode = match config.mode {
+        bench::Mode::LlmInSandbox => "LLMinSandbox",
+        bench::Mode::Llm => "vanillaLLM",
+    };
+    let plain = |text: &str| text.replace(|c: char| c == '/' || c.is_control(), "_");
+    let model: String = plain(&config.model).chars().take(100).collect();
+    let part = manifest.shard.map_or_else(String::new, |shard| {
+        format!("_{}of{}", shard.number, shard.of)
+    });
+    format!("_{}_{model}_{mode}{part}", plain(&config.task))
+}
+
+impl Reward {
+    pub(super) fn native(self) -> reward::Reward {
+        match self {
+            Self::Exact => reward::Reward::Exact,
+            Self::Letter => reward::Reward::Letter,
+            Self::Math => reward::Reward::Math,
+            Self::Numeric => reward::Reward::Numeric,
+            Self::F1 => reward::Reward::F1,
+            Self::RougeL => reward::Reward::RougeL,
+            Self::ByType => reward::Reward::ByType,
+            Self::Composite => reward::Reward::Composite,
+            Self::Judge => reward::Reward::Judge,
+        }
+    }
+
+    fn of(reward: reward::Reward) -> Self {
+        let all = Self::value_variants().iter();
+        all.copied()
+            .find(|flag| flag.native() == reward)
+            .unwrap_or(Self::Judge)
+    }
+}
