@@ -295,12 +295,16 @@ fn the_wall_clock_is_only_ever_written_down() {
     }
     found.sort();
     let written_down = [
-        "cli/run/session.rs",   // the name of the folder, and the start in the record
-        "host/slot.rs",         // what `ps` shows
-        "image/build.rs",       // when an image was made
-        "image/import.rs",      // the same
-        "llm/http.rs",          // the date of a Retry-After, whose wait has a cap
-        "net/dns/resolvers.rs", // when a file of the host's was changed
+        "agent/ready.rs",         // the start in the record
+        "cli/benchmark.rs",       // the name of the folder
+        "cli/benchmark/merge.rs", // the same
+        "cli/run/session.rs",     // the same
+        "host/slot.rs",           // what `ps` shows
+        "image/build.rs",         // when an image was made
+        "image/import.rs",        // the same
+        "llm/http.rs",            // the date of a Retry-After, whose wait has a cap
+        "net/dns/resolvers.rs",   // when a file of the host's was changed
+        "overhead/machine.rs",    // the date of the figures
     ];
     assert_eq!(found, written_down);
 }

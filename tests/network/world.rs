@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -310,6 +310,9 @@ fn answer(mut stream: TcpStream, body: &str) {
         )
     };
     let _ = stream.write_all(reply.as_bytes());
+    // What was asked may come in parts: to close before the last would reset the connection.
+    let _ = stream.shutdown(Shutdown::Write);
+    while stream.read(&mut asked).is_ok_and(|length| length > 0) {}
 }
 
 fn internet_servers() {
