@@ -33,6 +33,11 @@ timeout 1800 "$bin" image build || die "the image could not be built; llm-in-san
 
 out=$PWD/output/demo-$(date +%Y%m%d-%H%M%S)
 flags=(--cmd_timeout 60 --task_timeout 600 --output_dir "$out")
+# The tasks need no network; with rules it takes a device that not every user may make.
+if [[ -z ${LLM_IN_SANDBOX_NET-} && ! (-r /dev/net/tun && -w /dev/net/tun) ]]; then
+    say "no network inside: /dev/net/tun is missing or closed to $(id -un), see llm-in-sandbox doctor"
+    flags+=(--net none)
+fi
 if configured; then
     task=${1:-"How many prime numbers are below 100000? Find out with a program."}
     flags+=(--max_steps 30)
