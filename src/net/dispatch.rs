@@ -25,8 +25,9 @@ impl Device {
         let Some(ip) = packet::parse(packet) else {
             return;
         };
-        // Nobody else lives there.
-        if ip.source != IpAddr::V4(GUEST_V4) && ip.source != IpAddr::V6(GUEST_V6) {
+        // Nobody else lives there, and what it sends to itself would not come here.
+        let lives_there = |address| [IpAddr::V4(GUEST_V4), GUEST_V6.into()].contains(&address);
+        if !lives_there(ip.source) || lives_there(ip.target) {
             return;
         }
         match ip.protocol {

@@ -100,7 +100,7 @@ impl Trial {
             let packet = packet::strip(&buffer[..length]).unwrap();
             let ip = packet::parse(packet).unwrap();
             assert!([IpAddr::V4(GUEST_V4), IpAddr::V6(GUEST_V6)].contains(&ip.target));
-            assert!(ip.source != ip.target);
+            assert!(ip.source != ip.target, "{packet:02x?}");
             let header = if ip.target.is_ipv4() { 20 } else { 40 };
             assert_eq!(header + ip.payload.len(), packet.len());
             if ip.protocol == packet::TCP {
