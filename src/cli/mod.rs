@@ -24,7 +24,7 @@ mod terminal;
 
 use std::path::{Path, PathBuf};
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use error::CliError;
 use signals::Signals;
@@ -73,13 +73,44 @@ enum Verb {
     Overhead(overhead::OverheadArgs),
 }
 
+/// `exec` alone: to describe every verb to clap takes 0.3 ms, a twentieth of that command.
+#[derive(Debug, Parser)]
+struct ExecCli {
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: ExecVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum ExecVerb {
+    Exec(Box<exec::ExecArgs>),
+}
+
+impl From<ExecCli> for Cli {
+    fn from(ExecCli { state_dir, command }: ExecCli) -> Self {
+        let ExecVerb::Exec(args) = command;
+        Self {
+            state_dir,
+            command: Verb::Exec(args),
+        }
+    }
+}
+
+fn parse<C: Parser>(argv: &[String]) -> Result<C, clap::Error> {
+    let mut command = C::command();
+    let argv = argv::normalize(&command, argv.iter().cloned());
+    let matches = command.try_get_matches_from_mut(argv)?;
+    C::from_arg_matches(&matches)
+}
+
 /// Runs the command line; gives the exit code.
 pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
-    let mut command = Cli::command();
-    let argv = argv::normalize(&command, argv);
-    let parsed = command
-        .try_get_matches_from_mut(argv)
-        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let argv: Vec<String> = argv.into_iter().collect();
+    // What is wrong with it is told by the whole.
+    let exec = argv.get(1).is_some_and(|verb| verb == "exec");
+    let exec = exec.then(|| parse::<ExecCli>(&argv).ok()).flatten();
+    let parsed = exec.map_or_else(|| parse::<Cli>(&argv), |exec| Ok(exec.into()));
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
