@@ -5,8 +5,10 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::HostError;
+use super::launcher::START_DEADLINE;
 use super::slot::{Site, Slot};
 use crate::wire::NetworkSource;
 
@@ -129,8 +131,13 @@ async fn make(site: &Arc<Site>, network: NetworkSource) -> Result<Slot, HostErro
         allotment.map_err(|e| HostError::Zygote("begin a sandbox", io::Error::other(e)))?;
     let mut slot = site.begin(allotment?, network).await?;
     // One at a time: a start waits behind one at most.
-    slot.cloned(site).await?;
-    Ok(slot)
+    match timeout(START_DEADLINE, slot.cloned(site)).await {
+        Ok(cloned) => cloned.map(|()| slot),
+        Err(_) => Err(HostError::TimedOut(
+            "beginning a sandbox",
+            START_DEADLINE.as_secs(),
+        )),
+    }
 }
 
 impl Shared {
