@@ -11,7 +11,7 @@ use llm_in_sandbox::net::gate::{Protocol, Rules};
 use llm_in_sandbox::net::{Ended, GATEWAY_V4, GATEWAY_V6, NetLimits, Verdict};
 use llm_in_sandbox::sys::socket;
 
-use crate::world::{DEADLINE, SERVER_V4, SERVER_V6, World};
+use super::world::{DEADLINE, SERVER_V4, SERVER_V6, World};
 
 /// A server that sends each datagram back, longer by one byte.
 fn echo(world: &World, address: &str) -> SocketAddr {

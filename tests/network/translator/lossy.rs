@@ -17,8 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd;
 
-use crate::tcp::pattern;
-use crate::world::{DEADLINE, SERVER_V4, SERVER_V6, World, connect};
+use super::tcp::pattern;
+use super::world::{DEADLINE, SERVER_V4, SERVER_V6, World, connect};
 
 /// Of a thousand packets.
 #[derive(Clone, Copy)]
@@ -123,7 +123,7 @@ fn survives(test: &str, wire: Wire, address: &'static str, size: usize) {
                 .start(move || exchange(connect(server), size, 2, 1))
         })
         .collect();
-    streams.into_iter().for_each(crate::world::join);
+    streams.into_iter().for_each(super::world::join);
     // What the sandbox has written may still be in its kernel.
     (0..4).for_each(|_| done.recv_timeout(DEADLINE).unwrap());
     for _ in 0..4 {

@@ -11,7 +11,7 @@ use llm_in_sandbox::net::{Ended, Verdict};
 use llm_in_sandbox::net::NetLimits;
 use llm_in_sandbox::net::gate::Rules;
 
-use crate::world::{DEADLINE, SERVER_V6, World, connect};
+use super::world::{DEADLINE, SERVER_V6, World, connect};
 
 /// Bytes that show where one is missing.
 pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {

@@ -1,0 +1,9 @@
+//! The translator alone against a real kernel's TCP and UDP, in network namespaces of the test's own.
+//!
+//! Needs `/dev/net/tun`, and the right to make namespaces: see [`world`].
+
+mod datagrams;
+mod lossy;
+mod names;
+mod tcp;
+mod world;
