@@ -3,7 +3,11 @@
 //! Needs `/dev/net/tun`, and the right to make namespaces: see [`world`].
 
 mod datagrams;
+mod first_bytes;
+mod limits;
 mod lossy;
+mod memory;
 mod names;
 mod tcp;
+mod users;
 mod world;
