@@ -6,6 +6,7 @@ mod limits;
 pub(crate) mod observation;
 mod prompt;
 mod ready;
+mod recorded;
 mod run;
 mod state;
 pub mod tools;
@@ -14,6 +15,7 @@ pub use limits::Limits;
 pub use observation::Style;
 pub use prompt::{PromptConfig, PromptError};
 pub use ready::{PrepareError, SandboxFacts, header, prepare};
+pub use recorded::run_recorded;
 pub use run::{AgentConfig, Cancel, Outcome, Progress, run};
 pub use tools::Shell;
 

@@ -9,7 +9,7 @@ use super::ledger::{Times, seconds};
 use super::log::Log;
 use super::plan::Job;
 use super::sample::{Permitted, Shared, Worked, row, unless};
-use crate::agent::{self, AgentConfig, Cancel, PrepareError, Progress, SandboxFacts};
+use crate::agent::{self, AgentConfig, Cancel, PrepareError, SandboxFacts};
 use crate::env::{Env, EnvError, FileError, GuestPath};
 use crate::outcome::{Cause, Outcome};
 use crate::trajectory::{Event, Recorder};
@@ -140,24 +140,9 @@ async fn agent_works<S: Sandboxes, G>(
         Ok(recorder) => recorder,
         Err(error) => return (Worked::failed(failure(Cause::HostFiles, &error)), None),
     };
-    let mut sink = |progress: Progress<'_>| match progress {
-        Progress::Event(event) => {
-            recorder.event(event);
-            log.event(event);
-            if matches!(event, Event::ToolResult { .. }) {
-                recorder.connections(env.connections());
-            }
-        }
-        Progress::Exchange {
-            messages,
-            tools,
-            completion,
-        } => {
-            let base_url = header.base_url.as_deref();
-            recorder.exchange(&header.model, base_url, messages, tools, completion);
-        }
-    };
-    let ended = agent::run(env, model, &config, &mut sink, cancel).await;
+    let record = (&mut recorder, &header);
+    let mut show = |event: &Event| log.event(event);
+    let ended = agent::run_recorded(env, model, &config, record, &mut show, cancel).await;
     let mut worked = Worked {
         outcome: ended.outcome.clone(),
         detail: ended.detail.clone(),
