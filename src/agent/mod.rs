@@ -1,5 +1,6 @@
 //! The agent: a model, three tools and a loop. It knows a sandbox only as an [`Env`](crate::env::Env).
 
+mod ablations;
 pub(crate) mod calls;
 pub(crate) mod clean;
 mod limits;
@@ -11,6 +12,7 @@ mod run;
 mod state;
 pub mod tools;
 
+pub use ablations::Ablation;
 pub use limits::Limits;
 pub use observation::Style;
 pub use prompt::{PromptConfig, PromptError};

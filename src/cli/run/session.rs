@@ -118,6 +118,7 @@ impl Session {
             limits: agent.limits.clone(),
             style: agent.style,
             shell: agent.shell,
+            ablations: Vec::new(),
         };
         let header = agent::header(&agent.model, &config, prompt, query, facts);
         let mut recorder = Recorder::create(&self.folder, &header, agent.save_exchanges)?;
