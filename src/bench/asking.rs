@@ -31,13 +31,16 @@ impl ChatModel for Asking<'_> {
                 Err(LlmError::GaveUp { attempts, last }) => (attempts, *last),
                 Err(error) => (1, error),
             };
-            match &error {
-                LlmError::Status {
-                    status: 429 | 503 | 529,
-                    retry_after,
-                    ..
-                } => ticket.refused(retry_after.map(|time| time.min(self.retry.retry_after_cap))),
-                _ => drop(ticket),
+            if let LlmError::Status {
+                status: 429 | 503 | 529,
+                retry_after,
+                ..
+            } = &error
+            {
+                let cap = self.retry.retry_after_cap;
+                ticket.refused(retry_after.map(|time| time.min(cap)));
+            } else {
+                drop(ticket);
             }
             if !error.is_transient() {
                 return Err(error);

@@ -338,24 +338,14 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
     }
     let stop = stop?;
     let again = format!("llm-in-sandbox benchmark --resume {}", folder.display());
-    match stop {
-        Stop::Interrupted => {
-            note(&format!("interrupted; go on with: {again}"));
-            if json {
-                output::json_line(&events::end(&folder, stop, None));
-            }
-            return Ok(run::EXIT_INTERRUPTED);
+    if let Some(why) = ended_early(stop, how) {
+        note(&format!("{why}; go on with: {again}"));
+    }
+    if stop == Stop::Interrupted {
+        if json {
+            output::json_line(&events::end(&folder, stop, None));
         }
-        Stop::OutOfTime => {
-            note(&format!("the time of the run is up; go on with: {again}"));
-        }
-        Stop::TooManyFailures => {
-            note(&format!(
-                "stopped: more than {} samples failed through no fault of the model; mend that and go on with: {again}",
-                how.max_failures
-            ));
-        }
-        Stop::Finished => {}
+        return Ok(run::EXIT_INTERRUPTED);
     }
     let summary =
         bench::write_results(&mut ledger, &manifest, &shared.task, &jobs, begun.elapsed())?;
@@ -372,6 +362,19 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         note(&format!("to do what failed once more: {again}"));
     }
     Ok(if complete { 0 } else { 1 })
+}
+
+/// Why a run ended before all was done.
+fn ended_early(stop: Stop, how: Dispatch) -> Option<String> {
+    match stop {
+        Stop::Finished => None,
+        Stop::Interrupted => Some("interrupted".to_owned()),
+        Stop::OutOfTime => Some("the time of the run is up".to_owned()),
+        Stop::TooManyFailures => Some(format!(
+            "stopped: more than {} samples failed through no fault of the model; mend that",
+            how.max_failures
+        )),
+    }
 }
 
 fn summary_lines(summary: &Summary) -> Vec<String> {
