@@ -88,16 +88,17 @@ impl Standing {
         (self.scored > 0).then(|| self.sum / self.scored as f64)
     }
 
-    /// How far the mean of all samples may be from it, roughly: each counts for itself, and the normal distribution is taken.
-    /// The results have the interval that counts.
+    /// How far the mean of all samples may be from it, roughly. The results have the interval that counts.
+    ///
+    /// Each sample counts for itself. Two more that are right and two that are wrong are added, as Agresti and Coull do: a few
+    /// equal scores are no certainty.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
     pub fn margin(&self) -> Option<f64> {
-        let (mean, n) = (self.mean()?, self.scored as f64);
-        (self.scored > 1).then(|| {
-            let variance = (self.squares - n * mean * mean).max(0.0) / (n - 1.0);
-            Z * (variance / n).sqrt()
-        })
+        let n = self.scored as f64 + 4.0;
+        let (mean, squares) = ((self.sum + 2.0) / n, (self.squares + 2.0) / n);
+        let variance = (squares - mean * mean).max(0.0);
+        (self.scored > 0).then(|| Z * (variance / n).sqrt())
     }
 }
 
@@ -109,13 +110,13 @@ mod tests {
     fn the_mean_has_its_margin() {
         let mut standing = Standing::new(4);
         assert_eq!((standing.mean(), standing.margin()), (None, None));
-        for score in [1.0, 0.0, 1.0, 0.0] {
+        for (score, mean, margin) in [(1.0, 1.0, 0.429), (1.0, 1.0, 0.377), (0.0, 0.667, 0.367)] {
             standing.scored += 1;
             standing.sum += score;
             standing.squares += score * score;
+            assert!((standing.mean().unwrap() - mean).abs() < 0.001);
+            let margin_now = standing.margin().unwrap();
+            assert!((margin_now - margin).abs() < 0.001, "{margin_now}");
         }
-        assert_eq!(standing.mean(), Some(0.5));
-        // Deviation 0.577 of 4 samples.
-        assert!((standing.margin().unwrap() - 0.566).abs() < 0.001);
     }
 }

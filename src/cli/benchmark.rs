@@ -27,6 +27,7 @@ use crate::bench::{
 };
 use crate::exit;
 use crate::settings::Environment;
+use crate::sys::process;
 use board::Board;
 use grader::PythonGrader;
 pub(super) use merge::{MergeArgs, merge};
@@ -129,6 +130,7 @@ enum Reward {
 
 /// Carries it out; gives the exit code. Errors are told on stderr.
 pub(super) async fn benchmark(args: BenchmarkArgs, state: Option<&Path>) -> u8 {
+    process::keep_freed_memory();
     let signals = Signals::listen();
     let settled = settle::settle(
         args,
