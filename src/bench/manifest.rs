@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::BenchError;
+use super::judge::JudgeConfig;
 use crate::llm::Sampling;
 use crate::task::{self, Task};
 
@@ -124,6 +125,9 @@ pub struct Manifest {
     pub base_url: Option<String>,
     /// Requests and answers are kept.
     pub save_exchanges: bool,
+    /// The judge that scores were to be given by; it decides scores, and no sample's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge: Option<JudgeConfig>,
 }
 
 impl Manifest {
@@ -143,6 +147,7 @@ impl Manifest {
             shard: None,
             base_url: None,
             save_exchanges: false,
+            judge: None,
         }
     }
 
@@ -173,23 +178,35 @@ impl Manifest {
     /// [`BenchError::Differs`] naming every difference.
     pub fn check(&self, config: &RunConfig, folder: &Path) -> Result<(), BenchError> {
         let object = |config: &RunConfig| serde_json::to_value(config).unwrap_or_default();
-        let (then, now) = (object(&self.config), object(config));
-        let differences: Vec<String> = then
-            .as_object()
-            .into_iter()
-            .flatten()
-            .filter(|(name, value)| now.get(name.as_str()) != Some(value))
-            .map(|(name, value)| {
-                let now = now.get(name.as_str()).cloned().unwrap_or_default();
-                format!("{name} was {value} and is {now}")
-            })
-            .collect();
-        if differences.is_empty() {
-            return Ok(());
-        }
-        Err(BenchError::Differs {
-            folder: folder.to_owned(),
-            differences: differences.join("; "),
-        })
+        differences("", &object(&self.config), &object(config), folder)
     }
+}
+
+/// Whether everything is now as it was then.
+///
+/// # Errors
+/// [`BenchError::Differs`] naming what is not.
+pub(super) fn differences(
+    what: &str,
+    then: &Value,
+    now: &Value,
+    folder: &Path,
+) -> Result<(), BenchError> {
+    let differences: Vec<String> = then
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(name, value)| now.get(name.as_str()) != Some(value))
+        .map(|(name, value)| {
+            let now = now.get(name.as_str()).cloned().unwrap_or_default();
+            format!("{what}{name} was {value} and is {now}")
+        })
+        .collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(BenchError::Differs {
+        folder: folder.to_owned(),
+        differences: differences.join("; "),
+    })
 }

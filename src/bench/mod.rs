@@ -7,6 +7,7 @@ mod capability;
 mod compare;
 mod dispatch;
 mod failure;
+mod judge;
 mod ledger;
 mod log;
 mod manifest;
@@ -26,13 +27,17 @@ use std::path::PathBuf;
 pub use capability::Capabilities;
 pub use compare::{Comparison, Side, compare};
 pub use dispatch::{Dispatch, Progress, Stop, run};
+pub use judge::{
+    Answered, Asked, JUDGEMENTS, Judge, JudgeConfig, JudgeSettings, Judged, JudgedFile,
+    MAX_REPEATS, Place, Subject, Verdict, import_judged, judged, read_answers, write_judged,
+};
 pub use ledger::{Ledger, Record, Status, Times};
 pub use manifest::{Manifest, Mode, RunConfig, Shard};
 pub use merge::merge;
 pub use original::write as write_results;
-pub use plan::{Job, jobs};
+pub use plan::{Job, file_name, jobs};
 pub use report::{Report, report};
-pub use rescore::{Rescored, rescore};
+pub use rescore::{Rescored, Scores, Scoring, rescore};
 pub use sample::{Models, Shared};
 pub use summary::{Summary, summarize};
 

@@ -1,6 +1,8 @@
 //! `benchmark`: a model on all samples of a task.
 
 mod grader;
+mod judge;
+mod judge_args;
 mod merge;
 mod report;
 mod sandboxes;
@@ -11,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use tokio::sync::{Semaphore, watch};
 
@@ -19,12 +22,16 @@ use super::run::{self, AgentArgs};
 use super::sanitize::one_line;
 use super::signals::Signals;
 use crate::bench::{
-    self, Dispatch, Ledger, Manifest, Models, Progress, Shared, Status, Stop, Summary,
+    self, Dispatch, JUDGEMENTS, Judge, JudgeConfig, Ledger, Manifest, Models, Progress, Shared,
+    Status, Stop, Summary,
 };
 use crate::exit;
 use crate::outcome::Outcome;
+use crate::reward::Reward;
 use crate::settings::Environment;
 use grader::PythonGrader;
+pub(super) use judge::{RejudgeArgs, judge};
+use judge_args::JudgeArgs;
 pub(super) use merge::{MergeArgs, merge};
 pub(super) use report::{ReportArgs, report};
 use sandboxes::Pool;
@@ -51,7 +58,7 @@ pub(super) struct BenchmarkArgs {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Reward instead of the task's own
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = reward())]
     reward: Option<Reward>,
     /// First row, from 0
     #[arg(long, value_name = "N")]
@@ -85,6 +92,8 @@ pub(super) struct BenchmarkArgs {
     grader_image: Option<String>,
     #[command(flatten)]
     agent: AgentArgs,
+    #[command(flatten)]
+    judge: JudgeArgs,
 }
 
 /// See [`bench::Mode`].
@@ -94,30 +103,6 @@ enum Mode {
     LlmInSandbox,
     /// One plain answer.
     Llm,
-}
-
-/// See [`crate::reward::Reward`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Reward {
-    /// The same text.
-    Exact,
-    /// The letter of a choice.
-    Letter,
-    /// An equal mathematical value.
-    Math,
-    /// A number within five per cent.
-    Numeric,
-    /// F1 of items between commas.
-    F1,
-    /// ROUGE-L.
-    RougeL,
-    /// By the row's `qa_type`.
-    ByType,
-    /// By domain and `qa_type`.
-    Composite,
-    /// None: a judge decides later.
-    Judge,
 }
 
 /// Carries it out; gives the exit code. Errors are told on stderr.
@@ -180,6 +165,15 @@ fn make_parts(folder: &Path) -> Result<(), settle::Error> {
     Ok(())
 }
 
+/// Reads the name of a reward.
+fn reward() -> impl TypedValueParser<Value = Reward> {
+    PossibleValuesParser::new(Reward::ALL.map(Reward::name)).try_map(|name| {
+        let mut all = Reward::ALL.into_iter();
+        all.find(|reward| reward.name() == name)
+            .ok_or("no such reward")
+    })
+}
+
 fn shard(text: &str) -> Result<bench::Shard, String> {
     let parsed = text.split_once('/').and_then(|(number, of)| {
         let (number, of) = (number.parse().ok()?, of.parse().ok()?);
@@ -229,7 +223,9 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
     let ledger = match folder {
         Some(folder) => {
             let ledger = Ledger::open(&folder)?;
-            Manifest::read(&folder)?.check(&manifest.config, &folder)?;
+            let earlier = Manifest::read(&folder)?;
+            earlier.check(&manifest.config, &folder)?;
+            JudgeConfig::check(earlier.judge.as_ref(), manifest.judge.as_ref(), &folder)?;
             ledger
         }
         None => {
@@ -239,6 +235,10 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         }
     };
     make_parts(ledger.folder())?;
+    let record = ledger.folder().join(JUDGEMENTS);
+    let judge = settled
+        .judge
+        .map(|judge| Judge::open(&judge, &record, /*again*/ false));
     let all = bench::jobs(&task, &manifest);
     let how = Dispatch {
         workers: settled.workers,
@@ -256,6 +256,7 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         shell: agent.shell,
         sandboxes: pool,
         grader,
+        judge: judge.transpose()?,
         folder: ledger.folder().to_owned(),
         save_exchanges: agent.save_exchanges,
         task,
@@ -281,6 +282,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         note(line);
     }
     let known = |job: &bench::Job| ledger.get(&job.key).map(|known| known.status);
+    let waiting = judge::waiting(&shared, &ledger, &jobs);
     let missing: Vec<bench::Job> = jobs
         .iter()
         .filter(|job| matches!(known(job), None | Some(Status::Failed)))
@@ -306,6 +308,9 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         &mut tell,
     )
     .await;
+    if let Ok(Stop::Finished) = stop {
+        judge::fill(&mut ledger, &shared, waiting).await?;
+    }
     if let Some(grader) = &shared.grader {
         grader.close().await;
     }
@@ -326,6 +331,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
     }
     let summary =
         bench::write_results(&mut ledger, &manifest, &shared.task, &jobs, begun.elapsed())?;
+    judge::write_verdicts(&mut ledger, &shared, &jobs)?;
     for line in summary_lines(&summary) {
         result(&line);
     }

@@ -123,4 +123,13 @@ fn sets_and_words() {
         None
     );
     assert_eq!(Reward::Judge.score("x", truth("x", "", "")), None);
+    assert_eq!(Reward::Judge.score(" ", truth("x", "", "")), Some(0.0));
+}
+
+#[test]
+fn names_are_those_of_configurations() {
+    for reward in Reward::ALL {
+        let name = serde_json::to_value(reward).unwrap();
+        assert_eq!(name, reward.name());
+    }
 }

@@ -190,6 +190,7 @@ async fn every_sample_ends_with_a_type_and_none_is_scored_0_for_a_fault() {
         shell: Shell::Persistent,
         sandboxes: Some(Memory),
         grader: None,
+        judge: None,
         folder,
         save_exchanges: false,
         task,

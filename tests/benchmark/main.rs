@@ -15,6 +15,7 @@
 mod crash;
 mod faulty;
 mod goldens;
+mod judge;
 #[path = "../agent/memory_env.rs"]
 #[allow(dead_code, reason = "shared with tests/agent, which uses the rest")]
 mod memory_env;

@@ -3,19 +3,17 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use clap::ValueEnum;
-
 use super::super::error::CliError;
 use super::super::run::{self, AgentSettings, Compat, RunError, ShellMode, Truth};
-use super::{BenchmarkArgs, Mode, Reward};
+use super::{BenchmarkArgs, Mode};
 use crate::agent::{Shell, Style};
-use crate::bench::{self, BenchError, Manifest, RunConfig};
+use crate::bench::{self, BenchError, JudgeSettings, Manifest, RunConfig};
 use crate::exit;
 use crate::image::DEFAULT_NAME;
 use crate::llm::{ModelSettings, Sampling};
-use crate::reward;
+use crate::reward::Reward;
 use crate::settings::{self, Environment, SettingsError};
-use crate::task::{Task, TaskError, Wanted};
+use crate::task::{Scorer, Task, TaskError, Wanted};
 
 /// Tokens of a plain answer, as in the original.
 const MAX_RESPONSE_LEN: u64 = 65_536;
@@ -92,6 +90,7 @@ pub(super) struct Settled {
     pub(super) retries: u32,
     pub(super) max_failures: Option<usize>,
     pub(super) grader_image: Option<String>,
+    pub(super) judge: Option<JudgeSettings>,
 }
 
 /// Settles all settings.
@@ -106,6 +105,7 @@ pub(super) fn settle(
     }
     let file = settings::load(args.agent.settings.as_deref(), environment, home)?;
     let agent = run::resolve_agent(&args.agent, &file, environment)?;
+    let judge = args.judge.resolve(&args.agent, &file, environment)?;
     let workers = workers(&args, file.num_workers, environment)?;
     let requests = at_least_one("--llm_requests", args.llm_requests.unwrap_or(workers))?;
     let max_response_len = args.max_response_len.unwrap_or(MAX_RESPONSE_LEN);
@@ -114,11 +114,14 @@ pub(super) fn settle(
     let wanted = Wanted {
         task: name,
         data: args.data,
-        reward: args.reward.map(Reward::native),
+        reward: args.reward,
         start: args.start_id,
         end: args.end_id,
     };
     let task = Task::load(&wanted)?;
+    // A judge may be named once and for all; most tasks do not ask it.
+    let judged = matches!(task.scorer, Scorer::Native(reward) if reward.is_judged());
+    let judge = judge.filter(|_| judged);
     let mode = match args.mode {
         Some(Mode::Llm) => bench::Mode::Llm,
         Some(Mode::LlmInSandbox) | None => bench::Mode::LlmInSandbox,
@@ -133,6 +136,7 @@ pub(super) fn settle(
     manifest.shard = args.shard;
     manifest.base_url = agent.model.shown_url();
     manifest.save_exchanges = agent.save_exchanges;
+    manifest.judge = judge.as_ref().map(JudgeSettings::describe);
     Ok(Settled {
         manifest,
         task,
@@ -143,14 +147,12 @@ pub(super) fn settle(
         retries: args.infra_retries,
         max_failures: args.max_infra_failures,
         grader_image: args.grader_image,
+        judge,
     })
 }
 
 /// Reads the folder of a run, and its task as it is now.
-pub(super) fn reopen(
-    folder: &Path,
-    other: Option<reward::Reward>,
-) -> Result<(Manifest, Task), Error> {
+pub(super) fn reopen(folder: &Path, other: Option<Reward>) -> Result<(Manifest, Task), Error> {
     let manifest = read_manifest(folder)?;
     let task = Task::load(&Wanted {
         task: manifest.source.clone(),
@@ -185,7 +187,7 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
         bench::Mode::Llm => Mode::Llm,
     });
     or_fill(&mut args.data, manifest.data.as_ref().map(PathBuf::from));
-    or_fill(&mut args.reward, manifest.reward.map(Reward::of));
+    or_fill(&mut args.reward, manifest.reward);
     or_fill(&mut args.start_id, manifest.start_id);
     or_fill(&mut args.end_id, manifest.end_id);
     or_fill(&mut args.shard, manifest.shard);
@@ -213,6 +215,9 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
     agent.extra_body.get_or_insert_with(|| body.to_string());
     if manifest.save_exchanges {
         agent.save_litellm_response.get_or_insert(Truth::True);
+    }
+    if let Some(judge) = &manifest.judge {
+        args.judge.fill(judge);
     }
     if config.shell == "fresh" {
         agent.shell = ShellMode::Fresh;
@@ -318,27 +323,4 @@ pub(super) fn suffix(manifest: &Manifest) -> String {
         format!("_{}of{}", shard.number, shard.of)
     });
     format!("_{}_{model}_{mode}{part}", plain(&config.task))
-}
-
-impl Reward {
-    pub(super) fn native(self) -> reward::Reward {
-        match self {
-            Self::Exact => reward::Reward::Exact,
-            Self::Letter => reward::Reward::Letter,
-            Self::Math => reward::Reward::Math,
-            Self::Numeric => reward::Reward::Numeric,
-            Self::F1 => reward::Reward::F1,
-            Self::RougeL => reward::Reward::RougeL,
-            Self::ByType => reward::Reward::ByType,
-            Self::Composite => reward::Reward::Composite,
-            Self::Judge => reward::Reward::Judge,
-        }
-    }
-
-    fn of(reward: reward::Reward) -> Self {
-        let all = Self::value_variants().iter();
-        all.copied()
-            .find(|flag| flag.native() == reward)
-            .unwrap_or(Self::Judge)
-    }
 }
