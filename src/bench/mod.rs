@@ -10,6 +10,7 @@ mod dispatch;
 mod failure;
 mod forgetful;
 mod gate;
+mod judge;
 mod ledger;
 mod live;
 mod log;
@@ -34,15 +35,19 @@ pub use capability::Capabilities;
 pub use compare::{Comparison, Side, compare};
 pub use dispatch::{Dispatch, Stop, Told, run};
 pub use gate::Gate;
+pub use judge::{
+    Answered, Asked, JUDGEMENTS, Judge, JudgeConfig, JudgeSettings, Judged, JudgedFile,
+    MAX_REPEATS, Place, Subject, Verdict, import_judged, judged, read_answers, write_judged,
+};
 pub use ledger::{Ledger, Record, Status, Times};
 pub use live::{Live, Stalled, Wait};
 pub use manifest::{Manifest, Mode, RunConfig, Shard};
 pub use memory::Memory;
 pub use merge::merge;
 pub use original::write as write_results;
-pub use plan::{Job, jobs};
+pub use plan::{Job, file_name, jobs};
 pub use report::{Report, report};
-pub use rescore::{Rescored, rescore};
+pub use rescore::{Rescored, Scores, Scoring, rescore};
 pub use sample::{Models, Shared};
 pub use standing::Standing;
 pub use summary::{Summary, summarize};

@@ -8,11 +8,13 @@ use std::time::Instant;
 use super::asking::Asking;
 use super::failure::{failure, of_io};
 use super::gate::Gate;
+use super::judge::{Judge, Place, Subject};
 use super::ledger::{Record, Status, Times, seconds};
 use super::live::{Activity, Live, Wait};
 use super::log::Log;
 use super::manifest::Mode;
 use super::plan::Job;
+use super::rescore::Scores;
 use super::{Grader, Sandboxes, plain, sandboxed};
 use crate::agent::{Ablation, Cancel, Limits, Shell, Style};
 use crate::llm::{HttpModel, LlmError, Model, ModelSettings, ReplayModel, RetryPolicy, TokenUsage};
@@ -21,6 +23,8 @@ use crate::reward::{Reward, Truth, boxed};
 use crate::spec::Usage;
 use crate::task::{Row, Scorer, Task};
 
+/// What a score waits for that an interrupt has cut.
+const CUT: &str = "the run ended before it was scored";
 /// Attempts at one sample that leave folders.
 const MAX_FOLDERS: u32 = 10_000;
 
@@ -53,12 +57,13 @@ impl Models {
         })
     }
 
-    fn model(&self, job: &Job) -> Result<Model, LlmError> {
+    /// The one for the sample of this name.
+    pub(super) fn model(&self, name: &str, seed: Option<u64>) -> Result<Model, LlmError> {
         Ok(match self {
-            Self::Http(model) => Model::Http(Box::new(model.with_seed(job.seed))),
+            Self::Http(model) => Model::Http(Box::new(model.with_seed(seed))),
             Self::Replay(model) => Model::Replay(model.clone()),
             Self::Directory(path) => {
-                let file = path.join(format!("{}.jsonl", job.name));
+                let file = path.join(format!("{name}.jsonl"));
                 Model::Replay(ReplayModel::open(&file)?)
             }
         })
@@ -94,6 +99,8 @@ pub struct Shared<S, G> {
     pub sandboxes: Option<S>,
     /// Python scorers, where the task needs them.
     pub grader: Option<G>,
+    /// The judge, where one is named and the task needs it.
+    pub judge: Option<Judge>,
     /// The run folder.
     pub folder: PathBuf,
     /// Keep every request and its answer.
@@ -140,7 +147,7 @@ pub(super) async fn run<S: Sandboxes, G: Grader>(
     shared: Arc<Shared<S, G>>,
     job: Job,
     attempt: u32,
-    cancel: Cancel,
+    mut cancel: Cancel,
 ) -> Record {
     let begun = Instant::now();
     let shared = &*shared;
@@ -148,7 +155,8 @@ pub(super) async fn run<S: Sandboxes, G: Grader>(
     let mut log = Log::default();
     let (folder, worked) = match make_folder(&shared.folder, &job.name) {
         Ok(folder) => {
-            let worked = Box::pin(work(shared, &job, &folder, (&activity, cancel), &mut log)).await;
+            let inside: (&Activity, Cancel) = (&activity, cancel.clone());
+            let worked = Box::pin(work(shared, &job, &folder, inside, &mut log)).await;
             (folder, worked)
         }
         Err(error) => (shared.folder.clone(), Worked::failed(of_io(&error))),
@@ -160,7 +168,13 @@ pub(super) async fn run<S: Sandboxes, G: Grader>(
         Outcome::Infrastructure(_) => (Status::Failed, None, None),
         Outcome::Policy(_) => {
             let answer = worked.answer.as_deref().unwrap_or("");
-            match score(&shared.task.scorer, shared.grader.as_ref(), &row, answer).await {
+            // What is decided at once is not lost to an interrupt.
+            let scored = tokio::select! {
+                biased;
+                scored = shared.score(&job, answer) => scored,
+                () = stopped(&mut cancel) => Err(CUT.to_owned()),
+            };
+            match scored {
                 Ok(score) => (Status::Scored, Some(score), None),
                 Err(waits) => (Status::Pending, None, Some(waits)),
             }
@@ -202,41 +216,93 @@ pub(super) fn row<S, G>(shared: &Shared<S, G>, job: &Job) -> Row {
     shared.task.rows.get(job.row).cloned().unwrap_or_default()
 }
 
+impl<S: Sandboxes, G: Grader> Scores for Shared<S, G> {
+    async fn score(&self, job: &Job, answer: &str) -> Result<f64, String> {
+        let (grader, judge) = (self.grader.as_ref(), self.judge.as_ref());
+        Box::pin(score(&self.task, grader, judge, job, answer)).await
+    }
+}
+
+/// What rewards and judges need to know of a row.
+pub(super) struct Parts<'a> {
+    row: &'a Row,
+    truth: String,
+    aliases: Vec<String>,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn of(row: &'a Row) -> Self {
+        Self {
+            row,
+            truth: row.truth(),
+            aliases: row.aliases(),
+        }
+    }
+
+    fn truth(&self) -> Truth<'_> {
+        Truth {
+            answer: &self.truth,
+            aliases: &self.aliases,
+            domain: self.row.domain(),
+            qa_type: self.row.qa_type(),
+        }
+    }
+
+    pub(super) fn subject<'s>(&'s self, answer: &'s str) -> Subject<'s> {
+        Subject {
+            question: self.row.problem(),
+            reference: &self.truth,
+            aliases: &self.aliases,
+            answer,
+        }
+    }
+}
+
 /// The score of an answer, or what it waits for.
 pub(super) async fn score<G: Grader>(
-    scorer: &Scorer,
+    task: &Task,
     grader: Option<&G>,
-    row: &Row,
+    judge: Option<&Judge>,
+    job: &Job,
     answer: &str,
 ) -> Result<f64, String> {
-    match scorer {
-        Scorer::Native(reward) => {
-            let (answer_truth, aliases) = (row.truth(), row.aliases());
-            let truth = Truth {
-                answer: &answer_truth,
-                aliases: &aliases,
-                domain: row.domain(),
-                qa_type: row.qa_type(),
+    let Some(row) = task.rows.get(job.row) else {
+        return Err("its row is gone".to_owned());
+    };
+    let reward = match (&task.scorer, grader) {
+        (Scorer::Native(reward), _) => *reward,
+        (Scorer::Python(_), Some(grader)) => return grader.score(row, answer).await,
+        (Scorer::Python(_), None) => return Err("there is no grader".to_owned()),
+    };
+    let parts = Parts::of(row);
+    if let Some(score) = reward.score(answer, parts.truth()) {
+        return Ok(score);
+    }
+    let instructions = row.domain().starts_with("instruct_follow");
+    let algebra = matches!(reward, Reward::Math | Reward::Composite) && !instructions;
+    match (judge, grader) {
+        (Some(judge), _) if reward.is_judged() => {
+            let place = Place {
+                key: &job.key,
+                id: row.id(),
+                name: &job.name,
             };
-            let instructions = row.domain().starts_with("instruct_follow");
-            match (reward.score(answer, truth), reward, grader) {
-                (Some(score), ..) => Ok(score),
-                (None, Reward::Judge, _) => Err("a judge has to decide".to_owned()),
-                (None, Reward::Math | Reward::Composite, Some(grader)) if !instructions => {
-                    let equal = grader.math(boxed(answer), &answer_truth).await?;
-                    Ok(f64::from(equal))
-                }
-                (None, Reward::Math | Reward::Composite, None) if !instructions => Err(
-                    "computer algebra has to decide: `image build grader`, then `verify`"
-                        .to_owned(),
-                ),
-                (None, ..) => Err("text alone does not decide it".to_owned()),
-            }
+            judge
+                .decide(place, parts.subject(answer))
+                .await
+                .into_score()
         }
-        Scorer::Python(_) => match grader {
-            Some(grader) => grader.score(row, answer).await,
-            None => Err("there is no grader".to_owned()),
-        },
+        (None, _) if reward.is_judged() => {
+            Err("a judge has to decide: `judge DIR --judge_model NAME`".to_owned())
+        }
+        (_, Some(grader)) if algebra => {
+            let equal = grader.math(boxed(answer), &parts.truth).await?;
+            Ok(f64::from(equal))
+        }
+        (_, None) if algebra => {
+            Err("computer algebra has to decide: `image build grader`, then `verify`".to_owned())
+        }
+        _ => Err("text alone does not decide it".to_owned()),
     }
 }
 
@@ -247,7 +313,7 @@ async fn work<S: Sandboxes, G: Grader>(
     (activity, mut cancel): (&Activity, Cancel),
     log: &mut Log,
 ) -> Worked {
-    let model = match shared.models.model(job) {
+    let model = match shared.models.model(&job.name, job.seed) {
         Ok(model) => Asking {
             model,
             retry: match &shared.settings {
@@ -286,15 +352,17 @@ fn make_folder(folder: &Path, name: &str) -> std::io::Result<PathBuf> {
 
 /// What `work` gives, or nothing as soon as the run is to end.
 pub(super) async fn unless<T>(cancel: &mut Cancel, work: impl Future<Output = T>) -> Option<T> {
-    let stopped = async {
-        if cancel.wait_for(|stop| *stop).await.is_err() {
-            // Nobody is left who could end it.
-            std::future::pending::<()>().await;
-        }
-    };
     tokio::select! {
         biased;
-        () = stopped => None,
+        () = stopped(cancel) => None,
         done = work => Some(done),
+    }
+}
+
+/// Comes as soon as the run is to end.
+async fn stopped(cancel: &mut Cancel) {
+    if cancel.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could end it.
+        std::future::pending::<()>().await;
     }
 }

@@ -3,6 +3,8 @@
 mod board;
 mod events;
 mod grader;
+mod judge;
+mod judge_args;
 mod merge;
 mod report;
 mod runner;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use tokio::sync::watch;
 
@@ -22,14 +25,17 @@ use super::run::{self, AgentArgs};
 use super::sanitize::one_line;
 use super::signals::Signals;
 use crate::bench::{
-    self, Dispatch, Gate, Ledger, Live, Manifest, Memory, Models, Shared, Status, Stop, Summary,
-    Told,
+    self, Dispatch, Gate, JUDGEMENTS, Judge, JudgeConfig, Ledger, Live, Manifest, Memory, Models,
+    Shared, Status, Stop, Summary, Told,
 };
 use crate::exit;
+use crate::reward::Reward;
 use crate::settings::Environment;
 use crate::sys::process;
 use board::Board;
 use grader::PythonGrader;
+pub(super) use judge::{RejudgeArgs, judge};
+use judge_args::JudgeArgs;
 pub(super) use merge::{MergeArgs, merge};
 pub(super) use report::{ReportArgs, report};
 use runner::RunnerArgs;
@@ -57,7 +63,7 @@ pub(super) struct BenchmarkArgs {
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
     /// Reward instead of the task's own
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = reward())]
     reward: Option<Reward>,
     /// First row, from 0
     #[arg(long, value_name = "N")]
@@ -93,6 +99,8 @@ pub(super) struct BenchmarkArgs {
     runner: RunnerArgs,
     #[command(flatten)]
     agent: AgentArgs,
+    #[command(flatten)]
+    judge: JudgeArgs,
 }
 
 /// See [`bench::Mode`].
@@ -102,30 +110,6 @@ enum Mode {
     LlmInSandbox,
     /// One plain answer.
     Llm,
-}
-
-/// See [`crate::reward::Reward`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-enum Reward {
-    /// The same text.
-    Exact,
-    /// The letter of a choice.
-    Letter,
-    /// An equal mathematical value.
-    Math,
-    /// A number within five per cent.
-    Numeric,
-    /// F1 of items between commas.
-    F1,
-    /// ROUGE-L.
-    RougeL,
-    /// By the row's `qa_type`.
-    ByType,
-    /// By domain and `qa_type`.
-    Composite,
-    /// None: a judge decides later.
-    Judge,
 }
 
 /// Carries it out; gives the exit code. Errors are told on stderr.
@@ -189,6 +173,15 @@ fn make_parts(folder: &Path) -> Result<(), settle::Error> {
     Ok(())
 }
 
+/// Reads the name of a reward.
+fn reward() -> impl TypedValueParser<Value = Reward> {
+    PossibleValuesParser::new(Reward::ALL.map(Reward::name)).try_map(|name| {
+        let mut all = Reward::ALL.into_iter();
+        all.find(|reward| reward.name() == name)
+            .ok_or("no such reward")
+    })
+}
+
 fn shard(text: &str) -> Result<bench::Shard, String> {
     let parsed = text.split_once('/').and_then(|(number, of)| {
         let (number, of) = (number.parse().ok()?, of.parse().ok()?);
@@ -240,7 +233,9 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
     let ledger = match folder {
         Some(folder) => {
             let ledger = Ledger::open(&folder)?;
-            Manifest::read(&folder)?.check(&manifest.config, &folder)?;
+            let earlier = Manifest::read(&folder)?;
+            earlier.check(&manifest.config, &folder)?;
+            JudgeConfig::check(earlier.judge.as_ref(), manifest.judge.as_ref(), &folder)?;
             ledger
         }
         None => {
@@ -250,6 +245,10 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         }
     };
     make_parts(ledger.folder())?;
+    let record = ledger.folder().join(JUDGEMENTS);
+    let judge = settled
+        .judge
+        .map(|judge| Judge::open(&judge, &record, /*again*/ false));
     let all = bench::jobs(&task, &manifest);
     let how = Dispatch {
         workers: settled.workers,
@@ -272,6 +271,7 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         ablations: settled.ablations,
         sandboxes: pool,
         grader,
+        judge: judge.transpose()?,
         folder: ledger.folder().to_owned(),
         save_exchanges: agent.save_exchanges,
         task,
@@ -299,6 +299,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         note(line);
     }
     let known = |job: &bench::Job| ledger.get(&job.key).map(|known| known.status);
+    let waiting = judge::waiting(&shared, &ledger, &jobs);
     let missing: Vec<bench::Job> = jobs
         .iter()
         .filter(|job| matches!(known(job), None | Some(Status::Failed)))
@@ -335,6 +336,9 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
     )
     .await;
     board.close();
+    if let Ok(Stop::Finished) = stop {
+        judge::fill(&mut ledger, &shared, waiting).await?;
+    }
     if let Some(grader) = &shared.grader {
         grader.close().await;
     }
@@ -351,6 +355,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
     }
     let summary =
         bench::write_results(&mut ledger, &manifest, &shared.task, &jobs, begun.elapsed())?;
+    judge::write_verdicts(&mut ledger, &shared, &jobs)?;
     if json {
         output::json_line(&events::end(&folder, stop, Some(&summary)));
     } else {

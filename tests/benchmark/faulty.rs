@@ -204,6 +204,7 @@ impl Setup {
             ablations: Vec::new(),
             sandboxes: Some(InMemory::default()),
             grader: None,
+            judge: None,
             folder,
             save_exchanges: false,
             task,

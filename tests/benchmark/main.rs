@@ -16,6 +16,7 @@ mod ablations;
 mod crash;
 mod faulty;
 mod goldens;
+mod judge;
 mod load;
 #[path = "../agent/memory_env.rs"]
 #[allow(dead_code, reason = "shared with tests/agent, which uses the rest")]

@@ -4,20 +4,18 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::ValueEnum;
-
 use super::super::error::CliError;
 use super::super::run::{self, AgentSettings, Compat, RunError, ShellMode, Truth};
-use super::{BenchmarkArgs, Mode, Reward};
+use super::{BenchmarkArgs, Mode};
 use crate::agent::{Ablation, Shell, Style};
-use crate::bench::{self, BenchError, Manifest, RunConfig};
+use crate::bench::{self, BenchError, JudgeSettings, Manifest, RunConfig};
 use crate::exit;
 use crate::image::DEFAULT_NAME;
 use crate::llm::{ModelSettings, Sampling};
-use crate::reward;
+use crate::reward::Reward;
 use crate::settings::{self, Environment, SettingsError};
 use crate::spec::{Network, NetworkLimits};
-use crate::task::{Task, TaskError, Wanted};
+use crate::task::{Scorer, Task, TaskError, Wanted};
 
 /// Tokens of a plain answer, as in the original.
 const MAX_RESPONSE_LEN: u64 = 65_536;
@@ -98,6 +96,7 @@ pub(super) struct Settled {
     pub(super) timeout: Option<Duration>,
     pub(super) stalled_after: Duration,
     pub(super) json: bool,
+    pub(super) judge: Option<JudgeSettings>,
 }
 
 /// Settles all settings.
@@ -112,6 +111,7 @@ pub(super) fn settle(
     }
     let file = settings::load(args.agent.settings.as_deref(), environment, home)?;
     let mut agent = run::resolve_agent(&args.agent, &file, environment)?;
+    let judge = args.judge.resolve(&args.agent, &file, environment)?;
     let ablations = args.runner.ablations();
     if ablations.contains(&Ablation::NoNetwork) {
         if args.agent.net.as_deref().is_some_and(|net| net != "none") {
@@ -129,11 +129,14 @@ pub(super) fn settle(
     let wanted = Wanted {
         task: name,
         data: args.data,
-        reward: args.reward.map(Reward::native),
+        reward: args.reward,
         start: args.start_id,
         end: args.end_id,
     };
     let task = Task::load(&wanted)?;
+    // A judge may be named once and for all; most tasks do not ask it.
+    let judged = matches!(task.scorer, Scorer::Native(reward) if reward.is_judged());
+    let judge = judge.filter(|_| judged);
     let mode = match args.mode {
         Some(Mode::Llm) => bench::Mode::Llm,
         Some(Mode::LlmInSandbox) | None => bench::Mode::LlmInSandbox,
@@ -153,6 +156,7 @@ pub(super) fn settle(
     manifest.shard = args.shard;
     manifest.base_url = agent.model.shown_url();
     manifest.save_exchanges = agent.save_exchanges;
+    manifest.judge = judge.as_ref().map(JudgeSettings::describe);
     Ok(Settled {
         manifest,
         task,
@@ -167,14 +171,12 @@ pub(super) fn settle(
         timeout,
         stalled_after,
         json: args.runner.json,
+        judge,
     })
 }
 
 /// Reads the folder of a run, and its task as it is now.
-pub(super) fn reopen(
-    folder: &Path,
-    other: Option<reward::Reward>,
-) -> Result<(Manifest, Task), Error> {
+pub(super) fn reopen(folder: &Path, other: Option<Reward>) -> Result<(Manifest, Task), Error> {
     let manifest = read_manifest(folder)?;
     let task = Task::load(&Wanted {
         task: manifest.source.clone(),
@@ -209,7 +211,7 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
         bench::Mode::Llm => Mode::Llm,
     });
     or_fill(&mut args.data, manifest.data.as_ref().map(PathBuf::from));
-    or_fill(&mut args.reward, manifest.reward.map(Reward::of));
+    or_fill(&mut args.reward, manifest.reward);
     or_fill(&mut args.start_id, manifest.start_id);
     or_fill(&mut args.end_id, manifest.end_id);
     or_fill(&mut args.shard, manifest.shard);
@@ -242,6 +244,9 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
     agent.extra_body.get_or_insert_with(|| body.to_string());
     if manifest.save_exchanges {
         agent.save_litellm_response.get_or_insert(Truth::True);
+    }
+    if let Some(judge) = &manifest.judge {
+        args.judge.fill(judge);
     }
     if config.shell == "fresh" {
         agent.shell = ShellMode::Fresh;
@@ -351,27 +356,4 @@ pub(super) fn suffix(manifest: &Manifest) -> String {
         format!("_{}of{}", shard.number, shard.of)
     });
     format!("_{}_{model}_{mode}{part}", plain(&config.task))
-}
-
-impl Reward {
-    pub(super) fn native(self) -> reward::Reward {
-        match self {
-            Self::Exact => reward::Reward::Exact,
-            Self::Letter => reward::Reward::Letter,
-            Self::Math => reward::Reward::Math,
-            Self::Numeric => reward::Reward::Numeric,
-            Self::F1 => reward::Reward::F1,
-            Self::RougeL => reward::Reward::RougeL,
-            Self::ByType => reward::Reward::ByType,
-            Self::Composite => reward::Reward::Composite,
-            Self::Judge => reward::Reward::Judge,
-        }
-    }
-
-    fn of(reward: reward::Reward) -> Self {
-        let all = Self::value_variants().iter();
-        all.copied()
-            .find(|flag| flag.native() == reward)
-            .unwrap_or(Self::Judge)
-    }
 }

@@ -115,6 +115,6 @@ pub enum Compat {
     clippy::unnecessary_wraps,
     reason = "the form that clap asks for; a key is never malformed"
 )]
-fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+pub(in crate::cli) fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }

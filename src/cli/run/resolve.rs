@@ -10,7 +10,7 @@ use super::super::seccomp::profile;
 use super::{AgentArgs, Compat, RunArgs, RunError, ShellMode, Truth};
 use crate::agent::{Limits, PromptConfig, Shell, Style};
 use crate::llm::{HttpConfig, ModelSettings, Sampling, Secret};
-use crate::settings::{self, Environment, SettingsError, SettingsFile};
+use crate::settings::{self, EnvVar, Environment, SettingsError, SettingsFile};
 use crate::spec::{Network, NetworkLimits, Seccomp};
 
 /// The original's default image; it names ours.
@@ -235,7 +235,7 @@ fn model(
             )
         })?;
     let extra_body = match &args.extra_body {
-        Some(text) => object(text)?,
+        Some(text) => object("--extra_body", text)?,
         None => file.extra_body.clone().unwrap_or_default(),
     };
     let headers = headers(args, file)?;
@@ -247,11 +247,7 @@ fn model(
         .or_else(|| environment.get(settings::LLM_BASE_URL))
         .or_else(|| given(&file.llm_base_url))
         .unwrap_or_else(|| DEFAULT_BASE_URL.to_owned());
-    let provider = if name.starts_with("anthropic/") {
-        settings::ANTHROPIC_API_KEY
-    } else {
-        settings::OPENAI_API_KEY
-    };
+    let provider = provider_key(&name);
     let from_environment = || {
         let key = environment.get(settings::LLM_API_KEY);
         key.or_else(|| environment.get(provider)).map(Secret::new)
@@ -319,15 +315,24 @@ fn headers(args: &AgentArgs, file: &SettingsFile) -> Result<Vec<(String, Secret)
     args.extra_header.iter().map(parse).collect()
 }
 
-fn object(text: &str) -> Result<Map<String, Value>, SettingsError> {
+/// The variable that holds the key of whoever serves a model of this name.
+pub(in crate::cli) fn provider_key(model: &str) -> EnvVar {
+    if model.starts_with("anthropic/") {
+        settings::ANTHROPIC_API_KEY
+    } else {
+        settings::OPENAI_API_KEY
+    }
+}
+
+/// A JSON object.
+pub(in crate::cli) fn object(name: &str, text: &str) -> Result<Map<String, Value>, SettingsError> {
     if text.trim().is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_str(text)
-        .map_err(|e| value("--extra_body", format!("it must be a JSON object: {e}")))
+    serde_json::from_str(text).map_err(|e| value(name, format!("it must be a JSON object: {e}")))
 }
 
-/// A time that a person may ask for.
+/// A time above 0 and below a year.
 pub(in crate::cli) fn seconds(name: &str, seconds: f64) -> Result<Duration, SettingsError> {
     let wrong = || value(name, "it must be a number of seconds above 0".into());
     if !(seconds > 0.0 && seconds <= MAX_SECONDS) {
