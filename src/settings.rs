@@ -63,6 +63,26 @@ pub const LLM_NUM_WORKERS: EnvVar = EnvVar {
     name: "LLM_NUM_WORKERS",
     doc: "samples of `benchmark` at work at once, as --num_workers",
 };
+/// Hub.
+pub const HF_ENDPOINT: EnvVar = EnvVar {
+    name: "HF_ENDPOINT",
+    doc: "address of the hub that holds data sets",
+};
+/// Token of the hub.
+pub const HF_TOKEN: EnvVar = EnvVar {
+    name: "HF_TOKEN",
+    doc: "token for data sets that are private or have conditions; else that in $HF_HOME/token",
+};
+/// Where the hub's own tools keep the token.
+pub const HF_HOME: EnvVar = EnvVar {
+    name: "HF_HOME",
+    doc: "directory of the file `token`, by default ~/.cache/huggingface",
+};
+/// No questions to the hub.
+pub const HF_HUB_OFFLINE: EnvVar = EnvVar {
+    name: "HF_HUB_OFFLINE",
+    doc: "take data sets from the cache alone, when set to 1",
+};
 /// Refused system calls.
 pub const SECCOMP: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_SECCOMP",
@@ -80,7 +100,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 11] = [
+pub const ENV_VARS: [EnvVar; 15] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -89,6 +109,10 @@ pub const ENV_VARS: [EnvVar; 11] = [
     ANTHROPIC_API_KEY,
     LLM_TEMPERATURE,
     LLM_NUM_WORKERS,
+    HF_ENDPOINT,
+    HF_TOKEN,
+    HF_HOME,
+    HF_HUB_OFFLINE,
     SECCOMP,
     NET,
     NO_COLOR,

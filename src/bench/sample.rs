@@ -226,7 +226,8 @@ pub(super) async fn score<G: Grader>(
                 domain: row.domain(),
                 qa_type: row.qa_type(),
             };
-            let instructions = row.domain().starts_with("instruct_follow");
+            let instructions = *reward == Reward::Instructions
+                || (*reward == Reward::Composite && row.domain().starts_with("instruct_follow"));
             match (reward.score(answer, truth), reward, grader) {
                 (Some(score), ..) => Ok(score),
                 (None, Reward::Judge, _) => Err("a judge has to decide".to_owned()),
@@ -238,6 +239,10 @@ pub(super) async fn score<G: Grader>(
                     "computer algebra has to decide: `image build grader`, then `verify`"
                         .to_owned(),
                 ),
+                (None, _, Some(grader)) if instructions => grader.follows(row, answer).await,
+                (None, _, None) if instructions => {
+                    Err("verifiers have to decide: `image build grader`, then `verify`".to_owned())
+                }
                 (None, ..) => Err("text alone does not decide it".to_owned()),
             }
         }

@@ -36,6 +36,8 @@ pub enum Reward {
     ByType,
     /// By `domain` and `qa_type`, as the original scores its training data.
     Composite,
+    /// All instructions of `ground_truth` are followed: verifiers in the grader tell.
+    Instructions,
     /// Nothing but a judge can tell.
     Judge,
 }
@@ -67,7 +69,7 @@ impl Reward {
             Self::RougeL => Some(rouge_l(gold, answer)),
             Self::ByType => by_type(answer, truth),
             Self::Composite => composite(answer, truth),
-            Self::Judge => None,
+            Self::Instructions | Self::Judge => None,
         }
     }
 }
