@@ -129,26 +129,16 @@ impl HubError {
 
     /// Nobody was there, which says nothing of the data.
     pub(super) fn is_unreachable(&self) -> bool {
-        match self {
-            Self::Transport { .. } | Self::Silent { .. } => true,
-            Self::Refused { status, .. } => *status >= 500,
-            _ => false,
-        }
+        let broken = matches!(self, Self::Refused { status: 500.., .. });
+        broken || matches!(self, Self::Transport { .. } | Self::Silent { .. })
     }
 
     /// Says what was refused in the person's words.
-    pub(super) fn of(self, name: &str, revision: &str) -> Self {
-        match self {
-            Self::Refused {
-                status, code, wait, ..
-            } => Self::Refused {
-                subject: format!("the data set {name} ({revision})"),
-                status,
-                code,
-                wait,
-            },
-            other => other,
+    pub(super) fn of(mut self, name: &str, revision: &str) -> Self {
+        if let Self::Refused { subject, .. } = &mut self {
+            *subject = format!("the data set {name} ({revision})");
         }
+        self
     }
 
     /// What mends it.
@@ -174,7 +164,15 @@ impl HubError {
             }
             Self::Offline(_) => "unset HF_HUB_OFFLINE once, or name a file of rows with --data",
             Self::Differs { .. } => "try again; what came was thrown away",
-            _ => return None,
+            Self::Name(_)
+            | Self::Endpoint(_)
+            | Self::Token
+            | Self::Client(_)
+            | Self::Garbage(_)
+            | Self::Redirect { .. }
+            | Self::TooLarge { .. }
+            | Self::Locked(_)
+            | Self::Cache { .. } => return None,
         })
     }
 }

@@ -179,10 +179,8 @@ impl Hub {
         };
         let found = parse(&text).ok_or_else(|| HubError::Garbage(url.to_string()))?;
         // So that the commit is found again without the name that led to it.
-        let pinned = [&found.commit].map(String::as_str);
-        let pinned = self
-            .client
-            .address(&["api", "datasets"], name, &["revision", pinned[0]]);
+        let rest = ["revision", &found.commit];
+        let pinned = self.client.address(&["api", "datasets"], name, &rest);
         self.cache.keep_answer(&pinned, &text)?;
         Ok(found)
     }

@@ -70,19 +70,21 @@ fn twice(names: &[String]) -> Option<&String> {
 /// What is wrong, with line, row and column.
 fn problem(error: &csv::Error, row: usize, names: &[String]) -> String {
     let line = error.position().map_or(1, csv::Position::line);
-    match error.kind() {
-        ErrorKind::Utf8 { err, .. } => {
-            let at = err.field();
-            let column = names
-                .get(at)
-                .map_or_else(|| format!("{}", at + 1), |name| format!("{name:?}"));
-            format!("line {line} (row {row}), column {column}: it is no UTF-8 text")
-        }
-        ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => format!(
-            "line {line} (row {row}) has {len} columns and not {expected_len}: is a comma or a quote missing?"
-        ),
-        _ => format!("after row {}: {error}", row.saturating_sub(1)),
+    if let ErrorKind::Utf8 { err, .. } = error.kind() {
+        let at = err.field();
+        let column = match names.get(at) {
+            Some(name) => format!("{name:?}"),
+            None => (at + 1).to_string(),
+        };
+        return format!("line {line} (row {row}), column {column}: it is no UTF-8 text");
     }
+    if let ErrorKind::UnequalLengths {
+        expected_len, len, ..
+    } = error.kind()
+    {
+        return format!(
+            "line {line} (row {row}) has {len} columns and not {expected_len}: is a comma or a quote missing?"
+        );
+    }
+    format!("after row {}: {error}", row.saturating_sub(1))
 }

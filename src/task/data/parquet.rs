@@ -42,10 +42,12 @@ pub(super) fn add(file: File, rows: &mut Rows) -> Result<(), String> {
 
 /// A field as JSON; `left` is what the row may still hold, since one stored text can stand in a row many times.
 fn value(field: Field, left: &mut usize) -> Result<Value, String> {
-    let takes = match &field {
-        Field::Str(text) => text.len(),
-        Field::Bytes(bytes) => bytes.len(),
-        _ => 8,
+    let takes = if let Field::Str(text) = &field {
+        text.len()
+    } else if let Field::Bytes(bytes) = &field {
+        bytes.len()
+    } else {
+        8
     };
     *left = left
         .checked_sub(takes)
