@@ -173,10 +173,13 @@ impl Task {
 /// [`TaskError`] when there is no such task.
 pub fn data_set(wanted: &Wanted) -> Result<Option<DataSet>, TaskError> {
     let source = source(wanted, &mut Vec::new())?;
-    Ok(match source.data {
-        config::Data::Hub(set) if wanted.data.is_none() => Some(set),
-        _ => None,
-    })
+    Ok(
+        if let (config::Data::Hub(set), None) = (source.data, &wanted.data) {
+            Some(set)
+        } else {
+            None
+        },
+    )
 }
 
 fn source(wanted: &Wanted, notes: &mut Vec<String>) -> Result<config::Source, TaskError> {

@@ -102,11 +102,8 @@ fn read(stream: &TcpStream) -> Option<Request> {
         match name.to_lowercase().as_str() {
             "authorization" => request.token = Some(value.to_owned()),
             "range" => {
-                request.from = value
-                    .strip_prefix("bytes=")?
-                    .trim_end_matches('-')
-                    .parse()
-                    .ok()
+                let from = value.strip_prefix("bytes=")?.trim_end_matches('-');
+                request.from = from.parse().ok();
             }
             _ => {}
         }
