@@ -22,7 +22,13 @@ fn every_task_runs_with_a_real_model() {
         return;
     };
     let model = std::env::var("LLM_IN_SANDBOX_TEST_MODEL").unwrap_or_else(|_| "default".into());
-    for name in TASKS {
+    // The model takes minutes for all of them; what an ordinary user may not do, one of them shows.
+    let all = if nix::unistd::geteuid().is_root() {
+        &TASKS[..]
+    } else {
+        &["demo"]
+    };
+    for &name in all {
         let Some((path, _)) = real_rows(name) else {
             return;
         };
