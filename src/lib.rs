@@ -36,6 +36,7 @@ pub mod exit;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod host;
+pub mod hub;
 pub mod image;
 pub mod jail;
 pub mod llm;

@@ -78,6 +78,26 @@ pub const LLM_JUDGE_API_KEY: EnvVar = EnvVar {
     name: "LLM_JUDGE_API_KEY",
     doc: "key of its server, as --judge_api_key",
 };
+/// Hub.
+pub const HF_ENDPOINT: EnvVar = EnvVar {
+    name: "HF_ENDPOINT",
+    doc: "address of the hub that holds data sets",
+};
+/// Token of the hub.
+pub const HF_TOKEN: EnvVar = EnvVar {
+    name: "HF_TOKEN",
+    doc: "token for data sets that are private or have conditions; else that in $HF_HOME/token",
+};
+/// Where the hub's own tools keep the token.
+pub const HF_HOME: EnvVar = EnvVar {
+    name: "HF_HOME",
+    doc: "directory of the file `token`, by default ~/.cache/huggingface",
+};
+/// No questions to the hub.
+pub const HF_HUB_OFFLINE: EnvVar = EnvVar {
+    name: "HF_HUB_OFFLINE",
+    doc: "take data sets from the cache alone, when set to 1",
+};
 /// Refused system calls.
 pub const SECCOMP: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_SECCOMP",
@@ -100,7 +120,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 15] = [
+pub const ENV_VARS: [EnvVar; 19] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -112,6 +132,10 @@ pub const ENV_VARS: [EnvVar; 15] = [
     LLM_JUDGE_MODEL,
     LLM_JUDGE_BASE_URL,
     LLM_JUDGE_API_KEY,
+    HF_ENDPOINT,
+    HF_TOKEN,
+    HF_HOME,
+    HF_HUB_OFFLINE,
     SECCOMP,
     NET,
     NET_LIMITS,

@@ -36,11 +36,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("settings", &["llm"]),
     ("net", &["sys", "outcome"]),
     ("reward", &[]),
-    ("task", &["agent", "reward"]),
+    ("hub", &["llm"]),
+    ("task", &["agent", "reward", "hub"]),
     (
         "bench",
         &[
             "task",
+            "hub",
             "reward",
             "agent",
             "llm",
@@ -67,6 +69,7 @@ const BANNED: &[(&str, &[&str])] = &[
     ("env", &["tokio", "reqwest"]),
     ("agent", &["reqwest"]),
     ("reward", &["std::fs", "tokio", "reqwest", "tracing"]),
+    ("hub", &["tracing"]),
     ("task", &["tokio", "reqwest"]),
     ("bench", &["reqwest"]),
 ];

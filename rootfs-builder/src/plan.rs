@@ -172,11 +172,14 @@ fn install(recipe: &Recipe) -> Vec<Step> {
         "rm -f /usr/lib/python3*/EXTERNALLY-MANAGED",
         10,
     ));
-    if !recipe.pip.is_empty() {
-        let title = format!(
-            "install {} Python packages and what they need",
-            recipe.pip.len()
-        );
+    for (packages, flag, what) in [
+        (&recipe.pip, None, "and what they need"),
+        (&recipe.pip_no_deps, Some("--no-deps"), "alone"),
+    ] {
+        if packages.is_empty() {
+            continue;
+        }
+        let title = format!("install {} Python packages {what}", packages.len());
         let fixed = [
             "python3",
             "-m",
@@ -184,12 +187,10 @@ fn install(recipe: &Recipe) -> Vec<Step> {
             "install",
             "--no-cache-dir",
             "--root-user-action=ignore",
-            "--",
         ];
-        let argv = fixed
-            .iter()
-            .map(|word| (*word).to_owned())
-            .chain(recipe.pip.iter().cloned())
+        let argv = (fixed.into_iter().chain(flag).chain(["--"]))
+            .map(str::to_owned)
+            .chain(packages.iter().cloned())
             .collect();
         steps.push(run(&title, argv, 1800));
     }

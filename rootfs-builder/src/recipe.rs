@@ -18,6 +18,9 @@ pub struct Recipe {
     /// Packages to install with pip, each as `name==version`.
     #[serde(default)]
     pub pip: Vec<String>,
+    /// Packages to install with pip alone, without those that they ask for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pip_no_deps: Vec<String>,
     /// Environment of the processes of a sandbox.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
@@ -124,7 +127,7 @@ pub fn parse(text: &str) -> Result<Recipe, RecipeError> {
             return Err(field("apt", format!("`{package}` is no package name")));
         }
     }
-    for package in &recipe.pip {
+    for package in recipe.pip.iter().chain(&recipe.pip_no_deps) {
         let pinned = package
             .split_once("==")
             .is_some_and(|(name, version)| !name.is_empty() && !version.is_empty());

@@ -123,6 +123,12 @@ pub struct Manifest {
     pub source: String,
     /// File of rows, if another than the task's own.
     pub data: Option<String>,
+    /// Rows that were fetched from a hub, and the commit that holds them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<crate::hub::Fetched>,
+    /// Documents stand in the prompt instead of in files.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub context_in_prompt: bool,
     /// Reward, if another than the task's own.
     pub reward: Option<crate::reward::Reward>,
     /// First row.
@@ -152,6 +158,8 @@ impl Manifest {
             config,
             source,
             data: None,
+            hub: None,
+            context_in_prompt: false,
             reward: None,
             start_id: None,
             end_id: None,

@@ -78,6 +78,9 @@ pub trait Grader: Send + Sync + 'static {
     /// Whether two answers are mathematically equal, by computer algebra.
     fn math(&self, answer: &str, truth: &str) -> impl Future<Output = Result<bool, String>> + Send;
 
+    /// Whether an answer follows all instructions of its row: 1 or 0.
+    fn follows(&self, row: &Row, answer: &str) -> impl Future<Output = Result<f64, String>> + Send;
+
     /// `compute_score` of an answer.
     fn score(&self, row: &Row, answer: &str) -> impl Future<Output = Result<f64, String>> + Send;
 

@@ -278,7 +278,8 @@ pub(super) async fn score<G: Grader>(
     if let Some(score) = reward.score(answer, parts.truth()) {
         return Ok(score);
     }
-    let instructions = row.domain().starts_with("instruct_follow");
+    let instructions = reward == Reward::Instructions
+        || (reward == Reward::Composite && row.domain().starts_with("instruct_follow"));
     let algebra = matches!(reward, Reward::Math | Reward::Composite) && !instructions;
     match (judge, grader) {
         (Some(judge), _) if reward.is_judged() => {
@@ -301,6 +302,10 @@ pub(super) async fn score<G: Grader>(
         }
         (_, None) if algebra => {
             Err("computer algebra has to decide: `image build grader`, then `verify`".to_owned())
+        }
+        (_, Some(grader)) if instructions => grader.follows(row, answer).await,
+        (_, None) if instructions => {
+            Err("verifiers have to decide: `image build grader`, then `verify`".to_owned())
         }
         _ => Err("text alone does not decide it".to_owned()),
     }

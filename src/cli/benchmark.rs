@@ -2,6 +2,7 @@
 
 mod board;
 mod events;
+mod fetch;
 mod grader;
 mod judge;
 mod judge_args;
@@ -47,7 +48,7 @@ pub(super) use verify::{VerifyArgs, verify};
 #[derive(Debug, Clone, Default, Args)]
 #[command(rename_all = "snake_case")]
 pub(super) struct BenchmarkArgs {
-    /// Built-in task (math, physics, chem, biomed, long_context, demo) or a task directory
+    /// Built-in task (math, physics, chem, biomed, long_context, instruct_follow, instruct_pretrain, demo) or a task directory
     #[arg(value_name = "TASK", conflicts_with = "task_flag")]
     task: Option<String>,
     /// The same, as a flag
@@ -59,9 +60,12 @@ pub(super) struct BenchmarkArgs {
     /// A sandbox and three tools, or one plain answer
     #[arg(long, value_name = "MODE")]
     mode: Option<Mode>,
-    /// Rows instead of the task's own: JSON Lines, or a JSON list
+    /// Rows instead of the task's own: JSON Lines, a JSON list, CSV or Parquet
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
+    /// Where the documents of a problem are: in files of the sandbox, or in the prompt
+    #[arg(long, value_name = "WHERE")]
+    context: Option<Context>,
     /// Reward instead of the task's own
     #[arg(long, value_name = "NAME", value_parser = reward())]
     reward: Option<Reward>,
@@ -112,28 +116,37 @@ enum Mode {
     Llm,
 }
 
+/// Where the documents of a problem are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Context {
+    /// In files of the sandbox.
+    Files,
+    /// In the prompt.
+    Prompt,
+}
+
 /// Carries it out; gives the exit code. Errors are told on stderr.
 pub(super) async fn benchmark(args: BenchmarkArgs, state: Option<&Path>) -> u8 {
     process::keep_freed_memory();
     let signals = Signals::listen();
-    let settled = settle::settle(
-        args,
-        Environment::process(),
-        std::env::home_dir().as_deref(),
-    );
-    let settled = match settled {
-        Ok(settled) => settled,
-        Err(error) => {
-            output::error(&error);
-            return error.exit();
-        }
-    };
     let mut signals = match signals {
         Ok(signals) => signals,
         Err(error) => {
             output::error(&error);
             return exit::FAILED;
         }
+    };
+    let fetched = tokio::select! {
+        fetched = Box::pin(fetch::fetch(&args, state)) => fetched,
+        code = signals.next() => return code,
+    };
+    let settled = fetched.and_then(|fetched| {
+        let home = std::env::home_dir();
+        settle::settle(args, fetched, Environment::process(), home.as_deref())
+    });
+    let settled = match settled {
+        Ok(settled) => settled,
+        Err(error) => return tell_error(&error),
     };
     let (stop, cancel) = watch::channel(false);
     let mut work = Box::pin(evaluate(settled, state, cancel));

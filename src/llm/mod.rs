@@ -18,6 +18,7 @@ mod types;
 use std::future::Future;
 
 pub use config::{HttpConfig, ModelSettings, Timeouts};
+pub(crate) use endpoint::is_loopback;
 pub use endpoint::{served_name, shown_url};
 pub use http::HttpModel;
 pub use replay::ReplayModel;

@@ -36,6 +36,8 @@ pub enum Reward {
     ByType,
     /// By `domain` and `qa_type`, as the original scores its training data.
     Composite,
+    /// All instructions of `ground_truth` are followed: verifiers in the grader tell.
+    Instructions,
     /// Nothing but a judge can tell.
     Judge,
 }
@@ -55,7 +57,7 @@ pub struct Truth<'a> {
 
 impl Reward {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Exact,
         Self::Letter,
         Self::Math,
@@ -64,6 +66,7 @@ impl Reward {
         Self::RougeL,
         Self::ByType,
         Self::Composite,
+        Self::Instructions,
         Self::Judge,
     ];
 
@@ -79,6 +82,7 @@ impl Reward {
             Self::RougeL => "rouge_l",
             Self::ByType => "by_type",
             Self::Composite => "composite",
+            Self::Instructions => "instructions",
             Self::Judge => "judge",
         }
     }
@@ -97,6 +101,7 @@ impl Reward {
             Self::ByType => by_type(answer, truth),
             Self::Composite => composite(answer, truth),
             Self::Judge => unanswered(answer),
+            Self::Instructions => None,
         }
     }
 

@@ -1,7 +1,16 @@
 //! The built-in tasks: prompts of our own for the kinds of task of the original.
 
 /// Their names.
-pub const NAMES: [&str; 6] = ["math", "physics", "chem", "biomed", "long_context", "demo"];
+pub const NAMES: [&str; 8] = [
+    "math",
+    "physics",
+    "chem",
+    "biomed",
+    "long_context",
+    "instruct_follow",
+    "instruct_pretrain",
+    "demo",
+];
 
 /// The few rows of the task `demo`.
 pub(super) const DEMO: &str = include_str!("builtin/demo.jsonl");
@@ -14,6 +23,8 @@ pub(super) fn config(name: &str) -> Option<&'static str> {
         "chem" => include_str!("builtin/chem.yaml"),
         "biomed" => include_str!("builtin/biomed.yaml"),
         "long_context" => include_str!("builtin/long_context.yaml"),
+        "instruct_follow" => include_str!("builtin/instruct_follow.yaml"),
+        "instruct_pretrain" => include_str!("builtin/instruct_pretrain.yaml"),
         "demo" => include_str!("builtin/demo.yaml"),
         _ => return None,
     })

@@ -10,17 +10,19 @@ use sha2::{Digest, Sha256};
 use super::prompt::Vanilla;
 use super::{TaskError, builtin, hex};
 use crate::agent::PromptConfig;
+use crate::hub::DataSet;
 use crate::reward::Reward;
 
 /// Largest configuration or Python file.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// `config.yaml`. What the original does not know is `reward` and `vanilla`.
+/// `config.yaml`. What the original does not know is `revision`, `reward` and `vanilla`.
 #[derive(Debug, Default, Deserialize)]
 struct ConfigFile {
     dataset: Option<String>,
     config: Option<String>,
     split: Option<String>,
+    revision: Option<String>,
     data_files: Option<Value>,
     system_prompt: Option<String>,
     instance_prompt: Option<String>,
@@ -41,6 +43,8 @@ pub(super) enum Data {
     Files(Vec<PathBuf>),
     /// Here, under this name.
     Text(&'static str, &'static str),
+    /// On a hub.
+    Hub(DataSet),
     /// Nowhere within reach, and why.
     Missing(String),
 }
@@ -61,10 +65,9 @@ impl Source {
     pub(super) fn built_in(name: &str, text: &str) -> Result<Self, TaskError> {
         let path = PathBuf::from(format!("{name}.yaml"));
         let file = parse(&path, text)?;
-        let data = if name == "demo" {
-            Data::Text("demo.jsonl", builtin::DEMO)
-        } else {
-            Data::Missing("name a file of rows with --data".into())
+        let data = match data_set(&file) {
+            None => Data::Text("demo.jsonl", builtin::DEMO),
+            Some(set) => Data::Hub(set),
         };
         let mut hash = Sha256::new();
         hash.update(text);
@@ -165,13 +168,8 @@ fn prompts(path: &Path, file: &ConfigFile) -> Result<PromptConfig, TaskError> {
 }
 
 fn data(directory: &Path, path: &Path, file: &ConfigFile) -> Result<Data, TaskError> {
-    let dataset = file.dataset.as_deref().unwrap_or("json");
-    if dataset != "json" {
-        let part = [&file.config, &file.split].map(|part| part.as_deref().unwrap_or("default"));
-        return Ok(Data::Missing(format!(
-            "the data set {dataset} ({}, {}) is not on this machine; name a file of its rows with --data",
-            part[0], part[1]
-        )));
+    if let Some(set) = data_set(file) {
+        return Ok(Data::Hub(set));
     }
     let wrong = || {
         malformed(
@@ -186,6 +184,18 @@ fn data(directory: &Path, path: &Path, file: &ConfigFile) -> Result<Data, TaskEr
     Ok(Data::Files(
         names.iter().map(|name| near(directory, name)).collect(),
     ))
+}
+
+/// The data set of a hub, unless `dataset` is missing or names a kind of file.
+fn data_set(file: &ConfigFile) -> Option<DataSet> {
+    let name = file.dataset.as_deref()?;
+    let kinds = ["json", "csv", "parquet"];
+    (!kinds.contains(&name)).then(|| DataSet {
+        name: name.to_owned(),
+        config: file.config.clone(),
+        split: file.split.clone(),
+        revision: file.revision.clone(),
+    })
 }
 
 /// The paths of a text, a list, or a map from splits to either.

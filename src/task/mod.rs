@@ -15,6 +15,7 @@ pub use prompt::Vanilla;
 pub use row::Row;
 
 use crate::agent::PromptConfig;
+use crate::hub::{DataSet, Fetched};
 use crate::reward::Reward;
 
 /// What is to be evaluated.
@@ -54,6 +55,10 @@ pub struct Wanted {
     pub task: String,
     /// File of rows instead of the task's own.
     pub data: Option<PathBuf>,
+    /// What was fetched from a hub, for a task whose rows are there.
+    pub fetched: Option<Fetched>,
+    /// Documents stand in the prompt instead of in files.
+    pub context_in_prompt: bool,
     /// Reward instead of the task's own.
     pub reward: Option<Reward>,
     /// First row.
@@ -103,13 +108,7 @@ impl Task {
     pub fn load(wanted: &Wanted) -> Result<Self, TaskError> {
         let directory = Path::new(&wanted.task);
         let mut notes = Vec::new();
-        let source = if let Some(text) = builtin::config(&wanted.task) {
-            config::Source::built_in(&wanted.task, text)?
-        } else if directory.join("config.yaml").is_file() {
-            config::Source::directory(directory, &mut notes)?
-        } else {
-            return Err(TaskError::Unknown(wanted.task.clone()));
-        };
+        let source = source(wanted, &mut notes)?;
         let scorer = match (wanted.reward.or(source.reward), &source.reward_py) {
             (Some(native), _) => Scorer::Native(native),
             (None, Some(directory)) => Scorer::Python(directory.clone()),
@@ -124,6 +123,15 @@ impl Task {
             (Some(file), _) => data::read(std::slice::from_ref(file))?,
             (None, config::Data::Text(path, text)) => data::parse(Path::new(path), text)?,
             (None, config::Data::Files(files)) => data::read(files)?,
+            (None, config::Data::Hub(set)) => match &wanted.fetched {
+                Some(fetched) => data::read(&fetched.files)?,
+                None => {
+                    return Err(TaskError::NoData {
+                        task: source.name,
+                        problem: format!("those of {} were not fetched", set.name),
+                    });
+                }
+            },
             (None, config::Data::Missing(problem)) => {
                 return Err(TaskError::NoData {
                     task: source.name,
@@ -132,7 +140,7 @@ impl Task {
             }
         };
         let total = all.len();
-        let rows = slice(all, wanted.start, wanted.end);
+        let mut rows = slice(all, wanted.start, wanted.end);
         if rows.is_empty() {
             return Err(TaskError::NoData {
                 task: source.name,
@@ -140,6 +148,9 @@ impl Task {
             });
         }
         row::check(&rows, &source.name)?;
+        if wanted.context_in_prompt {
+            rows.iter_mut().for_each(prompt::with_documents);
+        }
         let mut hash = Sha256::new();
         hash.update(source.digest.as_bytes());
         hash.update(format!("{scorer:?}").as_bytes());
@@ -153,6 +164,32 @@ impl Task {
             rows,
             notes,
         })
+    }
+}
+
+/// The data set of a hub that holds the rows of a task, unless they are given.
+///
+/// # Errors
+/// [`TaskError`] when there is no such task.
+pub fn data_set(wanted: &Wanted) -> Result<Option<DataSet>, TaskError> {
+    let source = source(wanted, &mut Vec::new())?;
+    Ok(
+        if let (config::Data::Hub(set), None) = (source.data, &wanted.data) {
+            Some(set)
+        } else {
+            None
+        },
+    )
+}
+
+fn source(wanted: &Wanted, notes: &mut Vec<String>) -> Result<config::Source, TaskError> {
+    let directory = Path::new(&wanted.task);
+    if let Some(text) = builtin::config(&wanted.task) {
+        config::Source::built_in(&wanted.task, text)
+    } else if directory.join("config.yaml").is_file() {
+        config::Source::directory(directory, notes)
+    } else {
+        Err(TaskError::Unknown(wanted.task.clone()))
     }
 }
 

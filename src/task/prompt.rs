@@ -32,23 +32,35 @@ impl Vanilla {
             Self::Boxed => format!(
                 "{problem}\n\nThink step by step, and end with the final answer in \\boxed{{}}."
             ),
-            Self::Documents => {
-                // Rows are checked when they are read.
-                let files = row.files().unwrap_or_default();
-                if files.is_empty() {
-                    return Some(problem.to_owned());
-                }
-                let documents = files.iter().enumerate().map(|(at, (name, text))| {
-                    let number = at + 1;
-                    format!("BEGIN DOCUMENT {number} ({name})\n{text}\nEND DOCUMENT {number}\n\n")
-                });
-                format!(
-                    "BEGIN INPUT DOCUMENTS\n\n{}END INPUT DOCUMENTS\n\nAnswer this question about the documents.\n\n\
-                     START QUESTION\n{problem}\nEND QUESTION",
-                    documents.collect::<String>()
-                )
-            }
+            Self::Documents => documents(row).unwrap_or_else(|| problem.to_owned()),
             Self::Python(_) => return None,
         })
+    }
+}
+
+/// The documents of a row, if it has any, before its problem.
+fn documents(row: &Row) -> Option<String> {
+    // Rows are checked when they are read.
+    let files = row.files().unwrap_or_default();
+    if files.is_empty() {
+        return None;
+    }
+    let documents = files.iter().enumerate().map(|(at, (name, text))| {
+        let number = at + 1;
+        format!("BEGIN DOCUMENT {number} ({name})\n{text}\nEND DOCUMENT {number}\n\n")
+    });
+    Some(format!(
+        "BEGIN INPUT DOCUMENTS\n\n{}END INPUT DOCUMENTS\n\nAnswer this question about the documents.\n\n\
+         START QUESTION\n{}\nEND QUESTION",
+        documents.collect::<String>(),
+        row.problem()
+    ))
+}
+
+/// Moves the documents of a row from files into the problem.
+pub(super) fn with_documents(row: &mut Row) {
+    if let Some(text) = documents(row) {
+        let text = format!("All documents stand in this message; there are no files.\n\n{text}");
+        row.take_in(text);
     }
 }

@@ -8,6 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::{TaskError, hex};
 
+/// What files are called in data sets.
+const FILES: [&str; 2] = ["input_files", "documents"];
+
 /// One problem and its truth, with whatever else the data hold.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(transparent)]
@@ -23,6 +26,15 @@ impl Row {
         };
         object.insert("id".into(), Value::String(id));
         Self(object)
+    }
+
+    /// Its problem becomes this text, which has the files in it.
+    pub(super) fn take_in(&mut self, text: String) {
+        for name in FILES {
+            self.0.remove(name);
+        }
+        self.0
+            .insert("problem_statement".into(), Value::String(text));
     }
 
     /// All of it.
@@ -79,8 +91,7 @@ impl Row {
     /// What is wrong with them: a name that leads elsewhere, or a content that is no text.
     pub fn files(&self) -> Result<Vec<(String, String)>, String> {
         let parsed;
-        let found = ["input_files", "documents"];
-        let found = found.iter().find_map(|name| self.0.get(*name));
+        let found = FILES.iter().find_map(|name| self.0.get(*name));
         let map = match found {
             None | Some(Value::Null) => return Ok(Vec::new()),
             Some(Value::Object(map)) => map,

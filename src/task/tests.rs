@@ -110,7 +110,10 @@ fn mistakes_are_named() {
         &task.join("config.yaml"),
         "dataset: some/name\nreward: exact\nwords: 1\n",
     );
-    assert!(load(&task).unwrap_err().contains("--data"));
+    let error = load(&task).unwrap_err();
+    assert!(error.contains("some/name were not fetched"), "{error}");
+    let set = data_set(&wanted(&task)).unwrap().unwrap();
+    assert_eq!((&*set.name, set.split), ("some/name", None));
     write(
         &task.join("config.yaml"),
         "reward: exact\nworking_dir: here\n",
@@ -134,6 +137,41 @@ fn rows_are_chosen_as_python_slices() {
     assert_eq!(demo(Some(3), Some(9)), Some(1));
     assert_eq!(demo(None, Some(0)), None);
     assert_eq!(demo(Some(2), Some(1)), None);
+}
+
+#[test]
+fn documents_go_into_the_prompt_when_asked() {
+    let root = tempfile::tempdir().unwrap();
+    let task = root.path().join("t");
+    write(
+        &task.join("config.yaml"),
+        &format!("reward: exact\n{CONFIG}"),
+    );
+    write(
+        &task.join("rows.json"),
+        r#"[{"id": "a", "problem_statement": "p", "input_files": {"d.txt": "THE TEXT"}}, {"id": "b", "problem_statement": "q"}]"#,
+    );
+    let load = |in_prompt| {
+        let wanted = Wanted {
+            context_in_prompt: in_prompt,
+            ..wanted(&task)
+        };
+        Task::load(&wanted).unwrap()
+    };
+    let (files, prompt) = (load(false), load(true));
+    assert_eq!(files.rows[0].files().unwrap().len(), 1);
+    assert_eq!(files.rows[0].problem(), "p");
+    assert!(prompt.rows[0].files().unwrap().is_empty());
+    let text = prompt.rows[0].problem();
+    assert!(
+        text.contains("THE TEXT") && text.contains("\np\n"),
+        "{text}"
+    );
+    assert_eq!(prompt.rows[1], files.rows[1]);
+    // A plain model is asked the same, once.
+    let asked = Vanilla::Documents.message(&prompt.rows[0]).unwrap();
+    assert_eq!(asked, text);
+    assert_ne!(files.data_digest, prompt.data_digest);
 }
 
 #[test]
@@ -163,7 +201,7 @@ fn the_built_in_tasks_are_whole() {
         assert!(task.notes.is_empty());
         let plain = task.vanilla.message(&task.rows[0]).unwrap();
         assert!(plain.contains("THE PROBLEM"), "{name}");
-        let documents = matches!(name, "long_context" | "demo");
+        let documents = matches!(name, "long_context" | "instruct_pretrain" | "demo");
         assert_eq!(plain.contains("THE TEXT"), documents, "{name}");
     }
 }

@@ -66,6 +66,10 @@ impl Grader for Nobody {
         match *self {}
     }
 
+    async fn follows(&self, _: &Row, _: &str) -> Result<f64, String> {
+        match *self {}
+    }
+
     async fn score(&self, _: &Row, _: &str) -> Result<f64, String> {
         match *self {}
     }

@@ -16,6 +16,8 @@ mod ablations;
 mod crash;
 mod faulty;
 mod goldens;
+mod hub;
+mod instructions;
 mod judge;
 mod load;
 #[path = "../agent/memory_env.rs"]
@@ -25,6 +27,7 @@ mod memory_env;
 #[allow(dead_code, reason = "shared with tests/cli, which uses the rest")]
 mod program;
 mod python;
+mod real;
 mod report;
 mod scores;
 #[path = "../agent/server.rs"]
@@ -107,6 +110,12 @@ impl Bench {
         output
     }
 
+    /// Writes rows into a file.
+    pub(crate) fn write_rows(&self, name: &str, rows: &[Value]) {
+        let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+        std::fs::write(self.path(name), lines.join("\n")).unwrap();
+    }
+
     /// The last run folder.
     pub(crate) fn folder(&self) -> PathBuf {
         let folders = std::fs::read_dir(self.path("out")).unwrap();
@@ -138,6 +147,31 @@ impl Bench {
         read_json(&self.folder().join(name))
     }
 }
+
+/// Whether the image with the packages of graders is there.
+pub(crate) fn grader_is_built() -> bool {
+    let state = llm_in_sandbox::image::state_dir(None).unwrap();
+    let store = llm_in_sandbox::image::Store::open(&state).unwrap();
+    store.find("grader").unwrap().is_some()
+}
+
+/// The rows of a task that ship with the tests, and where they are.
+pub(crate) fn real_rows(name: &str) -> Option<(String, Vec<Value>)> {
+    let file = match name {
+        "demo" => "src/task/builtin/demo.jsonl".to_owned(),
+        name => format!("tests/data/benchmark/{name}.jsonl"),
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let Ok(rows) = std::fs::read_to_string(&path) else {
+        println!("SKIP real rows: those of the repository are not readable here");
+        return None;
+    };
+    let rows = rows.lines().map(|row| serde_json::from_str(row).unwrap());
+    Some((path.to_str().unwrap().to_owned(), rows.collect()))
+}
+
+/// The tasks that are built in.
+pub(crate) const TASKS: [&str; 8] = llm_in_sandbox::task::NAMES;
 
 pub(crate) fn text(value: &Value, name: &str) -> String {
     value[name].as_str().unwrap().to_owned()

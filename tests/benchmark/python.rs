@@ -52,18 +52,16 @@ fn python_task(bench: &Bench) {
 }
 
 /// What the reward gives when this machine's Python runs it.
-fn outside(path: &Path) -> Option<Vec<f64>> {
+fn outside(path: &Path, answers: &Value) -> Option<Vec<f64>> {
     let program = "import json, sys\nsys.path.insert(0, '.')\nfrom reward import compute_score\n\
         rows = [json.loads(line) for line in open('rows.jsonl')]\n\
         scores = []\n\
         for row, answer in zip(rows, json.loads(sys.argv[1])):\n    \
             scores.append(compute_score(answer, row.pop('ground_truth'), **row) if answer is not None else -1)\n\
         print('RESULT', json.dumps(scores))";
-    let sound =
-        ANSWERS.map(|(_, answer)| (!["raise", "crash", "nan"].contains(&answer)).then_some(answer));
     let mut python = std::process::Command::new("python3");
     python
-        .args(["-c", program, &json!(sound).to_string()])
+        .args(["-c", program, &answers.to_string()])
         .current_dir(path);
     python
         .stdout(Stdio::piped())
@@ -93,7 +91,9 @@ fn a_reward_in_python_gives_what_it_gives_outside() {
     bench.replay(&["t", "--num_workers", "3"], 0);
     let lines = bench.lines();
     let of = |id: &str| lines.iter().find(|line| line["id"] == id).unwrap();
-    if let Some(outside) = outside(&bench.path("t")) {
+    let sound =
+        ANSWERS.map(|(_, answer)| (!["raise", "crash", "nan"].contains(&answer)).then_some(answer));
+    if let Some(outside) = outside(&bench.path("t"), &json!(sound)) {
         for ((id, _), expected) in ANSWERS.iter().zip(outside) {
             if expected >= 0.0 {
                 assert_eq!(of(id)["score"], json!(expected), "{id}");
@@ -114,6 +114,88 @@ fn a_reward_in_python_gives_what_it_gives_outside() {
         assert!(line["pending"].as_str().unwrap().contains(why), "{line}");
     }
     assert_eq!(bench.json("results.json")["summary"]["scored"], 5);
+}
+
+/// What scores of the original are made of: patterns, sets, numbers, rounding, and letters beyond ASCII.
+const MIXED: &str = r#"
+import hashlib, math, re
+from fractions import Fraction
+
+def compute_score(agent_answer, ground_truth, domain="", qa_type=None, **row):
+    if qa_type == "letter":
+        found = re.findall(r"\b([A-Z])\b", agent_answer.upper())
+        return float(bool(found) and found[-1] == ground_truth)
+    if qa_type == "set":
+        a, b = set(agent_answer.split(",")), set(ground_truth.split(","))
+        return 2 * len(a & b) / (len(a) + len(b)) if a or b else 0
+    if qa_type == "number":
+        given = re.findall(r"-?\d+(?:/\d+)?", agent_answer)
+        if not given:
+            return 0
+        off = abs(Fraction(given[-1]) - Fraction(ground_truth))
+        return math.exp(-float(off)) * row["weight"]
+    digest = hashlib.sha256((agent_answer + domain).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+"#;
+
+#[test]
+fn hundreds_of_scores_in_python_are_those_of_python_outside() {
+    const CASES: usize = 400;
+    let bench = Bench::new();
+    let words = [
+        "B",
+        "is it a, or C?",
+        "1,2,3",
+        "3,ü",
+        "x = 7/2",
+        "-4 and then 9",
+        "",
+        "naïve \u{1f600} \u{202e}text",
+    ];
+    let truths = [
+        ("letter", "C"),
+        ("set", "3,ü,1"),
+        ("number", "7/3"),
+        ("hash", ""),
+    ];
+    let mut rows = Vec::new();
+    let mut answers = Vec::new();
+    for at in 0..CASES {
+        let (kind, truth) = truths[at % truths.len()];
+        let id = format!("c{at:03}");
+        let answer = format!("{} {}", words[at / truths.len() % words.len()], at / 32);
+        // Space around an answer is never part of it.
+        let answer = answer.trim().to_owned();
+        rows.push(
+            json!({"id": id, "problem_statement": "p", "ground_truth": truth, "qa_type": kind,
+            "domain": "døm", "weight": 1.0 / (at + 1) as f64}),
+        );
+        bench.record(&id, &[json!({"content": answer})]);
+        answers.push(Some(answer));
+    }
+    let path = bench.path("t");
+    task(&path, "", &rows);
+    std::fs::write(path.join("reward.py"), MIXED).unwrap();
+    let Some(outside) = outside(&path, &json!(answers)) else {
+        return;
+    };
+    assert_eq!(outside.len(), CASES);
+    let apart: std::collections::BTreeSet<String> = outside.iter().map(f64::to_string).collect();
+    assert!(
+        apart.len() > CASES / 4,
+        "the cases are alike: {}",
+        apart.len()
+    );
+    bench.replay(&["t", "--mode", "llm", "--num_workers", "4"], 0);
+    let scores = bench.scores();
+    for (at, expected) in outside.iter().enumerate() {
+        assert_eq!(
+            scores[&format!("c{at:03}")],
+            json!(expected),
+            "{}",
+            rows[at]
+        );
+    }
 }
 
 #[test]

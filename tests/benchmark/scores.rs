@@ -8,29 +8,47 @@ use serde_json::{Value, json};
 
 use crate::program::{code, finish, stderr};
 use crate::server::streamed;
-use crate::{Bench, answering, bash, rows, serve, task, text};
+use crate::{Bench, answering, bash, real_rows, rows, serve, task, text};
 
-/// The rows of a task that ship with the tests.
-fn real_rows(name: &str) -> Option<(String, Vec<Value>)> {
-    let file = format!("tests/data/benchmark/{name}.jsonl");
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    let Ok(rows) = std::fs::read_to_string(&path) else {
-        println!("SKIP real rows: those of the repository are not readable here");
-        return None;
-    };
-    let rows = rows.lines().map(|row| serde_json::from_str(row).unwrap());
-    Some((path.to_str().unwrap().to_owned(), rows.collect()))
-}
+/// Follows every instruction of the rows that ship with the tests.
+const OBEDIENT: &str = "*First part* and *second part* and *third part*. It replied. He replied. She looked up. They sang. \
+    skyscraper skyscraper skyscraper skyscraper skyscraper skyscraper skyscraper skyscraper skyscraper. \
+    Is there anything else I can help with?";
 
 /// An answer as a model might write it, right or wrong.
-fn written(task: &str, truth: &str, right: bool) -> String {
+fn written(task: &str, row: &Value, right: bool) -> String {
+    let truth = text(row, "ground_truth");
+    let choice = row["qa_type"] == "multiple choice";
     match (task, right) {
         ("math", true) => format!("\\boxed{{{truth}}}\n"),
         ("math", false) => "\\boxed{31337}".to_owned(),
         ("physics" | "chem" | "biomed", true) => format!("The answer is {truth}.\n"),
         ("physics" | "chem" | "biomed", false) => "Q".to_owned(),
+        ("instruct_pretrain", true) if choice => format!("The answer is {truth}.\n"),
+        ("instruct_pretrain", false) if choice => "Q".to_owned(),
+        ("instruct_follow", true) => OBEDIENT.to_owned(),
+        ("instruct_follow", false) => "No, free of all that: reschedule it.".to_owned(),
         (_, true) => format!("{truth}\n"),
         (_, false) => "something else".to_owned(),
+    }
+}
+
+/// The score that such an answer has.
+fn known(task: &str, mode: &str, row: &Value, right: bool) -> Value {
+    let plain = mode == "llm";
+    let formula = row["qa_type"] == "free-form" && text(row, "ground_truth").contains('(');
+    let by_grader = |score: f64| match crate::grader_is_built() {
+        true => json!(score),
+        false => Value::Null,
+    };
+    match task {
+        // A fraction and a wrong whole number: equal or not is for computer algebra to say.
+        "math" if formula && !right => by_grader(0.0),
+        "instruct_follow" => by_grader(f64::from(right)),
+        // Text around the answer is no equal text; it is one word of three.
+        "long_context" | "demo" if plain => json!(0.0),
+        "instruct_pretrain" if plain && right && row["qa_type"] == "free-form" => json!(0.5),
+        _ => json!(f64::from(right)),
     }
 }
 
@@ -39,24 +57,21 @@ fn check(name: &str, mode: &str) {
         return;
     };
     let bench = Bench::new();
-    let mut known = BTreeMap::new();
+    let mut expected = BTreeMap::new();
     for (at, row) in rows.iter().enumerate() {
-        let (id, truth) = (text(row, "id"), text(row, "ground_truth"));
-        let right = at % 3 != 1;
-        // A fraction and a wrong whole number: equal or not is for computer algebra to say.
-        let formula = name == "math" && row["qa_type"] == "free-form" && truth.contains('(');
-        let score = match right {
-            false if formula => Value::Null,
-            right => json!(f64::from(right)),
+        let (id, right) = (text(row, "id"), at % 3 != 1);
+        let answer = written(name, row, right);
+        let before = if name == "instruct_follow" {
+            ""
+        } else {
+            "I think.\n\n"
         };
-        let answer = written(name, &truth, right);
-        let messages = match mode {
-            "llm" => vec![json!({"content": format!("I think.\n\n{answer}")})],
+        let messages = match (mode, name) {
+            ("llm", _) => vec![json!({"content": format!("{before}{answer}")})],
+            (_, "demo") => answering("/testbed/output", &answer),
             _ => answering("/testbed", &answer),
         };
-        // Text around the answer is no equal text.
-        let exact = name == "long_context" && mode == "llm";
-        known.insert(id.clone(), if exact { json!(0.0) } else { score });
+        expected.insert(id.clone(), known(name, mode, row, right));
         bench.record(&id, &messages);
     }
     let mut flags = vec![name, "--data", &path, "--mode", mode, "--num_workers", "3"];
@@ -64,27 +79,72 @@ fn check(name: &str, mode: &str) {
         flags.extend(["--reward", "exact"]);
     }
     bench.replay(&flags, 0);
-    assert_eq!(bench.scores(), known, "{name}, {mode}");
+    assert_eq!(bench.scores(), expected, "{name}, {mode}");
     let results = bench.json("results.json");
-    let scored: Vec<f64> = known.values().filter_map(Value::as_f64).collect();
+    let scored: Vec<f64> = expected.values().filter_map(Value::as_f64).collect();
     assert_eq!(results["summary"]["scored"], scored.len());
-    assert_eq!(results["summary"]["pending"], known.len() - scored.len());
+    assert_eq!(results["summary"]["pending"], expected.len() - scored.len());
+    if scored.is_empty() {
+        assert_eq!(results["mean_score"], Value::Null);
+        return;
+    }
     let mean = scored.iter().sum::<f64>() / scored.len() as f64;
     assert!((results["mean_score"].as_f64().unwrap() - mean).abs() < 1e-12);
 }
 
 #[test]
 fn scores_of_the_sandbox_mode_are_known() {
-    for name in ["math", "physics", "chem", "biomed", "long_context"] {
+    for name in crate::TASKS {
         check(name, "llm-in-sandbox");
     }
 }
 
 #[test]
 fn scores_of_the_plain_mode_are_known() {
-    for name in ["math", "physics", "chem", "biomed", "long_context"] {
+    for name in crate::TASKS {
         check(name, "llm");
     }
+}
+
+#[test]
+fn documents_are_in_files_or_in_the_prompt() {
+    let bench = Bench::new();
+    let files = json!({"d.txt": "the word is axolotl"});
+    let row = json!({"id": "a", "problem_statement": "Which word?", "ground_truth": "yes", "input_files": files});
+    task(&bench.path("t"), "reward: exact\n", &[row]);
+    let look = "cat /testbed/documents/d.txt && echo yes > /testbed/answer.txt";
+    bench.record("a", &[bash(look), crate::call("submit", &json!({}))]);
+    let run = |flags: &[&str]| -> (Value, String) {
+        bench.replay(&[&["t"], flags].concat(), 0);
+        let trajectory = bench.json("trajectory.json");
+        let asked = text(&trajectory["a"], "problem_statement");
+        (bench.scores()["a"].clone(), asked)
+    };
+    let (score, asked) = run(&[]);
+    assert_eq!((score, asked.contains("axolotl")), (json!(1.0), false));
+    let (score, asked) = run(&["--context", "files"]);
+    assert_eq!((score, asked.contains("axolotl")), (json!(1.0), false));
+    let (score, asked) = run(&["--context", "prompt"]);
+    assert_eq!(
+        (score, asked.contains("axolotl")),
+        (json!(0.0), true),
+        "{asked}"
+    );
+    // A run that is gone on with has its documents where they were.
+    let folder = bench.folder().to_str().unwrap().to_owned();
+    bench.replay(&["--resume", &folder], 0);
+    let output = bench.replay(&["--resume", &folder, "--context", "files"], 2);
+    assert!(
+        stderr(&output).contains("data_digest"),
+        "{}",
+        stderr(&output)
+    );
+    let output = bench.replay(&["t", "--mode", "llm", "--context", "files"], 2);
+    assert!(
+        stderr(&output).contains("has no files"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

@@ -60,10 +60,15 @@ pub(crate) fn finish(mut command: Command) -> Output {
 }
 
 /// Waits for the end of a program and takes what it wrote; kills it when it is late.
-pub(crate) fn collect(mut child: Child) -> Output {
+pub(crate) fn collect(child: Child) -> Output {
+    collect_within(child, DEADLINE)
+}
+
+/// The same with another deadline.
+pub(crate) fn collect_within(mut child: Child, deadline: Duration) -> Output {
     let stdout = child.stdout.take().map(drain);
     let stderr = child.stderr.take().map(drain);
-    let status = ended(&mut child);
+    let status = ended_within(&mut child, deadline);
     let text = |reader: Option<std::thread::JoinHandle<Vec<u8>>>| {
         reader.map_or_else(Vec::new, |reader| reader.join().unwrap())
     };
@@ -83,22 +88,30 @@ fn drain(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<Vec<u8
 }
 
 pub(crate) fn ended(child: &mut Child) -> std::process::ExitStatus {
+    ended_within(child, DEADLINE)
+}
+
+fn ended_within(child: &mut Child, deadline: Duration) -> std::process::ExitStatus {
     let mut status = None;
-    let in_time = eventually(|| {
+    let in_time = within(deadline, || {
         status = child.try_wait().unwrap();
         status.is_some()
     });
     if !in_time {
         child.kill().unwrap();
-        panic!("the program did not end within {DEADLINE:?}");
+        panic!("the program did not end within {deadline:?}");
     }
     status.unwrap()
 }
 
 /// Looks again and again until something holds or the deadline is over.
-pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
+pub(crate) fn eventually(holds: impl FnMut() -> bool) -> bool {
+    within(DEADLINE, holds)
+}
+
+fn within(deadline: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
-    while begun.elapsed() < DEADLINE {
+    while begun.elapsed() < deadline {
         if holds() {
             return true;
         }

@@ -26,7 +26,7 @@ use crate::image::{self, DEFAULT_NAME, Store};
 use crate::reward::Reward;
 use crate::task::{Row, Scorer, Task, Vanilla};
 
-/// Image with math-verify and rouge-score, if it was built.
+/// Image with math-verify, rouge-score and the verifiers of instructions, if it was built.
 const IMAGE: &str = "grader";
 /// What runs inside.
 const PROGRAM: &str = include_str!("grader.py");
@@ -57,7 +57,7 @@ struct Worker {
 }
 
 impl PythonGrader {
-    /// The grader that a task needs, if any: for its Python, or for what only computer algebra can tell.
+    /// The grader that a task needs, if any: for its Python, or for what only computer algebra or verifiers of instructions can tell.
     ///
     /// Without a name it is the image `grader` where that was built; Python of a task else gets the default image.
     pub(super) async fn needed(
@@ -72,20 +72,21 @@ impl PythonGrader {
             (Scorer::Native(_), Vanilla::Python(directory)) if asks => Some(directory),
             (Scorer::Native(_), _) => None,
         };
-        let algebra = matches!(
+        let packages = matches!(
             task.scorer,
-            Scorer::Native(Reward::Math | Reward::Composite)
+            Scorer::Native(Reward::Math | Reward::Composite | Reward::Instructions)
         );
         let image = match image {
             Some(image) => image,
-            None if directory.is_none() && !algebra => return Ok(None),
+            None if directory.is_none() && !packages => return Ok(None),
             None if built(state)? => IMAGE,
             None if directory.is_none() => return Ok(None),
             None => DEFAULT_NAME,
         };
         let grader = Self::open(image, directory.cloned(), state).await?;
         let scores = matches!(task.scorer, Scorer::Python(_));
-        for (what, needed) in [("score", scores), ("prompt", asks)] {
+        let follows = task.scorer == Scorer::Native(Reward::Instructions);
+        for (what, needed) in [("score", scores), ("prompt", asks), ("follows", follows)] {
             if needed {
                 grader.check(what).await.map_err(|problem| Error::Grader {
                     image: image.to_owned(),
@@ -111,7 +112,7 @@ impl PythonGrader {
         })
     }
 
-    /// Whether the function of a task can be loaded; `what` is `score` or `prompt`.
+    /// Whether a function can be loaded; `what` is `score` or `prompt` of the task, or `follows`.
     async fn check(&self, what: &str) -> Result<(), String> {
         self.ask(&json!({"do": "check", "what": what}))
             .await
@@ -155,6 +156,11 @@ impl PythonGrader {
             (None, Some(error)) => Err(error.chars().take(MAX_COMPLAINT).collect()),
             (None, None) => Err("the grader answered neither a score nor an error".to_owned()),
         }
+    }
+
+    async fn number(&self, question: &Value) -> Result<f64, String> {
+        let score = self.ask(question).await?;
+        score.as_f64().ok_or_else(|| format!("{score} is no score"))
     }
 
     async fn start(&self) -> Result<Worker, String> {
@@ -268,10 +274,14 @@ impl Grader for PythonGrader {
             .ok_or_else(|| format!("{equal} is neither true nor false"))
     }
 
+    async fn follows(&self, row: &Row, answer: &str) -> Result<f64, String> {
+        self.number(&json!({"do": "follows", "row": row, "answer": answer}))
+            .await
+    }
+
     async fn score(&self, row: &Row, answer: &str) -> Result<f64, String> {
-        let question = json!({"do": "score", "row": row, "answer": answer});
-        let score = self.ask(&question).await?;
-        score.as_f64().ok_or_else(|| format!("{score} is no score"))
+        self.number(&json!({"do": "score", "row": row, "answer": answer}))
+            .await
     }
 
     async fn prompt(&self, row: &Row) -> Result<String, String> {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use super::super::error::CliError;
 use super::super::run::{self, AgentSettings, Compat, RunError, ShellMode, Truth};
-use super::{BenchmarkArgs, Mode};
+use super::{BenchmarkArgs, Context, Mode};
 use crate::agent::{Ablation, Shell, Style};
 use crate::bench::{self, BenchError, JudgeSettings, Manifest, RunConfig};
 use crate::exit;
+use crate::hub::{Fetched, HubError};
 use crate::image::DEFAULT_NAME;
 use crate::llm::{ModelSettings, Sampling};
 use crate::reward::Reward;
@@ -29,6 +30,9 @@ pub(in crate::cli) enum Error {
     /// The task.
     #[error(transparent)]
     Task(#[from] TaskError),
+    /// The hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The run folder.
     #[error(transparent)]
     Bench(#[from] BenchError),
@@ -59,6 +63,7 @@ impl Error {
     pub(super) fn exit(&self) -> u8 {
         match self {
             Self::Settings(_) | Self::Task(_) | Self::Grader { .. } => exit::USAGE,
+            Self::Hub(_) => exit::FAILED,
             Self::Bench(
                 BenchError::Locked(_) | BenchError::Differs { .. } | BenchError::Model(_),
             ) => exit::USAGE,
@@ -74,6 +79,7 @@ impl Error {
             Self::Grader { .. } => Some(Cow::Borrowed(
                 "an image with what it imports: a recipe, `image build --recipe FILE`, then --grader_image NAME",
             )),
+            Self::Hub(error) => error.hint().map(Cow::Borrowed),
             Self::Settings(_) | Self::Task(_) | Self::Bench(_) | Self::Run(_) => None,
         }
     }
@@ -102,6 +108,7 @@ pub(super) struct Settled {
 /// Settles all settings.
 pub(super) fn settle(
     mut args: BenchmarkArgs,
+    fetched: Option<Fetched>,
     environment: Environment<'_>,
     home: Option<&Path>,
 ) -> Result<Settled, Error> {
@@ -129,6 +136,8 @@ pub(super) fn settle(
     let wanted = Wanted {
         task: name,
         data: args.data,
+        fetched,
+        context_in_prompt: args.context == Some(Context::Prompt),
         reward: args.reward,
         start: args.start_id,
         end: args.end_id,
@@ -145,11 +154,17 @@ pub(super) fn settle(
         let problem = "the mode llm has nothing that could be taken away".to_owned();
         return Err(run::value("--ablation", problem).into());
     }
+    if mode == bench::Mode::Llm && args.context == Some(Context::Files) {
+        let problem = "a model without a sandbox has no files".to_owned();
+        return Err(run::value("--context", problem).into());
+    }
     let mut config = config(&agent, mode, max_response_len, args.repeat.unwrap_or(1));
     config.ablations.clone_from(&ablations);
     config.describe(&task);
     let mut manifest = Manifest::new(config, absolute(&wanted.task));
     manifest.data = wanted.data.map(|path| absolute(&path.to_string_lossy()));
+    manifest.hub = wanted.fetched;
+    manifest.context_in_prompt = wanted.context_in_prompt;
     manifest.reward = wanted.reward;
     manifest.start_id = wanted.start;
     manifest.end_id = wanted.end;
@@ -181,6 +196,8 @@ pub(super) fn reopen(folder: &Path, other: Option<Reward>) -> Result<(Manifest, 
     let task = Task::load(&Wanted {
         task: manifest.source.clone(),
         data: manifest.data.as_ref().map(PathBuf::from),
+        fetched: manifest.hub.clone(),
+        context_in_prompt: manifest.context_in_prompt,
         reward: other.or(manifest.reward),
         start: manifest.start_id,
         end: manifest.end_id,
@@ -192,7 +209,7 @@ pub(super) fn reopen(folder: &Path, other: Option<Reward>) -> Result<(Manifest, 
     Ok((manifest, task))
 }
 
-fn read_manifest(folder: &Path) -> Result<Manifest, SettingsError> {
+pub(super) fn read_manifest(folder: &Path) -> Result<Manifest, SettingsError> {
     Manifest::read(folder).map_err(|error| {
         let cause =
             std::error::Error::source(&error).map_or_else(String::new, |e| format!(": {e}"));
@@ -211,6 +228,8 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
         bench::Mode::Llm => Mode::Llm,
     });
     or_fill(&mut args.data, manifest.data.as_ref().map(PathBuf::from));
+    let earlier = manifest.context_in_prompt.then_some(Context::Prompt);
+    or_fill(&mut args.context, earlier);
     or_fill(&mut args.reward, manifest.reward);
     or_fill(&mut args.start_id, manifest.start_id);
     or_fill(&mut args.end_id, manifest.end_id);
