@@ -23,7 +23,7 @@ mod summary;
 use std::future::Future;
 use std::path::PathBuf;
 
-pub use capability::Capabilities;
+pub use capability::{Amounts, Capabilities, CapabilityUse, Seen};
 pub use compare::{Comparison, Side, compare};
 pub use dispatch::{Dispatch, Progress, Stop, run};
 pub use ledger::{Ledger, Record, Status, Times};
