@@ -39,6 +39,7 @@ async fn in_sandbox(
     arguments.seccomp.clone_from(&settings.agent.seccomp);
     arguments.net.clone_from(&settings.agent.net);
     arguments.seccomp_log = settings.seccomp_log;
+    arguments.record_effects = settings.record_effects;
     let mode = match settings.agent.shell {
         crate::agent::Shell::Persistent => ShellMode::Persistent,
         crate::agent::Shell::Fresh => ShellMode::Fresh,

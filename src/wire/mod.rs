@@ -20,6 +20,9 @@ pub use ops::{
 };
 pub use used_up::{Space, TERMINALS, UsedUp};
 
+pub use crate::spec::{
+    Bound, Change, ChangedKind, DirectoryChanges, Effects, FileChange, FileChanges, ProcessCounts,
+};
 use crate::tree::{PackOptions, UnpackPolicy};
 
 /// Chosen by the host: names one process, command or file operation of a sandbox.
@@ -170,6 +173,12 @@ pub enum ToInit {
         id: RequestId,
         /// Look at its processes, too, which takes longer.
         processes: bool,
+    },
+    /// Tell what happened since this was asked last. Descriptor: where an [`Effects`] goes; nothing does when no account
+    /// is kept.
+    Effects {
+        /// Names the request.
+        id: RequestId,
     },
     /// Tell how much CPU time was used so far.
     CpuTime {

@@ -35,6 +35,7 @@ impl Pool {
         arguments.workdir.clone_from(&prompt.working_dir);
         arguments.seccomp.clone_from(&agent.seccomp);
         arguments.net.clone_from(&agent.net);
+        arguments.record_effects = true;
         // Unlike one command it starts many.
         let config = LauncherConfig::default();
         let ground = Box::pin(arguments.prepare(state, "benchmark", config)).await?;

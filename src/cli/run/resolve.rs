@@ -56,6 +56,8 @@ pub struct RunSettings {
     pub keep: bool,
     /// Tell which system calls were refused.
     pub seccomp_log: bool,
+    /// Record what each call did.
+    pub record_effects: bool,
     /// Directory to copy in; exists.
     pub input_dir: Option<PathBuf>,
 }
@@ -98,6 +100,7 @@ pub fn resolve(
         prompt,
         keep: args.keep,
         seccomp_log: args.seccomp_log,
+        record_effects: args.record_effects,
         input_dir: args.input_dir,
     })
 }
