@@ -27,9 +27,9 @@ fn what_a_call_did_follows_its_result() {
     // What was prepared, two commands, and the submission.
     let expected = [
         json!([null, null]),
+        json!([1, "call_0"]),
         json!([1, "call_1"]),
-        json!([1, "call_2"]),
-        json!([2, "call_3"]),
+        json!([2, "call_0"]),
     ];
     assert_eq!(calls, expected);
     let files = |at: usize| told().nth(at).unwrap()["effects"]["files"].clone();
