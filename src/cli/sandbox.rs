@@ -12,7 +12,7 @@ use super::seccomp::profile;
 use crate::host::{HostError, Launcher, LauncherConfig, Sandbox};
 use crate::image::{self, DEFAULT_NAME, Image, ImageHold, Store};
 use crate::outcome::Refused;
-use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Seccomp, Upper};
+use crate::spec::{BindMount, Limits, Network, NetworkLimits, Root, SandboxSpec, Seccomp, Upper};
 
 /// What a sandbox is like.
 #[derive(Debug, Clone, Args)]
@@ -24,6 +24,10 @@ pub(super) struct SandboxArgs {
     /// `allow:./FILE`: what the rules say; `host`: the host's network, unprotected
     #[arg(long, value_name = "MODE", default_value = "none", value_parser = network::network)]
     pub(super) net: Network,
+    /// Of a network by rules: `connections=N` at once, `bytes=SIZE` at all, `bandwidth=SIZE` a second, `connect=S` and
+    /// `idle=S` in seconds, with commas between them
+    #[arg(long, value_name = "LIST", value_parser = network::limits)]
+    pub(super) net_limits: Option<NetworkLimits>,
     /// Memory and swap of all processes together
     #[arg(long, value_name = "SIZE", default_value = "2g", value_parser = size)]
     pub(super) memory: u64,
@@ -106,6 +110,7 @@ impl SandboxArgs {
         Self {
             image,
             net: Network::None,
+            net_limits: None,
             memory: limits.memory_bytes.unwrap_or(0),
             pids: limits.pids.unwrap_or(0),
             disk: limits.disk_bytes.unwrap_or(0),
@@ -184,6 +189,7 @@ impl SandboxArgs {
             inodes: Some(self.inodes),
             pids: Some(self.pids),
             cpus: self.cpus,
+            network: self.net_limits.unwrap_or_default(),
             ..Limits::default()
         }
     }
@@ -252,7 +258,7 @@ async fn build_missing(launcher: &Launcher, store: &Store, name: &str) -> Result
 }
 
 /// `512k`, `2g`: powers of 1024, either case.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let malformed = || format!("{text} is not a size like 512m or 2g");
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(['k', 'm', 'g', 't']);

@@ -195,7 +195,7 @@ impl Launcher {
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
         self.ahead.fill(source);
         let protect_host = !site.config.lacks(OWN_ADDRESSES);
-        let network = rules.map(|rules| device.serve(rules, protect_host));
+        let network = rules.map(|rules| device.serve(rules, spec.limits.network, protect_host));
         let network = network.transpose()?;
         let root_bounded = !matches!(spec.root, Root::Writable(_));
         let strikes = Strikes::new(&in_force, root_bounded, slot.held.cgroup.events());

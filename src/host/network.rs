@@ -10,8 +10,9 @@ use super::HostError;
 use crate::env::MAX_CONNECTIONS;
 use crate::net::gate::{HostAddresses, Protocol};
 use crate::net::rules::Rules;
-use crate::net::{self, Attachment, Ended, Entries, Gate, Ledger, Net, NetLimits, Verdict};
-use crate::outcome::{Connection, Connections};
+use crate::net::{self, Attachment, Ended, Entries, Gate, Ledger, Net, NetLimits, Struck, Verdict};
+use crate::outcome::{Connection, Connections, LimitHit};
+use crate::spec::NetworkLimits;
 use crate::sys::tun;
 use crate::wire::NetworkDevice;
 
@@ -55,7 +56,12 @@ impl Drop for Device {
 
 impl Device {
     /// Has the engine serve it. `protect_host`: this host's own addresses are refused.
-    pub(super) fn serve(mut self, rules: Rules, protect_host: bool) -> Result<Network, HostError> {
+    pub(super) fn serve(
+        mut self,
+        rules: Rules,
+        limits: NetworkLimits,
+        protect_host: bool,
+    ) -> Result<Network, HostError> {
         let device = self.0.take();
         let device =
             device.ok_or_else(|| HostError::ZygoteGone("sent no network device".into()))?;
@@ -65,12 +71,33 @@ impl Device {
         };
         let (ledger, entries) = Ledger::new(ROOM);
         let gate = Gate::new(rules, own);
-        let attachment = engine()?.attach(device, gate, NetLimits::default(), ledger);
+        let attachment = engine()?.attach(device, gate, bounds(limits), ledger);
         Ok(Network {
             attachment: Some(attachment),
-            entries: Mutex::new(Taken { entries, told: 0 }),
+            entries: Mutex::new(Taken {
+                entries,
+                told: 0,
+                struck: Struck::default(),
+            }),
+            limits,
             began: Instant::now(),
         })
+    }
+}
+
+fn bounds(limits: NetworkLimits) -> NetLimits {
+    let default = NetLimits::default();
+    let connections = usize::try_from(limits.connections).unwrap_or(usize::MAX);
+    let idle = Duration::from_secs(limits.idle_seconds);
+    NetLimits {
+        mtu: default.mtu,
+        tcp_flows: connections,
+        udp_flows: default.udp_flows.min(connections),
+        connect: Duration::from_secs(limits.connect_seconds),
+        tcp_idle: idle,
+        udp_idle: default.udp_idle.min(idle),
+        bandwidth: limits.bytes_per_second,
+        bytes: limits.bytes,
     }
 }
 
@@ -113,6 +140,7 @@ pub(super) fn start_engine() {
 pub(super) struct Network {
     attachment: Option<Attachment>,
     entries: Mutex<Taken>,
+    limits: NetworkLimits,
     began: Instant,
 }
 
@@ -121,14 +149,49 @@ struct Taken {
     entries: Entries,
     /// Of those that found no room, how many were told of.
     told: u64,
+    /// What had struck when it was asked last.
+    struck: Struck,
 }
 
 impl Network {
     /// What has ended since it was asked last.
     pub(super) fn connections(&self) -> Connections {
         let mut taken = self.taken();
-        let listed: Vec<_> = taken.entries.entries.try_iter().take(ROOM).collect();
+        let listed: Vec<_> = taken.entries.at_hand().take(ROOM).collect();
         self.told(&mut taken, listed)
+    }
+
+    /// Limits that struck since it was asked last. That all bytes are used is told again to a command that failed.
+    pub(super) fn struck(&self, failed: bool) -> Vec<LimitHit> {
+        let mut taken = self.taken();
+        let now = taken.entries.struck();
+        let before = std::mem::replace(&mut taken.struck, now);
+        self.hits(Struck {
+            over: now.over - before.over,
+            spent: now.spent && (failed || !before.spent),
+            held: now.held.saturating_sub(before.held),
+        })
+    }
+
+    /// Limits that struck at any time.
+    pub(super) fn all_struck(&self) -> Vec<LimitHit> {
+        self.hits(self.taken().entries.struck())
+    }
+
+    fn hits(&self, struck: Struck) -> Vec<LimitHit> {
+        let over = (struck.over > 0).then_some(LimitHit::NetworkConnections {
+            max: self.limits.connections,
+            refused: struck.over,
+        });
+        let bytes = self.limits.bytes.filter(|_| struck.spent);
+        let bytes = bytes.map(|max_bytes| LimitHit::NetworkBytes { max_bytes });
+        let rate = self.limits.bytes_per_second;
+        let rate = rate.filter(|_| !struck.held.is_zero());
+        let rate = rate.map(|bytes_per_second| LimitHit::NetworkBandwidth {
+            bytes_per_second,
+            time: struck.held,
+        });
+        [over, bytes, rate].into_iter().flatten().collect()
     }
 
     /// Lets the device go; gives what was not told yet. Waits for the engine, on no thread of the runtime's.
@@ -139,9 +202,9 @@ impl Network {
         let mut listed = Vec::new();
         while listed.len() < ROOM {
             let left = deadline.saturating_duration_since(Instant::now());
-            match taken.entries.entries.recv_timeout(left) {
-                Ok(entry) => listed.push(entry),
-                Err(_) => break,
+            match taken.entries.next_within(left) {
+                Some(entry) => listed.push(entry),
+                None => break,
             }
         }
         self.told(&mut taken, listed)

@@ -36,6 +36,7 @@ impl Pool {
         arguments.seccomp.clone_from(&agent.seccomp);
         arguments.net.clone_from(&agent.net);
         arguments.record_effects = true;
+        arguments.net_limits = Some(agent.net_limits);
         // Unlike one command it starts many.
         let config = LauncherConfig::default();
         let ground = Box::pin(arguments.prepare(state, "benchmark", config)).await?;

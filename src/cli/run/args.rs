@@ -77,6 +77,9 @@ pub struct AgentArgs {
     /// Network: `none`, `internet`, `allow:HOST,HOST…`, `allow:./FILE` or `host` [env: LLM_IN_SANDBOX_NET] [default: internet]
     #[arg(long, value_name = "MODE")]
     pub net: Option<String>,
+    /// Limits of the network, as in `connections=100,bytes=2g,bandwidth=10m,connect=5,idle=600` [env: LLM_IN_SANDBOX_NET_LIMITS]
+    #[arg(long, value_name = "LIST")]
+    pub net_limits: Option<String>,
 }
 
 /// A flag that may be spelled out.

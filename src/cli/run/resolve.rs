@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::super::network::network;
+use super::super::network::{self, network};
 use super::super::seccomp::profile;
 use super::{AgentArgs, Compat, RunArgs, RunError, ShellMode, Truth};
 use crate::agent::{Limits, PromptConfig, Shell, Style};
 use crate::llm::{HttpConfig, ModelSettings, Sampling, Secret};
 use crate::settings::{self, Environment, SettingsError, SettingsFile};
-use crate::spec::{Network, Seccomp};
+use crate::spec::{Network, NetworkLimits, Seccomp};
 
 /// The original's default image; it names ours.
 const ORIGINAL_IMAGE: &str = "cdx123/llm-in-sandbox:v0.1";
@@ -37,6 +37,8 @@ pub struct AgentSettings {
     pub seccomp: Seccomp,
     /// Its network, as asked for.
     pub net: Network,
+    /// Limits of that.
+    pub net_limits: NetworkLimits,
     /// Parent of the run folder.
     pub output_dir: PathBuf,
     /// Keep every request and its answer.
@@ -120,6 +122,7 @@ pub(in crate::cli) fn resolve_agent(
         limits: limits(args, file)?,
         seccomp: seccomp(args, file, environment)?,
         net: net(args, file, environment)?,
+        net_limits: net_limits(args, file, environment)?,
         model: model(args, file, environment)?,
         image: image.filter(|name| !name.is_empty() && name != ORIGINAL_IMAGE),
         style: match args.compat {
@@ -159,6 +162,22 @@ fn net(
         .or_else(|| file.net.clone())
         .map_or_else(|| Ok(Network::internet()), |text| network(&text))
         .map_err(|problem| value("--net", problem))
+}
+
+fn net_limits(
+    args: &AgentArgs,
+    file: &SettingsFile,
+    environment: Environment<'_>,
+) -> Result<NetworkLimits, SettingsError> {
+    let given = args.net_limits.clone();
+    given
+        .or_else(|| environment.get(settings::NET_LIMITS))
+        .or_else(|| file.net_limits.clone())
+        .map_or_else(
+            || Ok(NetworkLimits::default()),
+            |text| network::limits(&text),
+        )
+        .map_err(|problem| value("--net_limits", problem))
 }
 
 fn limits(args: &AgentArgs, file: &SettingsFile) -> Result<Limits, SettingsError> {
