@@ -63,6 +63,21 @@ pub const LLM_NUM_WORKERS: EnvVar = EnvVar {
     name: "LLM_NUM_WORKERS",
     doc: "samples of `benchmark` at work at once, as --num_workers",
 };
+/// Judge.
+pub const LLM_JUDGE_MODEL: EnvVar = EnvVar {
+    name: "LLM_JUDGE_MODEL",
+    doc: "model that judges answers, as --judge_model",
+};
+/// Judge.
+pub const LLM_JUDGE_BASE_URL: EnvVar = EnvVar {
+    name: "LLM_JUDGE_BASE_URL",
+    doc: "address of its server, as --judge_base_url",
+};
+/// Judge.
+pub const LLM_JUDGE_API_KEY: EnvVar = EnvVar {
+    name: "LLM_JUDGE_API_KEY",
+    doc: "key of its server, as --judge_api_key",
+};
 /// Refused system calls.
 pub const SECCOMP: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_SECCOMP",
@@ -85,7 +100,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 12] = [
+pub const ENV_VARS: [EnvVar; 15] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -94,6 +109,9 @@ pub const ENV_VARS: [EnvVar; 12] = [
     ANTHROPIC_API_KEY,
     LLM_TEMPERATURE,
     LLM_NUM_WORKERS,
+    LLM_JUDGE_MODEL,
+    LLM_JUDGE_BASE_URL,
+    LLM_JUDGE_API_KEY,
     SECCOMP,
     NET,
     NET_LIMITS,
@@ -164,12 +182,20 @@ pub struct SettingsFile {
     pub extra_headers: Option<BTreeMap<String, Secret>>,
     /// Seconds for one command.
     pub cmd_timeout: Option<f64>,
+    /// Seconds for one answer of the model.
+    pub turn_timeout: Option<f64>,
     /// Seconds for the task.
     pub task_timeout: Option<f64>,
     /// Parent of the run folders.
     pub output_dir: Option<PathBuf>,
     /// Samples of an evaluation at work at once.
     pub num_workers: Option<usize>,
+    /// Model that judges answers.
+    pub judge_model: Option<String>,
+    /// Its server.
+    pub judge_base_url: Option<String>,
+    /// Key of its server.
+    pub judge_api_key: Option<Secret>,
     /// Refused system calls.
     pub seccomp: Option<String>,
     /// Network.

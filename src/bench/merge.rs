@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::BenchError;
+use super::judge::{self, JudgeConfig};
 use super::ledger::{Ledger, Status};
 use super::manifest::Manifest;
 use super::plan::Job;
@@ -18,7 +19,9 @@ pub fn merge(
     shards: &[PathBuf],
 ) -> Result<(), BenchError> {
     for folder in shards {
-        Manifest::read(folder)?.check(&manifest.config, folder)?;
+        let shard = Manifest::read(folder)?;
+        shard.check(&manifest.config, folder)?;
+        JudgeConfig::check(manifest.judge.as_ref(), shard.judge.as_ref(), folder)?;
         let mut shard = Ledger::open(folder)?;
         for job in jobs {
             let Some(mut record) = shard.read(&job.key)? else {
@@ -39,6 +42,7 @@ pub fn merge(
             record.folder = copy_sample(folder, whole.folder(), &job.name, &record.folder)?;
             whole.append(&record)?;
         }
+        judge::merge(folder, whole.folder())?;
     }
     Ok(())
 }

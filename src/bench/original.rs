@@ -109,7 +109,7 @@ fn steps(folder: &Path) -> Value {
 }
 
 /// Writes a file under another name and renames it: a reader never sees half of it.
-fn replace(
+pub(super) fn replace(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<(), BenchError>,
 ) -> Result<(), BenchError> {

@@ -65,6 +65,12 @@ fn hash(parts: &[&str]) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// A file name for the first sample of this id.
+#[must_use]
+pub fn file_name(id: &str) -> String {
+    name(id, 0)
+}
+
 /// A file name for an id: letters, digits and `._-` stay; anything else is replaced, and a digest keeps names apart.
 pub(crate) fn name(id: &str, repeat: u32) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

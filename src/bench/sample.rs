@@ -5,24 +5,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
-
+use super::asking::Asking;
 use super::failure::{failure, of_io};
+use super::gate::Gate;
+use super::judge::{Judge, Place, Subject};
 use super::ledger::{Record, Status, Times, seconds};
+use super::live::{Activity, Live, Wait};
 use super::log::Log;
 use super::manifest::Mode;
 use super::plan::Job;
+use super::rescore::Scores;
 use super::{Grader, Sandboxes, plain, sandboxed};
-use crate::agent::{Cancel, Limits, Shell, Style};
-use crate::llm::{
-    ChatModel, ChatRequest, Completion, HttpModel, LlmError, Model, ModelSettings, ReplayModel,
-    TokenUsage,
-};
+use crate::agent::{Ablation, Cancel, Limits, Shell, Style};
+use crate::llm::{HttpModel, LlmError, Model, ModelSettings, ReplayModel, RetryPolicy, TokenUsage};
 use crate::outcome::{Cause, Outcome};
 use crate::reward::{Reward, Truth, boxed};
 use crate::spec::Usage;
 use crate::task::{Row, Scorer, Task};
 
+/// What a score waits for that an interrupt has cut.
+const CUT: &str = "the run ended before it was scored";
 /// Attempts at one sample that leave folders.
 const MAX_FOLDERS: u32 = 10_000;
 
@@ -47,17 +49,21 @@ impl Models {
             ModelSettings::Replay(path) if path.is_dir() => Self::Directory(path.clone()),
             ModelSettings::Replay(path) => Self::Replay(ReplayModel::open(path)?),
             ModelSettings::Http(config) => {
-                Self::Http(Box::new(HttpModel::new((**config).clone())?))
+                let mut config = (**config).clone();
+                // Attempts are made by whoever holds the permits.
+                config.retry.attempts = 1;
+                Self::Http(Box::new(HttpModel::new(config)?))
             }
         })
     }
 
-    fn model(&self, job: &Job) -> Result<Model, LlmError> {
+    /// The one for the sample of this name.
+    pub(super) fn model(&self, name: &str, seed: Option<u64>) -> Result<Model, LlmError> {
         Ok(match self {
-            Self::Http(model) => Model::Http(Box::new(model.with_seed(job.seed))),
+            Self::Http(model) => Model::Http(Box::new(model.with_seed(seed))),
             Self::Replay(model) => Model::Replay(model.clone()),
             Self::Directory(path) => {
-                let file = path.join(format!("{}.jsonl", job.name));
+                let file = path.join(format!("{name}.jsonl"));
                 Model::Replay(ReplayModel::open(&file)?)
             }
         })
@@ -75,8 +81,10 @@ pub struct Shared<S, G> {
     pub settings: ModelSettings,
     /// The models.
     pub models: Models,
-    /// Requests that may be under way at once.
-    pub requests: Semaphore,
+    /// Permits for requests.
+    pub gate: Gate,
+    /// What goes on.
+    pub live: Live,
     /// Budgets of a sample.
     pub limits: Limits,
     /// Tokens of the one answer of the plain mode.
@@ -85,29 +93,18 @@ pub struct Shared<S, G> {
     pub style: Style,
     /// What carries out commands.
     pub shell: Shell,
+    /// What the model is to do without.
+    pub ablations: Vec<Ablation>,
     /// Sandboxes; none in the plain mode.
     pub sandboxes: Option<S>,
     /// Python scorers, where the task needs them.
     pub grader: Option<G>,
+    /// The judge, where one is named and the task needs it.
+    pub judge: Option<Judge>,
     /// The run folder.
     pub folder: PathBuf,
     /// Keep every request and its answer.
     pub save_exchanges: bool,
-}
-
-/// A model whose requests wait for a permit.
-pub(super) struct Permitted<'a> {
-    model: Model,
-    permits: &'a Semaphore,
-}
-
-impl ChatModel for Permitted<'_> {
-    async fn chat(&self, request: &ChatRequest<'_>) -> Result<Completion, LlmError> {
-        // The semaphore is never closed; without a permit nothing is asked.
-        let permit = self.permits.acquire().await;
-        let _permit = permit.map_err(|e| LlmError::Config(e.to_string()))?;
-        self.model.chat(request).await
-    }
 }
 
 /// What a sample came to, before it is scored.
@@ -150,25 +147,34 @@ pub(super) async fn run<S: Sandboxes, G: Grader>(
     shared: Arc<Shared<S, G>>,
     job: Job,
     attempt: u32,
-    cancel: Cancel,
+    mut cancel: Cancel,
 ) -> Record {
     let begun = Instant::now();
     let shared = &*shared;
+    let activity = shared.live.begin(&job.name);
     let mut log = Log::default();
     let (folder, worked) = match make_folder(&shared.folder, &job.name) {
         Ok(folder) => {
-            let worked = Box::pin(work(shared, &job, &folder, cancel, &mut log)).await;
+            let inside: (&Activity, Cancel) = (&activity, cancel.clone());
+            let worked = Box::pin(work(shared, &job, &folder, inside, &mut log)).await;
             (folder, worked)
         }
         Err(error) => (shared.folder.clone(), Worked::failed(of_io(&error))),
     };
     let row = row(shared, &job);
     let scoring = Instant::now();
+    activity.waits_for(Wait::Grader);
     let (status, score, pending) = match &worked.outcome {
         Outcome::Infrastructure(_) => (Status::Failed, None, None),
         Outcome::Policy(_) => {
             let answer = worked.answer.as_deref().unwrap_or("");
-            match score(&shared.task.scorer, shared.grader.as_ref(), &row, answer).await {
+            // What is decided at once is not lost to an interrupt.
+            let scored = tokio::select! {
+                biased;
+                scored = shared.score(&job, answer) => scored,
+                () = stopped(&mut cancel) => Err(CUT.to_owned()),
+            };
+            match scored {
                 Ok(score) => (Status::Scored, Some(score), None),
                 Err(waits) => (Status::Pending, None, Some(waits)),
             }
@@ -210,41 +216,93 @@ pub(super) fn row<S, G>(shared: &Shared<S, G>, job: &Job) -> Row {
     shared.task.rows.get(job.row).cloned().unwrap_or_default()
 }
 
+impl<S: Sandboxes, G: Grader> Scores for Shared<S, G> {
+    async fn score(&self, job: &Job, answer: &str) -> Result<f64, String> {
+        let (grader, judge) = (self.grader.as_ref(), self.judge.as_ref());
+        Box::pin(score(&self.task, grader, judge, job, answer)).await
+    }
+}
+
+/// What rewards and judges need to know of a row.
+pub(super) struct Parts<'a> {
+    row: &'a Row,
+    truth: String,
+    aliases: Vec<String>,
+}
+
+impl<'a> Parts<'a> {
+    pub(super) fn of(row: &'a Row) -> Self {
+        Self {
+            row,
+            truth: row.truth(),
+            aliases: row.aliases(),
+        }
+    }
+
+    fn truth(&self) -> Truth<'_> {
+        Truth {
+            answer: &self.truth,
+            aliases: &self.aliases,
+            domain: self.row.domain(),
+            qa_type: self.row.qa_type(),
+        }
+    }
+
+    pub(super) fn subject<'s>(&'s self, answer: &'s str) -> Subject<'s> {
+        Subject {
+            question: self.row.problem(),
+            reference: &self.truth,
+            aliases: &self.aliases,
+            answer,
+        }
+    }
+}
+
 /// The score of an answer, or what it waits for.
 pub(super) async fn score<G: Grader>(
-    scorer: &Scorer,
+    task: &Task,
     grader: Option<&G>,
-    row: &Row,
+    judge: Option<&Judge>,
+    job: &Job,
     answer: &str,
 ) -> Result<f64, String> {
-    match scorer {
-        Scorer::Native(reward) => {
-            let (answer_truth, aliases) = (row.truth(), row.aliases());
-            let truth = Truth {
-                answer: &answer_truth,
-                aliases: &aliases,
-                domain: row.domain(),
-                qa_type: row.qa_type(),
+    let Some(row) = task.rows.get(job.row) else {
+        return Err("its row is gone".to_owned());
+    };
+    let reward = match (&task.scorer, grader) {
+        (Scorer::Native(reward), _) => *reward,
+        (Scorer::Python(_), Some(grader)) => return grader.score(row, answer).await,
+        (Scorer::Python(_), None) => return Err("there is no grader".to_owned()),
+    };
+    let parts = Parts::of(row);
+    if let Some(score) = reward.score(answer, parts.truth()) {
+        return Ok(score);
+    }
+    let instructions = row.domain().starts_with("instruct_follow");
+    let algebra = matches!(reward, Reward::Math | Reward::Composite) && !instructions;
+    match (judge, grader) {
+        (Some(judge), _) if reward.is_judged() => {
+            let place = Place {
+                key: &job.key,
+                id: row.id(),
+                name: &job.name,
             };
-            let instructions = row.domain().starts_with("instruct_follow");
-            match (reward.score(answer, truth), reward, grader) {
-                (Some(score), ..) => Ok(score),
-                (None, Reward::Judge, _) => Err("a judge has to decide".to_owned()),
-                (None, Reward::Math | Reward::Composite, Some(grader)) if !instructions => {
-                    let equal = grader.math(boxed(answer), &answer_truth).await?;
-                    Ok(f64::from(equal))
-                }
-                (None, Reward::Math | Reward::Composite, None) if !instructions => Err(
-                    "computer algebra has to decide: `image build grader`, then `verify`"
-                        .to_owned(),
-                ),
-                (None, ..) => Err("text alone does not decide it".to_owned()),
-            }
+            judge
+                .decide(place, parts.subject(answer))
+                .await
+                .into_score()
         }
-        Scorer::Python(_) => match grader {
-            Some(grader) => grader.score(row, answer).await,
-            None => Err("there is no grader".to_owned()),
-        },
+        (None, _) if reward.is_judged() => {
+            Err("a judge has to decide: `judge DIR --judge_model NAME`".to_owned())
+        }
+        (_, Some(grader)) if algebra => {
+            let equal = grader.math(boxed(answer), &parts.truth).await?;
+            Ok(f64::from(equal))
+        }
+        (_, None) if algebra => {
+            Err("computer algebra has to decide: `image build grader`, then `verify`".to_owned())
+        }
+        _ => Err("text alone does not decide it".to_owned()),
     }
 }
 
@@ -252,13 +310,19 @@ async fn work<S: Sandboxes, G: Grader>(
     shared: &Shared<S, G>,
     job: &Job,
     folder: &Path,
-    mut cancel: Cancel,
+    (activity, mut cancel): (&Activity, Cancel),
     log: &mut Log,
 ) -> Worked {
-    let model = match shared.models.model(job) {
-        Ok(model) => Permitted {
+    let model = match shared.models.model(&job.name, job.seed) {
+        Ok(model) => Asking {
             model,
-            permits: &shared.requests,
+            retry: match &shared.settings {
+                ModelSettings::Http(config) => config.retry.clone(),
+                ModelSettings::Replay(_) => RetryPolicy::default(),
+            },
+            gate: &shared.gate,
+            live: &shared.live,
+            activity,
         },
         Err(error) => return Worked::failed(failure(Cause::Llm, &error)),
     };
@@ -288,15 +352,17 @@ fn make_folder(folder: &Path, name: &str) -> std::io::Result<PathBuf> {
 
 /// What `work` gives, or nothing as soon as the run is to end.
 pub(super) async fn unless<T>(cancel: &mut Cancel, work: impl Future<Output = T>) -> Option<T> {
-    let stopped = async {
-        if cancel.wait_for(|stop| *stop).await.is_err() {
-            // Nobody is left who could end it.
-            std::future::pending::<()>().await;
-        }
-    };
     tokio::select! {
         biased;
-        () = stopped => None,
+        () = stopped(cancel) => None,
         done = work => Some(done),
+    }
+}
+
+/// Comes as soon as the run is to end.
+async fn stopped(cancel: &mut Cancel) {
+    if cancel.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could end it.
+        std::future::pending::<()>().await;
     }
 }

@@ -39,6 +39,8 @@ pub fn normalize(command: &Command, argv: impl IntoIterator<Item = String>) -> V
 fn collect(command: &Command, known: &mut Vec<String>) {
     for argument in command.get_arguments() {
         known.extend(argument.get_long().map(str::to_owned));
+        let aliases = argument.get_all_aliases().into_iter().flatten();
+        known.extend(aliases.map(str::to_owned));
     }
     for subcommand in command.get_subcommands() {
         collect(subcommand, known);

@@ -48,6 +48,8 @@ enum Verb {
     Benchmark(Box<benchmark::BenchmarkArgs>),
     /// Score the answers of an evaluation once more, without asking any model
     Verify(Box<benchmark::VerifyArgs>),
+    /// Let a model judge the answers of an evaluation, without asking for any again
+    Judge(Box<benchmark::RejudgeArgs>),
     /// Put the shards of an evaluation together
     Merge(benchmark::MergeArgs),
     /// Write what an evaluation came to, as Markdown and JSON, alone or against another
@@ -138,6 +140,9 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         Verb::Benchmark(args) => Ok(Box::pin(benchmark::benchmark(*args, state)).await),
         Verb::Verify(args) => {
             unless_signalled(state, async { Ok(benchmark::verify(&args, state).await) }).await
+        }
+        Verb::Judge(args) => {
+            unless_signalled(state, async { Ok(benchmark::judge(*args).await) }).await
         }
         Verb::Merge(args) => Ok(benchmark::merge(&args)),
         Verb::Report(args) => Ok(benchmark::report(&args)),

@@ -13,9 +13,10 @@ use std::sync::Mutex;
 use clap::Args;
 use tokio::sync::watch;
 
+pub(super) use args::secret;
 pub use args::{AgentArgs, Compat, ShellMode, Truth};
 pub use resolve::{AgentSettings, RunSettings, resolve};
-pub(super) use resolve::{resolve_agent, value};
+pub(super) use resolve::{object, provider_key, resolve_agent, seconds, value};
 pub use session::Session;
 pub(super) use session::make_folder;
 

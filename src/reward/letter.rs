@@ -65,25 +65,37 @@ fn boxed_letter(content: &str) -> Option<char> {
     content.chars().next().filter(char::is_ascii_alphabetic)
 }
 
-/// The last capital on its own. `A` and `I` before a word in small letters are words themselves ("A dose", "I think"), and count
-/// only where there is no other.
+/// The last letter on its own, a capital before a small one. `A` and `I` before a word in small letters are words themselves
+/// ("A dose", "I think"), and count only where there is no other; the letters of `e.g.` never do.
 fn alone(text: &str) -> Option<char> {
     let chars: Vec<char> = text.chars().collect();
-    let is_word = |at: Option<usize>| {
-        at.and_then(|at| chars.get(at))
-            .is_some_and(|c| c.is_alphanumeric() || *c == '_' || *c == '\'')
+    let holds = |at: Option<usize>, test: fn(char) -> bool| {
+        let found = at.and_then(|at| chars.get(at));
+        found.is_some_and(|c| test(*c))
     };
-    let mut fallback = None;
+    let in_word = |c: char| c.is_alphanumeric() || c == '_' || c == '\'';
+    let (mut small, mut fallback) = (None, None);
     for (at, c) in chars.iter().enumerate().rev() {
-        if !c.is_ascii_uppercase() || is_word(at.checked_sub(1)) || is_word(Some(at + 1)) {
+        let before = |n: usize| at.checked_sub(n);
+        let after = |n: usize| at.checked_add(n);
+        let joined = holds(before(1), in_word) || holds(after(1), in_word);
+        let dot = |c: char| c == '.';
+        let shortened = (holds(after(1), dot) && holds(after(2), char::is_alphabetic))
+            && !holds(after(3), in_word)
+            || (holds(before(1), dot) && holds(before(2), char::is_alphabetic))
+                && !holds(before(3), in_word);
+        if !c.is_ascii_alphabetic() || joined || shortened {
             continue;
         }
-        let before_word = chars.get(at + 1) == Some(&' ')
-            && chars.get(at + 2).is_some_and(|next| next.is_lowercase());
-        if !(matches!(c, 'A' | 'I') && before_word) {
+        let before_word = holds(after(1), |c| c == ' ') && holds(after(2), char::is_lowercase);
+        if matches!(c, 'A' | 'I' | 'a' | 'i') && before_word {
+            let capital = Some(*c).filter(char::is_ascii_uppercase);
+            fallback = fallback.or(capital);
+        } else if c.is_ascii_uppercase() {
             return Some(*c);
+        } else {
+            small = small.or(Some(*c));
         }
-        fallback = fallback.or(Some(*c));
     }
-    fallback
+    small.or(fallback)
 }

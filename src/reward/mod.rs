@@ -54,6 +54,35 @@ pub struct Truth<'a> {
 }
 
 impl Reward {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Exact,
+        Self::Letter,
+        Self::Math,
+        Self::Numeric,
+        Self::F1,
+        Self::RougeL,
+        Self::ByType,
+        Self::Composite,
+        Self::Judge,
+    ];
+
+    /// As `config.yaml` and `--reward` name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Letter => "letter",
+            Self::Math => "math",
+            Self::Numeric => "numeric",
+            Self::F1 => "f1",
+            Self::RougeL => "rouge_l",
+            Self::ByType => "by_type",
+            Self::Composite => "composite",
+            Self::Judge => "judge",
+        }
+    }
+
     /// The score; `None` where text alone cannot tell.
     #[must_use]
     pub fn score(self, answer: &str, truth: Truth<'_>) -> Option<f64> {
@@ -67,9 +96,20 @@ impl Reward {
             Self::RougeL => Some(rouge_l(gold, answer)),
             Self::ByType => by_type(answer, truth),
             Self::Composite => composite(answer, truth),
-            Self::Judge => None,
+            Self::Judge => unanswered(answer),
         }
     }
+
+    /// Whether a judge decides what text alone does not.
+    #[must_use]
+    pub fn is_judged(self) -> bool {
+        matches!(self, Self::ByType | Self::Judge)
+    }
+}
+
+/// Nothing is as good as no reference.
+fn unanswered(answer: &str) -> Option<f64> {
+    answer.trim().is_empty().then_some(0.0)
 }
 
 fn by_type(answer: &str, truth: Truth<'_>) -> Option<f64> {
@@ -77,7 +117,7 @@ fn by_type(answer: &str, truth: Truth<'_>) -> Option<f64> {
         kind if kind.contains("multiple choice") => Some(letter(answer, truth.answer)),
         "numeric" => Some(f64::from(numeric(answer, truth.answer))),
         "yes/no" => Some(exact(answer, truth)),
-        _ => None,
+        _ => unanswered(answer),
     }
 }
 

@@ -31,6 +31,11 @@ fn a_letter_is_found_where_the_text_settles_on_it() {
         ("B\nis a good choice, I think", "B"),
         ("A", "A"),
         ("(J)", "J"),
+        ("(c)", "C"),
+        ("I think it is c", "C"),
+        ("B since x > 0", "B"),
+        ("C, e.g. 5 m", "C"),
+        ("it is d, i.e. small", "D"),
     ] {
         assert_eq!(letter(text, truth), 1.0, "{text}");
         assert_eq!(letter(text, "Z"), 0.0, "{text}");
@@ -123,4 +128,13 @@ fn sets_and_words() {
         None
     );
     assert_eq!(Reward::Judge.score("x", truth("x", "", "")), None);
+    assert_eq!(Reward::Judge.score(" ", truth("x", "", "")), Some(0.0));
+}
+
+#[test]
+fn names_are_those_of_configurations() {
+    for reward in Reward::ALL {
+        let name = serde_json::to_value(reward).unwrap();
+        assert_eq!(name, reward.name());
+    }
 }

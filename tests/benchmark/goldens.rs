@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use llm_in_sandbox::reward::{math, rouge_l, stem};
+use llm_in_sandbox::reward::{Reward, Truth, boxed, math, rouge_l, stem};
 use serde_json::Value;
 
 /// Least number of cases that a comparison must have.
@@ -69,4 +69,48 @@ fn mathematics_never_contradicts_math_verify() {
         wrong.len()
     );
     assert!(decided >= cases.len() / 2, "{decided} of {}", cases.len());
+}
+
+/// What a native reward gives where `scripts/text-goldens.py` wrote down another score.
+fn wrong(name: &str, reward: Reward) -> Vec<String> {
+    let given = |case: &Value| {
+        let truth = Truth {
+            answer: text(case, "truth"),
+            ..Truth::default()
+        };
+        reward.score(text(case, "answer"), truth).unwrap()
+    };
+    let cases = cases(name);
+    let wrong = cases
+        .iter()
+        .map(|case| (case, given(case)))
+        .filter(|(case, given)| (case["score"].as_f64().unwrap() - given).abs() > 1e-12)
+        .map(|(case, given)| format!("{case} and not {given}"));
+    wrong.collect()
+}
+
+/// Letters have one difference: the words "a" and "i", and a small letter beside a capital, are no choices here; the cases have none.
+#[test]
+fn letters_sets_texts_and_numbers_are_those_of_python() {
+    for (name, reward) in [
+        ("letter", Reward::Letter),
+        ("f1", Reward::F1),
+        ("exact", Reward::Exact),
+        ("numeric", Reward::Numeric),
+    ] {
+        let wrong = wrong(name, reward);
+        assert!(
+            wrong.is_empty(),
+            "{name}: {}\n{} wrong",
+            wrong.join("\n"),
+            wrong.len()
+        );
+    }
+}
+
+#[test]
+fn boxes_are_those_of_python() {
+    for case in cases("boxed") {
+        assert_eq!(boxed(text(&case, "text")), text(&case, "boxed"), "{case}");
+    }
 }

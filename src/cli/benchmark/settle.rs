@@ -2,21 +2,20 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-
-use clap::ValueEnum;
+use std::time::Duration;
 
 use super::super::error::CliError;
 use super::super::run::{self, AgentSettings, Compat, RunError, ShellMode, Truth};
-use super::{BenchmarkArgs, Mode, Reward};
-use crate::agent::{Shell, Style};
-use crate::bench::{self, BenchError, Manifest, RunConfig};
+use super::{BenchmarkArgs, Mode};
+use crate::agent::{Ablation, Shell, Style};
+use crate::bench::{self, BenchError, JudgeSettings, Manifest, RunConfig};
 use crate::exit;
 use crate::image::DEFAULT_NAME;
 use crate::llm::{ModelSettings, Sampling};
-use crate::reward;
+use crate::reward::Reward;
 use crate::settings::{self, Environment, SettingsError};
-use crate::spec::NetworkLimits;
-use crate::task::{Task, TaskError, Wanted};
+use crate::spec::{Network, NetworkLimits};
+use crate::task::{Scorer, Task, TaskError, Wanted};
 
 /// Tokens of a plain answer, as in the original.
 const MAX_RESPONSE_LEN: u64 = 65_536;
@@ -93,6 +92,11 @@ pub(super) struct Settled {
     pub(super) retries: u32,
     pub(super) max_failures: Option<usize>,
     pub(super) grader_image: Option<String>,
+    pub(super) ablations: Vec<Ablation>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) stalled_after: Duration,
+    pub(super) json: bool,
+    pub(super) judge: Option<JudgeSettings>,
 }
 
 /// Settles all settings.
@@ -106,7 +110,17 @@ pub(super) fn settle(
         fill(&mut args, manifest);
     }
     let file = settings::load(args.agent.settings.as_deref(), environment, home)?;
-    let agent = run::resolve_agent(&args.agent, &file, environment)?;
+    let mut agent = run::resolve_agent(&args.agent, &file, environment)?;
+    let judge = args.judge.resolve(&args.agent, &file, environment)?;
+    let ablations = args.runner.ablations();
+    if ablations.contains(&Ablation::NoNetwork) {
+        if args.agent.net.as_deref().is_some_and(|net| net != "none") {
+            let problem = "the ablation no-network is asked for, too".to_owned();
+            return Err(run::value("--net", problem).into());
+        }
+        agent.net = Network::None;
+    }
+    let (timeout, stalled_after) = (args.runner.timeout()?, args.runner.stalled_after()?);
     let workers = workers(&args, file.num_workers, environment)?;
     let requests = at_least_one("--llm_requests", args.llm_requests.unwrap_or(workers))?;
     let max_response_len = args.max_response_len.unwrap_or(MAX_RESPONSE_LEN);
@@ -115,16 +129,24 @@ pub(super) fn settle(
     let wanted = Wanted {
         task: name,
         data: args.data,
-        reward: args.reward.map(Reward::native),
+        reward: args.reward,
         start: args.start_id,
         end: args.end_id,
     };
     let task = Task::load(&wanted)?;
+    // A judge may be named once and for all; most tasks do not ask it.
+    let judged = matches!(task.scorer, Scorer::Native(reward) if reward.is_judged());
+    let judge = judge.filter(|_| judged);
     let mode = match args.mode {
         Some(Mode::Llm) => bench::Mode::Llm,
         Some(Mode::LlmInSandbox) | None => bench::Mode::LlmInSandbox,
     };
+    if mode == bench::Mode::Llm && !ablations.is_empty() {
+        let problem = "the mode llm has nothing that could be taken away".to_owned();
+        return Err(run::value("--ablation", problem).into());
+    }
     let mut config = config(&agent, mode, max_response_len, args.repeat.unwrap_or(1));
+    config.ablations.clone_from(&ablations);
     config.describe(&task);
     let mut manifest = Manifest::new(config, absolute(&wanted.task));
     manifest.data = wanted.data.map(|path| absolute(&path.to_string_lossy()));
@@ -134,6 +156,7 @@ pub(super) fn settle(
     manifest.shard = args.shard;
     manifest.base_url = agent.model.shown_url();
     manifest.save_exchanges = agent.save_exchanges;
+    manifest.judge = judge.as_ref().map(JudgeSettings::describe);
     Ok(Settled {
         manifest,
         task,
@@ -144,14 +167,16 @@ pub(super) fn settle(
         retries: args.infra_retries,
         max_failures: args.max_infra_failures,
         grader_image: args.grader_image,
+        ablations,
+        timeout,
+        stalled_after,
+        json: args.runner.json,
+        judge,
     })
 }
 
 /// Reads the folder of a run, and its task as it is now.
-pub(super) fn reopen(
-    folder: &Path,
-    other: Option<reward::Reward>,
-) -> Result<(Manifest, Task), Error> {
+pub(super) fn reopen(folder: &Path, other: Option<Reward>) -> Result<(Manifest, Task), Error> {
     let manifest = read_manifest(folder)?;
     let task = Task::load(&Wanted {
         task: manifest.source.clone(),
@@ -186,12 +211,15 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
         bench::Mode::Llm => Mode::Llm,
     });
     or_fill(&mut args.data, manifest.data.as_ref().map(PathBuf::from));
-    or_fill(&mut args.reward, manifest.reward.map(Reward::of));
+    or_fill(&mut args.reward, manifest.reward);
     or_fill(&mut args.start_id, manifest.start_id);
     or_fill(&mut args.end_id, manifest.end_id);
     or_fill(&mut args.shard, manifest.shard);
     args.repeat.get_or_insert(config.repeat);
     args.max_response_len.get_or_insert(config.max_response_len);
+    if args.runner.ablation.is_empty() {
+        args.runner.ablation.clone_from(&config.ablations);
+    }
     let agent = &mut args.agent;
     agent.llm_name.get_or_insert_with(|| config.model.clone());
     or_fill(&mut agent.llm_base_url, manifest.base_url.clone());
@@ -206,6 +234,7 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
         .max_tokens_per_call
         .get_or_insert(config.max_tokens_per_call);
     agent.cmd_timeout.get_or_insert(config.cmd_timeout_s);
+    or_fill(&mut agent.turn_timeout, config.turn_timeout_s);
     or_fill(&mut agent.task_timeout, config.task_timeout_s);
     or_fill(&mut agent.temperature, config.sampling.temperature);
     or_fill(&mut agent.top_p, config.sampling.top_p);
@@ -215,6 +244,9 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
     agent.extra_body.get_or_insert_with(|| body.to_string());
     if manifest.save_exchanges {
         agent.save_litellm_response.get_or_insert(Truth::True);
+    }
+    if let Some(judge) = &manifest.judge {
+        args.judge.fill(judge);
     }
     if config.shell == "fresh" {
         agent.shell = ShellMode::Fresh;
@@ -259,6 +291,8 @@ fn config(
         max_tokens_per_call: limits.max_tokens_per_call,
         max_response_len,
         cmd_timeout_s: limits.cmd_timeout.as_secs_f64(),
+        turn_timeout_s: limits.turn_timeout.map(|time| time.as_secs_f64()),
+        ablations: Vec::new(),
         task_timeout_s: limits.task_timeout.map(|time| time.as_secs_f64()),
         shell: match agent.shell {
             Shell::Persistent => "persistent",
@@ -322,27 +356,4 @@ pub(super) fn suffix(manifest: &Manifest) -> String {
         format!("_{}of{}", shard.number, shard.of)
     });
     format!("_{}_{model}_{mode}{part}", plain(&config.task))
-}
-
-impl Reward {
-    pub(super) fn native(self) -> reward::Reward {
-        match self {
-            Self::Exact => reward::Reward::Exact,
-            Self::Letter => reward::Reward::Letter,
-            Self::Math => reward::Reward::Math,
-            Self::Numeric => reward::Reward::Numeric,
-            Self::F1 => reward::Reward::F1,
-            Self::RougeL => reward::Reward::RougeL,
-            Self::ByType => reward::Reward::ByType,
-            Self::Composite => reward::Reward::Composite,
-            Self::Judge => reward::Reward::Judge,
-        }
-    }
-
-    fn of(reward: reward::Reward) -> Self {
-        let all = Self::value_variants().iter();
-        all.copied()
-            .find(|flag| flag.native() == reward)
-            .unwrap_or(Self::Judge)
-    }
 }

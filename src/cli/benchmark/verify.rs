@@ -1,6 +1,7 @@
-//! `verify`: the answers of a run are scored once more, without asking any model.
+//! `verify`: the answers of a run are scored once more, without asking any model; verdicts of a judge are those on record.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,8 +10,9 @@ use super::super::output::{note, result};
 use super::super::sanitize::one_line;
 use super::grader::PythonGrader;
 use super::settle::{self, Error};
-use super::{Reward, summary_lines, tell_error};
-use crate::bench::{self, Ledger, Record};
+use super::{reward, summary_lines, tell_error};
+use crate::bench::{self, JUDGEMENTS, Judge, Ledger, Record, Scoring};
+use crate::reward::Reward;
 
 /// Flags of `verify`.
 #[derive(Debug, Clone, Args)]
@@ -20,7 +22,7 @@ pub(in crate::cli) struct VerifyArgs {
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Reward instead of the task's own
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = reward())]
     reward: Option<Reward>,
     /// Image in which the task's Python scores [default: grader where it was built, else the default]
     #[arg(long, value_name = "NAME")]
@@ -36,7 +38,7 @@ pub(in crate::cli) async fn verify(args: &VerifyArgs, state: Option<&Path>) -> u
 }
 
 async fn scored_again(args: &VerifyArgs, state: Option<&Path>) -> Result<u8, Error> {
-    let (manifest, task) = settle::reopen(&args.folder, args.reward.map(Reward::native))?;
+    let (manifest, task) = settle::reopen(&args.folder, args.reward)?;
     let mut ledger = Ledger::open(&args.folder)?;
     if task.digest != manifest.config.task_digest {
         note("the task is not what it was: prompts or scorer differ");
@@ -49,13 +51,18 @@ async fn scored_again(args: &VerifyArgs, state: Option<&Path>) -> Result<u8, Err
     let mut tell = |record: &Record, what: &str| {
         note(&format!("{}: {}", one_line(&record.id), one_line(what)));
     };
-    let counts = bench::rescore(&mut ledger, &task, &jobs, grader.as_ref(), &mut tell).await;
-    if let Some(grader) = &grader {
+    let scoring = Arc::new(Scoring {
+        task,
+        grader,
+        judge: Judge::recorded(&args.folder.join(JUDGEMENTS))?,
+    });
+    let counts = bench::rescore(&mut ledger, &scoring, jobs.clone(), &mut tell).await;
+    if let Some(grader) = &scoring.grader {
         grader.close().await;
     }
     let counts = counts?;
     let took = elapsed(&args.folder);
-    let summary = bench::write_results(&mut ledger, &manifest, &task, &jobs, took)?;
+    let summary = bench::write_results(&mut ledger, &manifest, &scoring.task, &jobs, took)?;
     result(&format!(
         "{} scores are as they were, {} are new, {} are still to come, {} samples have no answer",
         counts.same, counts.changed, counts.pending, counts.without
@@ -67,7 +74,7 @@ async fn scored_again(args: &VerifyArgs, state: Option<&Path>) -> Result<u8, Err
 }
 
 /// The time that the run took stays the run's.
-fn elapsed(folder: &Path) -> Duration {
+pub(super) fn elapsed(folder: &Path) -> Duration {
     let text = std::fs::read_to_string(folder.join("results.json")).unwrap_or_default();
     let results: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let seconds = results.get("elapsed_time_seconds");

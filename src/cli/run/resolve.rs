@@ -10,7 +10,7 @@ use super::super::seccomp::profile;
 use super::{AgentArgs, Compat, RunArgs, RunError, ShellMode, Truth};
 use crate::agent::{Limits, PromptConfig, Shell, Style};
 use crate::llm::{HttpConfig, ModelSettings, Sampling, Secret};
-use crate::settings::{self, Environment, SettingsError, SettingsFile};
+use crate::settings::{self, EnvVar, Environment, SettingsError, SettingsFile};
 use crate::spec::{Network, NetworkLimits, Seccomp};
 
 /// The original's default image; it names ours.
@@ -197,6 +197,7 @@ fn limits(args: &AgentArgs, file: &SettingsFile) -> Result<Limits, SettingsError
     let max_token_limit = args.max_token_limit.or(file.max_token_limit);
     let per_call = args.max_tokens_per_call.or(file.max_tokens_per_call);
     let cmd_timeout = args.cmd_timeout.or(file.cmd_timeout);
+    let turn_timeout = args.turn_timeout.or(file.turn_timeout);
     let task_timeout = args.task_timeout.or(file.task_timeout);
     Ok(Limits {
         max_steps: steps,
@@ -212,6 +213,9 @@ fn limits(args: &AgentArgs, file: &SettingsFile) -> Result<Limits, SettingsError
             Some(s) => seconds("--cmd_timeout", s)?,
             None => default.cmd_timeout,
         },
+        turn_timeout: turn_timeout
+            .map(|s| seconds("--turn_timeout", s))
+            .transpose()?,
         task_timeout: task_timeout
             .map(|s| seconds("--task_timeout", s))
             .transpose()?,
@@ -234,7 +238,7 @@ fn model(
             )
         })?;
     let extra_body = match &args.extra_body {
-        Some(text) => object(text)?,
+        Some(text) => object("--extra_body", text)?,
         None => file.extra_body.clone().unwrap_or_default(),
     };
     let headers = headers(args, file)?;
@@ -246,11 +250,7 @@ fn model(
         .or_else(|| environment.get(settings::LLM_BASE_URL))
         .or_else(|| given(&file.llm_base_url))
         .unwrap_or_else(|| DEFAULT_BASE_URL.to_owned());
-    let provider = if name.starts_with("anthropic/") {
-        settings::ANTHROPIC_API_KEY
-    } else {
-        settings::OPENAI_API_KEY
-    };
+    let provider = provider_key(&name);
     let from_environment = || {
         let key = environment.get(settings::LLM_API_KEY);
         key.or_else(|| environment.get(provider)).map(Secret::new)
@@ -318,15 +318,25 @@ fn headers(args: &AgentArgs, file: &SettingsFile) -> Result<Vec<(String, Secret)
     args.extra_header.iter().map(parse).collect()
 }
 
-fn object(text: &str) -> Result<Map<String, Value>, SettingsError> {
+/// The variable that holds the key of whoever serves a model of this name.
+pub(in crate::cli) fn provider_key(model: &str) -> EnvVar {
+    if model.starts_with("anthropic/") {
+        settings::ANTHROPIC_API_KEY
+    } else {
+        settings::OPENAI_API_KEY
+    }
+}
+
+/// A JSON object.
+pub(in crate::cli) fn object(name: &str, text: &str) -> Result<Map<String, Value>, SettingsError> {
     if text.trim().is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_str(text)
-        .map_err(|e| value("--extra_body", format!("it must be a JSON object: {e}")))
+    serde_json::from_str(text).map_err(|e| value(name, format!("it must be a JSON object: {e}")))
 }
 
-fn seconds(name: &str, seconds: f64) -> Result<Duration, SettingsError> {
+/// A time above 0 and below a year.
+pub(in crate::cli) fn seconds(name: &str, seconds: f64) -> Result<Duration, SettingsError> {
     let wrong = || value(name, "it must be a number of seconds above 0".into());
     if !(seconds > 0.0 && seconds <= MAX_SECONDS) {
         return Err(wrong());
