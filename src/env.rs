@@ -9,6 +9,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crate::outcome::{Cause, Connections, Ending, LimitHit, Outcome, Policy};
+use crate::spec::Effects;
 
 /// A computer that an agent can use.
 pub trait Env: Sync {
@@ -58,6 +59,13 @@ pub trait Env: Sync {
     /// The connections that ended since this was asked last; at most [`MAX_CONNECTIONS`] at once.
     fn connections(&self) -> Connections {
         Connections::default()
+    }
+
+    /// What happened inside since this was asked last; `None` where nobody keeps account of it.
+    ///
+    /// Never fails and never takes long: what cannot be found out is left out.
+    fn effects(&self) -> impl Future<Output = Option<Effects>> + Send {
+        std::future::ready(None)
     }
 }
 

@@ -1,10 +1,16 @@
 //! What a caller asks of a sandbox, as plain data. Sizes are bytes, times are [`Duration`]s.
 
+mod effects;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use effects::{
+    Bound, Change, ChangedKind, DirectoryChanges, Effects, FileChange, FileChanges, ProcessCounts,
+};
 
 use crate::outcome::{Connections, LeftBehind, LimitHit, Refused};
 
@@ -29,6 +35,8 @@ pub struct SandboxSpec {
     pub hostname: String,
     /// What it is for, as `ps` shows it.
     pub purpose: String,
+    /// Keep account of what each call does, see [`Effects`]; only of a root with a writable layer.
+    pub record_effects: bool,
 }
 
 impl SandboxSpec {
@@ -48,6 +56,7 @@ impl SandboxSpec {
             workdir: "/testbed".into(),
             hostname: "sandbox".into(),
             purpose: String::new(),
+            record_effects: false,
         }
     }
 }

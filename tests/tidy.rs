@@ -17,7 +17,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("outcome", &[]),
     ("wire", &["spec", "tree"]),
     ("spec", &["outcome"]),
-    ("env", &["outcome"]),
+    ("env", &["outcome", "spec"]),
     ("tree", &["sys"]),
     ("policy", &[]),
     ("plan", &["spec", "wire", "policy"]),

@@ -126,6 +126,7 @@ pub async fn run<E: Env, M: ChatModel>(
         task.add(Message::system(&config.system));
     }
     task.add(Message::user(&config.instance));
+    task.effects(None, None).await;
     let mut state = State::Ask;
     let end = loop {
         state = match state {
@@ -320,7 +321,19 @@ impl<E: Env, M: ChatModel> Run<'_, E, M> {
             tool_us: micros(begun.elapsed()),
             struck: observation.struck.clone(),
         });
+        self.effects(Some(step), call.id.clone()).await;
         Ok(observation)
+    }
+
+    /// Records what a call did, or with none what was there before all calls.
+    async fn effects(&mut self, step: Option<u32>, call_id: Option<String>) {
+        if let Some(effects) = self.env.effects().await {
+            self.tell(&Event::Effects {
+                step,
+                call_id,
+                effects,
+            });
+        }
     }
 
     fn end_turn(&mut self, calls: u32, tool_time: Duration) {

@@ -1,47 +1,19 @@
-//! What a model used its computer for, by the words of its commands and programs: the rules of the paper.
+//! What a model used its computer for: resources from elsewhere, files, computation. A turn may be of several kinds.
 //!
-//! A turn may have several labels. Text is only a hint: a command that names `curl` need not have reached anything.
+//! Told twice: by the words of commands and programs, which are the rules of the paper and only hint (a command that names
+//! `curl` need not have reached anything); and by what happened: connections, changes of the writable layer, CPU time.
+
+mod facts;
+mod words;
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
 use crate::trajectory::{Event, Line};
 
-const EXTERNAL: [&str; 8] = [
-    "pip install",
-    "apt-get install",
-    "requests.get(",
-    "curl",
-    "wget",
-    "BeautifulSoup",
-    "rdkit",
-    "biopython",
-];
-const FILES: [&str; 11] = [
-    "open(",
-    "json.load",
-    "pd.read_csv",
-    "cat",
-    "grep",
-    "find",
-    "os.path",
-    "pathlib",
-    "glob",
-    "pickle.load",
-    "np.load",
-];
-const COMPUTATION: [&str; 10] = [
-    "scipy.optimize",
-    "fsolve",
-    "minimize",
-    "odeint",
-    "solve_ivp",
-    "quad",
-    "range(",
-    "while ",
-    "itertools.permutations",
-    "combinations",
-];
+/// Turns that are told of one by one; a record has as many turns as its run allowed.
+const MAX_TURNS: usize = 1000;
 
 /// Turns, and those of each kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +29,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Adds those of another sample.
+    /// Adds those of others.
     pub fn add(&mut self, other: Self) {
         self.turns += other.turns;
         self.external += other.external;
@@ -65,119 +37,201 @@ impl Capabilities {
         self.computation += other.computation;
     }
 
-    /// Of the record of one sample: the text of its `trajectory.jsonl`. Lines that are no events count for nothing.
+    /// Of the record of one sample, by words: the text of its `trajectory.jsonl`.
     #[must_use]
     pub fn of_record(text: &str) -> Self {
-        let mut all = Self::default();
-        let (mut external, mut files, mut computation) = (false, false, false);
+        CapabilityUse::of_record(text).words.all
+    }
+}
+
+/// What one of the two sources says.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    /// All turns.
+    pub all: Capabilities,
+    /// By turn: the first element sums up the first turns of all samples; its `turns` is how many there are.
+    pub by_turn: Vec<Capabilities>,
+    /// By how many turns a sample took.
+    pub by_length: BTreeMap<u64, Capabilities>,
+}
+
+/// What the computer was used for in some samples; [`CapabilityUse::add`] sums up those of a domain, a model or a run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapabilityUse {
+    /// By the words of commands and programs.
+    pub words: Seen,
+    /// By what happened; of samples with such a record only, so its `turns` may be fewer.
+    pub facts: Seen,
+    /// How much of each.
+    pub amounts: Amounts,
+}
+
+/// Sums over the samples with a record of what happened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Amounts {
+    /// Samples with such a record.
+    pub samples: u64,
+    /// CPU time of tool calls, in microseconds.
+    pub cpu_us: u64,
+    /// Processes and threads that began.
+    pub processes: u64,
+    /// Paths that were created, changed or deleted by tool calls.
+    pub paths: u64,
+    /// Connections that were let through.
+    pub connections: u64,
+    /// Bytes that came in through them.
+    pub received_bytes: u64,
+    /// Connections and lookups that were refused.
+    pub refused: u64,
+}
+
+/// One turn of one sample.
+#[derive(Debug, Clone, Copy, Default)]
+struct Turn {
+    ended: bool,
+    words: Kinds,
+    facts: Kinds,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Kinds {
+    external: bool,
+    files: bool,
+    computation: bool,
+}
+
+impl CapabilityUse {
+    /// Of one sample: the text of its `trajectory.jsonl`. Lines that are no events count for nothing.
+    #[must_use]
+    pub fn of_record(text: &str) -> Self {
+        let mut turns: BTreeMap<u32, Turn> = BTreeMap::new();
+        let mut amounts = Amounts::default();
+        let mut function = String::new();
         for line in text.lines().skip(1) {
-            let Ok(line) = serde_json::from_str::<Line>(line) else {
+            let Ok(Line { event, .. }) = serde_json::from_str::<Line>(line) else {
                 continue;
             };
-            match line.event {
+            let Some(step) = step(&event) else {
+                // What was prepared tells that there is such a record.
+                amounts.samples += u64::from(matches!(event, Event::Effects { .. }));
+                continue;
+            };
+            let turn = turns.entry(step).or_default();
+            match event {
                 Event::ToolCall {
-                    function,
+                    function: called,
                     parameters,
                     ..
                 } => {
-                    let code = code(&function, &parameters);
-                    external |= EXTERNAL.iter().any(|word| names(&code, word));
-                    files |= FILES.iter().any(|word| names(&code, word));
-                    computation |= COMPUTATION.iter().any(|word| names(&code, word));
+                    turn.words.join(words::kinds(&called, &parameters));
+                    function = called;
                 }
-                Event::TurnEnd { .. } => {
-                    all.add(Self {
-                        turns: 1,
-                        external: u64::from(std::mem::take(&mut external)),
-                        files: u64::from(std::mem::take(&mut files)),
-                        computation: u64::from(std::mem::take(&mut computation)),
-                    });
+                Event::ToolResult { error: None, .. } => {
+                    turn.facts.files |= function == "str_replace_editor";
                 }
-                Event::Message { .. }
+                Event::Connection { connection, .. } => {
+                    turn.facts.external |= facts::reached(&connection, &mut amounts);
+                }
+                Event::Effects { effects, .. } => {
+                    turn.facts.join(facts::kinds(&effects, &mut amounts));
+                }
+                Event::TurnEnd { .. } => turn.ended = true,
+                Event::ToolResult { .. }
+                | Event::Message { .. }
                 | Event::Suffix { .. }
                 | Event::Completion { .. }
-                | Event::ToolResult { .. }
                 | Event::Warning { .. }
-                | Event::Connection { .. }
                 | Event::End { .. } => {}
             }
         }
-        all
+        let ended = || turns.values().filter(|turn| turn.ended).take(MAX_TURNS);
+        let words = Seen::of_sample(ended().map(|turn| turn.words));
+        if amounts.samples == 0 {
+            return Self {
+                words,
+                ..Self::default()
+            };
+        }
+        amounts.samples = 1;
+        Self {
+            words,
+            facts: Seen::of_sample(ended().map(|turn| turn.facts)),
+            amounts,
+        }
+    }
+
+    /// Adds that of other samples.
+    pub fn add(&mut self, other: &Self) {
+        self.words.add(&other.words);
+        self.facts.add(&other.facts);
+        self.amounts.add(&other.amounts);
     }
 }
 
-/// The command, or what the editor writes.
-fn code(function: &str, parameters: &Map<String, Value>) -> String {
-    let members: &[&str] = match function {
-        "execute_bash" => &["command"],
-        "str_replace_editor" => &["file_text", "new_str"],
-        _ => &[],
-    };
-    let texts = members
-        .iter()
-        .filter_map(|name| parameters.get(*name)?.as_str());
-    texts.collect::<Vec<_>>().join("\n")
+/// The turn that an event belongs to.
+fn step(event: &Event) -> Option<u32> {
+    match event {
+        Event::ToolCall { step, .. }
+        | Event::ToolResult { step, .. }
+        | Event::TurnEnd { step, .. } => Some(*step),
+        Event::Connection { step, .. } | Event::Effects { step, .. } => *step,
+        Event::Message { .. }
+        | Event::Suffix { .. }
+        | Event::Completion { .. }
+        | Event::Warning { .. }
+        | Event::End { .. } => None,
+    }
 }
 
-/// Whether a text holds a pattern whose ends are ends of words.
-fn names(text: &str, pattern: &str) -> bool {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
-    let begins = pattern.starts_with(is_word);
-    let ends = pattern.ends_with(is_word);
-    text.match_indices(pattern).any(|(at, _)| {
-        let before = text.get(..at).is_some_and(|head| head.ends_with(is_word));
-        let after = text.get(at + pattern.len()..);
-        let after = after.is_some_and(|tail| tail.starts_with(is_word));
-        !(begins && before || ends && after)
-    })
+impl Kinds {
+    fn join(&mut self, other: Self) {
+        self.external |= other.external;
+        self.files |= other.files;
+        self.computation |= other.computation;
+    }
+}
+
+impl Seen {
+    fn of_sample(turns: impl Iterator<Item = Kinds>) -> Self {
+        let mut seen = Self::default();
+        for turn in turns {
+            let turn = Capabilities {
+                turns: 1,
+                external: u64::from(turn.external),
+                files: u64::from(turn.files),
+                computation: u64::from(turn.computation),
+            };
+            seen.all.add(turn);
+            seen.by_turn.push(turn);
+        }
+        seen.by_length.insert(seen.all.turns, seen.all);
+        seen
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.all.add(other.all);
+        let longer = self.by_turn.len().max(other.by_turn.len());
+        self.by_turn.resize(longer, Capabilities::default());
+        for (sum, turn) in self.by_turn.iter_mut().zip(&other.by_turn) {
+            sum.add(*turn);
+        }
+        for (length, part) in &other.by_length {
+            self.by_length.entry(*length).or_default().add(*part);
+        }
+    }
+}
+
+impl Amounts {
+    fn add(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.cpu_us += other.cpu_us;
+        self.processes += other.processes;
+        self.paths += other.paths;
+        self.connections += other.connections;
+        self.received_bytes += other.received_bytes;
+        self.refused += other.refused;
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn record(turns: &[&[(&str, &str, &str)]]) -> String {
-        let mut lines = vec!["{\"schema\": \"header\"}".to_owned()];
-        let mut add =
-            |event: Value| lines.push(json!({"n": 1, "t_us": 1, "event": event}).to_string());
-        for calls in turns {
-            for (function, name, text) in *calls {
-                add(
-                    json!({"type": "tool_call", "step": 1, "call_id": null, "function": function, "parameters": {*name: text}}),
-                );
-            }
-            add(
-                json!({"type": "turn_end", "step": 1, "calls": 1, "model_us": 1, "tool_us": 1, "total_us": 1}),
-            );
-        }
-        lines.join("\n")
-    }
-
-    #[test]
-    fn turns_are_labelled_by_words() {
-        let bash = |text| ("execute_bash", "command", text);
-        let seen = Capabilities::of_record(&record(&[
-            &[bash("pip install numpy && cat x")],
-            &[
-                (
-                    "str_replace_editor",
-                    "file_text",
-                    "for i in range(9):\n    pass",
-                ),
-                bash("grep a b"),
-            ],
-            &[("str_replace_editor", "path", "/cat")],
-            &[bash("concatenate; curly; refind; minimized")],
-            &[],
-        ]));
-        let expected = Capabilities {
-            turns: 5,
-            external: 1,
-            files: 2,
-            computation: 1,
-        };
-        assert_eq!(seen, expected);
-    }
-}
+mod tests;

@@ -40,6 +40,7 @@ impl Log {
             Event::Warning { text } => self.block("warning", text, OBSERVATION),
             Event::Suffix { .. }
             | Event::Connection { .. }
+            | Event::Effects { .. }
             | Event::TurnEnd { .. }
             | Event::End { .. } => {}
         }

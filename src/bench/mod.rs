@@ -31,7 +31,7 @@ mod summary;
 use std::future::Future;
 use std::path::PathBuf;
 
-pub use capability::Capabilities;
+pub use capability::{Amounts, Capabilities, CapabilityUse, Seen};
 pub use compare::{Comparison, Side, compare};
 pub use dispatch::{Dispatch, Stop, Told, run};
 pub use gate::Gate;

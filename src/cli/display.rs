@@ -66,6 +66,7 @@ impl Display {
             Event::Message { .. }
             | Event::Suffix { .. }
             | Event::Connection { .. }
+            | Event::Effects { .. }
             | Event::TurnEnd { .. }
             | Event::End { .. } => Vec::new(),
         }

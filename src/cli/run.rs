@@ -64,6 +64,9 @@ pub struct RunArgs {
     /// Tell and record at the end which system calls were refused, and by which rule
     #[arg(long, alias = "seccomp-log")]
     pub seccomp_log: bool,
+    /// Record what each call changed in files and computed
+    #[arg(long, alias = "record-effects")]
+    pub record_effects: bool,
     /// Leave the sandbox running afterwards
     #[arg(long)]
     pub keep: bool,

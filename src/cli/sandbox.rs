@@ -65,6 +65,9 @@ pub(super) struct SandboxArgs {
     /// Tell at the end which system calls were refused, and by which rule
     #[arg(long, alias = "seccomp_log")]
     pub(super) seccomp_log: bool,
+    /// Not of a person: `run` and `benchmark` ask for it.
+    #[arg(skip)]
+    pub(super) record_effects: bool,
     /// Fail where a limit cannot be enforced, rather than warn
     #[arg(long)]
     pub(super) require_limits: bool,
@@ -120,6 +123,7 @@ impl SandboxArgs {
             workdir: "/testbed".into(),
             seccomp: Seccomp::default(),
             seccomp_log: false,
+            record_effects: false,
             require_limits: false,
         }
     }
@@ -206,6 +210,7 @@ impl SandboxArgs {
         spec.seccomp = self.seccomp;
         spec.workdir = self.workdir;
         spec.purpose = purpose.into();
+        spec.record_effects = self.record_effects;
         spec
     }
 }

@@ -40,6 +40,7 @@ async fn in_sandbox(
     arguments.net.clone_from(&settings.agent.net);
     arguments.net_limits = Some(settings.agent.net_limits);
     arguments.seccomp_log = settings.seccomp_log;
+    arguments.record_effects = settings.record_effects;
     let mode = match settings.agent.shell {
         crate::agent::Shell::Persistent => ShellMode::Persistent,
         crate::agent::Shell::Fresh => ShellMode::Fresh,

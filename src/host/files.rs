@@ -13,7 +13,7 @@ use super::cgroup::Counts;
 use super::init::Init;
 use super::link::Answers;
 use super::process::{self, gone, host_failed, unexpected};
-use super::sandbox::{Sandbox, file_error};
+use super::sandbox::Sandbox;
 use crate::env::{DirEntry, EnvError, FileError, FileKind, FileStat, GuestPath};
 use crate::tree::{PackOptions, PackReport, UnpackPolicy, UnpackReport};
 use crate::wire::{Entry, FileOp, FileReply, FromInit, ToInit};
@@ -263,6 +263,19 @@ fn file_stat(entry: &Entry) -> FileStat {
         uid: entry.uid,
         gid: entry.gid,
         mtime: entry.mtime,
+    }
+}
+
+/// The kernel's refusal as the model may see it.
+fn file_error(errno: i32) -> FileError {
+    match errno {
+        libc::ENOENT => FileError::NotFound,
+        libc::EEXIST => FileError::Exists,
+        libc::EISDIR => FileError::IsDirectory,
+        libc::ENOTDIR => FileError::NotDirectory,
+        libc::EACCES | libc::EPERM | libc::EROFS => FileError::Permission,
+        libc::ENOSPC | libc::EDQUOT => FileError::NoSpace,
+        other => FileError::Other(nix::errno::Errno::from_raw(other).desc().to_lowercase()),
     }
 }
 

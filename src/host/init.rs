@@ -19,11 +19,17 @@ pub(super) const INIT_DEADLINE: Duration = Duration::from_secs(30);
 pub(super) struct Init {
     link: Link<FromInit>,
     pub(super) strikes: Strikes,
+    /// It keeps account of what each call does.
+    pub(super) account: bool,
 }
 
 impl Init {
-    pub(super) fn new(link: Link<FromInit>, strikes: Strikes) -> Self {
-        Self { link, strikes }
+    pub(super) fn new(link: Link<FromInit>, strikes: Strikes, account: bool) -> Self {
+        Self {
+            link,
+            strikes,
+            account,
+        }
     }
 
     /// What stands behind a message that could not be sent.

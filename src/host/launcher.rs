@@ -200,7 +200,7 @@ impl Launcher {
         let root_bounded = !matches!(spec.root, Root::Writable(_));
         let strikes = Strikes::new(&in_force, root_bounded, slot.held.cgroup.events());
         Ok(Sandbox::new(
-            Init::new(slot.init, strikes),
+            Init::new(slot.init, strikes, spec.record_effects && root_bounded),
             Arc::clone(&site.zygote),
             slot.exit,
             slot.held,

@@ -4,6 +4,7 @@ mod ahead;
 mod attach;
 mod cgroup;
 mod copying;
+mod effects;
 mod error;
 mod files;
 mod idle;

@@ -24,11 +24,11 @@ use super::shell::{self, Shell, ShellMode};
 use super::walls::Walls;
 use super::zygote::Zygote;
 use crate::env::{
-    Captured, DirEntry, Env, EnvError, ExecRequest, ExecResult, ExitStatus, FileError, FileStat,
-    GuestPath, Listing, ShellResult,
+    Captured, DirEntry, Env, EnvError, ExecRequest, ExecResult, ExitStatus, FileStat, GuestPath,
+    Listing, ShellResult,
 };
 use crate::outcome::{Connections, LeftBehind, LimitHit};
-use crate::spec::Usage;
+use crate::spec::{Effects, Usage};
 use crate::sys::process::signal_pidfd;
 use crate::wire::{FromInit, FromZygote, ToInit};
 
@@ -420,23 +420,14 @@ impl Env for Sandbox {
         let network = self.network.as_ref();
         network.map_or_else(Connections::default, Network::connections)
     }
+
+    async fn effects(&self) -> Option<Effects> {
+        super::effects::ask(&self.link).await
+    }
 }
 
 /// More was printed than is kept.
 fn omitted<'a>(streams: impl IntoIterator<Item = &'a Captured>) -> Option<LimitHit> {
     let omitted_bytes = streams.into_iter().map(|stream| stream.omitted).sum();
     (omitted_bytes > 0).then_some(LimitHit::Output { omitted_bytes })
-}
-
-/// The kernel's refusal as the model may see it.
-pub(super) fn file_error(errno: i32) -> FileError {
-    match errno {
-        libc::ENOENT => FileError::NotFound,
-        libc::EEXIST => FileError::Exists,
-        libc::EISDIR => FileError::IsDirectory,
-        libc::ENOTDIR => FileError::NotDirectory,
-        libc::EACCES | libc::EPERM | libc::EROFS => FileError::Permission,
-        libc::ENOSPC | libc::EDQUOT => FileError::NoSpace,
-        other => FileError::Other(nix::errno::Errno::from_raw(other).desc().to_lowercase()),
-    }
 }

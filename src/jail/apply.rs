@@ -19,6 +19,7 @@ use nix::unistd::{
     Gid, Uid, chdir, fchdir, pivot_root, setgroups, sethostname, setresgid, setresuid, symlinkat,
 };
 
+use super::effects::Layers;
 use super::{networks, seccomp};
 use crate::sys::landlock;
 use crate::sys::mount::{
@@ -40,6 +41,8 @@ pub(super) struct Stage {
     pub(super) device: Option<OwnedFd>,
     /// Where the host hears of refused calls.
     pub(super) listener: Option<OwnedFd>,
+    /// What the root is made of.
+    pub(super) layers: Option<Layers>,
 }
 
 impl Stage {
@@ -51,6 +54,7 @@ impl Stage {
             mounts: Vec::new().into_iter(),
             device: None,
             listener: None,
+            layers: None,
         })
     }
 
@@ -67,6 +71,11 @@ impl Stage {
             SetupOp::EnterRoot => {
                 let root = self.next_mount()?;
                 self.enter(root)
+            }
+            SetupOp::Layers => {
+                let (upper, lower) = (self.next_mount()?, self.next_mount()?);
+                self.layers = Some(Layers { upper, lower });
+                Ok(())
             }
             SetupOp::Move { path } => {
                 let from = self.old.as_ref().ok_or(Errno::ENOENT)?;

@@ -45,6 +45,9 @@ impl Begun {
         let (root, mut served) =
             root::prepare(&mounts.root, self.ids, self.user_namespace.as_fd())?;
         let mut made = vec![root];
+        if mounts.layers {
+            made.extend(root::layers(&served).map_err(|e| failure("open the layers", &e))?);
+        }
         for bind in &mounts.binds {
             made.push(root::bind(&bind.path)?);
         }

@@ -1,7 +1,8 @@
 //! PID 1 of a sandbox: builds it, then serves its host until either goes away.
 
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 
 use super::apply::Stage;
+use super::effects::{Account, Layers};
 use super::exec::{self, Context};
 use super::shell::Shell;
 use super::{failure, files, processes, used_up, zygote};
@@ -30,12 +32,17 @@ pub(super) fn main(
 ) -> u8 {
     let _ = nix::sys::prctl::set_name(c"lis-init");
     match set_up(control, zygote, groundwork) {
-        Ok(Some((setup, steps_us, for_host))) => {
+        Ok(Some(Done {
+            setup,
+            steps_us,
+            for_host,
+            layers,
+        })) => {
             let fds: Vec<_> = for_host.iter().map(AsFd::as_fd).collect();
             let ready = say(control, &FromInit::Ready { steps_us }, &fds);
             drop(for_host);
             ready
-                .and_then(|()| serve(control, &setup, thread))
+                .and_then(|()| serve(control, &setup, layers, thread))
                 .map_or(70, |()| 0)
         }
         // Nobody needed it.
@@ -51,8 +58,14 @@ fn say(control: &Channel, message: &FromInit, fds: &[BorrowedFd<'_>]) -> io::Res
     control.send(&encode(message)?, fds)
 }
 
-/// What was to be done, times of the steps, and what the host is given: the network device, the listener for refused calls.
-type Done = (Setup, Vec<(Step, u64)>, Vec<OwnedFd>);
+/// A sandbox that is set up.
+struct Done {
+    setup: Setup,
+    steps_us: Vec<(Step, u64)>,
+    /// The network device, the listener for refused calls.
+    for_host: Vec<OwnedFd>,
+    layers: Option<Layers>,
+}
 
 fn set_up(
     control: &Channel,
@@ -70,27 +83,37 @@ fn set_up(
     };
     let began = Instant::now();
     let elapsed = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let binds = setup.steps.iter();
-    let binds = binds
-        .filter(|op| matches!(op, SetupOp::Bind { .. }))
-        .count();
-    stage.mounts = receive_mounts(zygote, 1 + binds)
+    let count = |takes: fn(&SetupOp) -> bool| setup.steps.iter().filter(|op| takes(op)).count();
+    let mounts = 1
+        + count(|op| matches!(op, SetupOp::Bind { .. }))
+        + 2 * count(|op| matches!(op, SetupOp::Layers));
+    stage.mounts = receive_mounts(zygote, mounts)
         .map_err(|e| failure("receive mounts from the zygote", &e))?
         .into_iter();
-    let mut steps = vec![(Step("receive mounts".into()), elapsed())];
+    let mut steps_us = vec![(Step("receive mounts".into()), elapsed())];
     for op in &setup.steps {
         stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
-        steps.push((op.step(), elapsed()));
+        steps_us.push((op.step(), elapsed()));
     }
     let for_host = [stage.device.take(), stage.listener.take()];
     let for_host: Vec<_> = for_host.into_iter().flatten().collect();
+    let layers = stage.layers.take();
     drop(stage);
-    // The old ones are the host's nodes; PID 1 keeps no descriptor of the host but its control socket.
+    // The old ones are the host's nodes; PID 1 keeps no descriptor of the host but its control socket and, where it
+    // keeps account of changes, its own layers.
     null_stdio().map_err(|e| failure("open the sandbox's /dev/null", &e))?;
     let mut keep = vec![0, 1, 2, control.as_raw_fd()];
     keep.extend(for_host.iter().map(AsRawFd::as_raw_fd));
+    if let Some(layers) = &layers {
+        keep.extend([layers.upper.as_raw_fd(), layers.lower.as_raw_fd()]);
+    }
     process::close_all_but(&keep).map_err(|e| failure("close descriptors", &e))?;
-    Ok(Some((setup, steps, for_host)))
+    Ok(Some(Done {
+        setup,
+        steps_us,
+        for_host,
+        layers,
+    }))
 }
 
 /// What the host wants of this sandbox; `None` when it wants none.
@@ -136,9 +159,15 @@ struct Init<'a> {
     context: Context<'a>,
     running: HashMap<i32, RequestId>,
     shell: Option<Shell>,
+    account: Option<Account>,
 }
 
-fn serve(control: &Channel, setup: &Setup, thread: SingleThread) -> io::Result<()> {
+fn serve(
+    control: &Channel,
+    setup: &Setup,
+    layers: Option<Layers>,
+    thread: SingleThread,
+) -> io::Result<()> {
     let signals = zygote::child_signals()?;
     let mut init = Init {
         control,
@@ -149,18 +178,27 @@ fn serve(control: &Channel, setup: &Setup, thread: SingleThread) -> io::Result<(
         },
         running: HashMap::new(),
         shell: None,
+        account: layers.map(Account::new),
     };
     loop {
         let mut fds = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
-        match poll(&mut fds, PollTimeout::NONE) {
+        let account = init.account.as_ref();
+        match poll(
+            &mut fds,
+            account.map_or(PollTimeout::NONE, Account::patience),
+        ) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(error.into()),
             Ok(_) => {}
         }
         let [request, child] = fds.map(|fd| fd.any().unwrap_or(true));
+        let shell = init.shell();
+        if let Some(account) = &mut init.account {
+            account.glance(shell);
+        }
         if child {
             while let Ok(Some(_)) = signals.read_signal() {}
             init.reap()?;
@@ -198,14 +236,33 @@ impl Init<'_> {
         Ok(())
     }
 
+    fn shell(&self) -> Option<i32> {
+        self.shell.as_ref().map(|shell| shell.pid)
+    }
+
+    /// A host that reads no more is none of our business.
+    fn tell_effects(&mut self, reply: Vec<OwnedFd>) {
+        let shell = self.shell();
+        let effects = self.account.as_mut().map(|account| account.settle(shell));
+        let effects = effects.and_then(|effects| encode(&effects).ok());
+        if let (Some(effects), Some(reply)) = (effects, reply.into_iter().next()) {
+            let _ = File::from(reply).write_all(&effects);
+        }
+    }
+
     fn request(&mut self, message: Received) -> io::Result<()> {
         let fds = message.fds;
         match decode(&message.bytes)? {
             ToInit::SetUp(_) | ToInit::Expect(_) | ToInit::SetUpAsExpected => {
                 Err(io::Error::other("this sandbox is set up"))
             }
+            ToInit::Effects { .. } => {
+                self.tell_effects(fds);
+                Ok(())
+            }
             ToInit::Exec(request) => {
                 let id = request.id;
+                self.account.iter_mut().for_each(Account::begin);
                 let started = self.exec(&request, fds);
                 self.started(id, started)
             }
@@ -304,6 +361,7 @@ impl Init<'_> {
         let used_up = used_up::now(processes);
         match shell.prepare(number) {
             Ok(files) => {
+                self.account.iter_mut().for_each(Account::begin);
                 let fds = files.each_ref().map(AsFd::as_fd);
                 self.say(&FromInit::CommandPrepared { id, used_up }, &fds)
             }

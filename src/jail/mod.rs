@@ -23,6 +23,7 @@
 
 mod apply;
 mod begun;
+mod effects;
 mod exec;
 mod files;
 mod init;

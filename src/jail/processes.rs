@@ -3,6 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+/// Processes whose names are read at once.
+const MAX_NAMES: usize = 128;
+
 /// One line of `/proc/PID/stat`, the fields that tell who belongs to whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Process {
@@ -37,6 +40,25 @@ fn parse(stat: &[u8]) -> Option<Process> {
         session: fields.get(3)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
     })
+}
+
+/// Names of the programs that run, without PID 1, what it forked for itself, and the shell.
+pub(super) fn names(shell: Option<i32>) -> Vec<Vec<u8>> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let of_process = |name: std::ffi::OsString| {
+        let pid: i32 = name.to_str()?.parse().ok()?;
+        let seen = pid != 1 && Some(pid) != shell;
+        let mut name = seen.then(|| fs::read(format!("/proc/{pid}/comm")).ok())??;
+        name.pop_if(|last| *last == b'\n');
+        (name != b"lis-init").then_some(name)
+    };
+    let named = entries.flatten();
+    named
+        .filter_map(|entry| of_process(entry.file_name()))
+        .take(MAX_NAMES)
+        .collect()
 }
 
 /// CPU time of every process, and of those that were waited for, in clock ticks. Without PID 1's own,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::sys::statvfs::{FsFlags, fstatvfs};
@@ -14,7 +14,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 
 use super::failure;
 use crate::sys::mount::{
-    FsOption, NODEV, NOSUID, RDONLY, attach, clone_tree, new_fs, set_attributes, set_idmap,
+    FsOption, NODEV, NOEXEC, NOSUID, RDONLY, attach, clone_tree, new_fs, set_attributes, set_idmap,
 };
 use crate::wire::{IdMap, RootSource, SetupFailure, UpperSource};
 
@@ -50,6 +50,20 @@ pub(super) fn prepare(
             Ok((overlay, vec![tree, upper]))
         }
     }
+}
+
+/// The upper and the lower layer of an overlay as directories to read, given the mounts that [`prepare`] has left.
+/// Those become read-only, which is nothing to the overlay: it has clones of its own.
+pub(super) fn layers(served: &[OwnedFd]) -> io::Result<[OwnedFd; 2]> {
+    let [lower, upper] = served else {
+        return Err(io::Error::other("the root has no layers"));
+    };
+    let directory = |mount: &OwnedFd, name| {
+        set_attributes(mount.as_fd(), RDONLY | NODEV | NOSUID | NOEXEC)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok::<_, io::Error>(openat(mount, name, flags, Mode::empty())?)
+    };
+    Ok([directory(upper, "upper")?, directory(lower, ".")?])
 }
 
 /// A read-only mount of one host path, for a bind.

@@ -189,7 +189,9 @@ pub fn plan(
 ) -> Result<SetupPlan, PlanError> {
     check_target(&spec.workdir)?;
     let profile = profile(&spec.seccomp)?;
+    let layers = spec.record_effects && matches!(spec.root, Root::Overlay { .. });
     let mut steps = vec![SetupOp::EnterRoot];
+    steps.extend(layers.then_some(SetupOp::Layers));
     steps.extend(
         names(&SCAFFOLD)
             .into_iter()
@@ -224,6 +226,7 @@ pub fn plan(
     Ok(SetupPlan {
         mounts: Mounts {
             root: root(spec, host, disk_upper)?,
+            layers,
             binds: binds.collect(),
         },
         setup: Setup {

@@ -18,6 +18,7 @@ fn spec() -> SandboxSpec {
         workdir: "/testbed".into(),
         hostname: "sandbox".into(),
         purpose: "test".into(),
+        record_effects: false,
     }
 }
 

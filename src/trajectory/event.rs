@@ -8,12 +8,12 @@ use serde_json::{Map, Value};
 
 use crate::llm::{Message, Sampling, TokenUsage};
 use crate::outcome::{Connection, LimitHit, Outcome};
-use crate::spec::Usage;
+use crate::spec::{Effects, Usage};
 
 /// Value of [`Header::schema`].
 pub const SCHEMA: &str = "llm-in-sandbox/trajectory";
 /// Value of [`Header::version`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -121,6 +121,15 @@ pub enum Event {
         call_id: Option<String>,
         /// What is known of it.
         connection: Connection,
+    },
+    /// What a call did inside, by the kernel's account; follows its result. From version 3 on.
+    Effects {
+        /// Turn of the call; absent for what was there before all calls.
+        step: Option<u32>,
+        /// Id of the call.
+        call_id: Option<String>,
+        /// What is known of it.
+        effects: Effects,
     },
     /// A turn ended.
     TurnEnd {

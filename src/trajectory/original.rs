@@ -107,6 +107,7 @@ impl OriginalTrajectory {
             Event::Message { .. }
             | Event::Suffix { .. }
             | Event::Connection { .. }
+            | Event::Effects { .. }
             | Event::Warning { .. } => {}
         }
     }

@@ -20,6 +20,9 @@ pub use ops::{
 };
 pub use used_up::{Space, TERMINALS, UsedUp};
 
+pub use crate::spec::{
+    Bound, Change, ChangedKind, DirectoryChanges, Effects, FileChange, FileChanges, ProcessCounts,
+};
 use crate::tree::{PackOptions, UnpackPolicy};
 
 /// Chosen by the host: names one process, command or file operation of a sandbox.
@@ -174,6 +177,12 @@ pub enum ToInit {
     },
     /// Tell what the sandbox holds.
     Usage {
+        /// Names the request.
+        id: RequestId,
+    },
+    /// Tell what happened since this was asked last. Descriptor: where an [`Effects`] goes; nothing does when no account
+    /// is kept.
+    Effects {
         /// Names the request.
         id: RequestId,
     },

@@ -35,6 +35,8 @@ pub struct SetupPlan {
 pub struct Mounts {
     /// The tree that becomes `/`.
     pub root: RootSource,
+    /// Its layers follow it, for [`SetupOp::Layers`].
+    pub layers: bool,
     /// Host paths to show, opened with the caller's rights, in the order of [`SetupOp::Bind`].
     pub binds: Vec<MountSource>,
 }
@@ -142,6 +144,8 @@ pub enum SetupOp {
     },
     /// Put the root mount over that.
     EnterRoot,
+    /// Keep the next two mounts of the plan, the upper and the lower layer of the root, and account of what changes.
+    Layers,
     /// Move a mount, with all on it, from the scaffold into the root.
     Move {
         /// Absolute path, in both.
@@ -295,6 +299,7 @@ impl SetupOp {
             Self::BecomeRoot { .. } => "become root of the user namespace".to_owned(),
             Self::Scaffold { .. } => "mount a scaffold".to_owned(),
             Self::EnterRoot => "attach the root file system".to_owned(),
+            Self::Layers => "keep the layers of the root".to_owned(),
             Self::Move { path } => format!("move {path}"),
             Self::Proc => "mount /proc".to_owned(),
             Self::Tmpfs { target, .. } => format!("mount tmpfs on {target}"),

@@ -69,7 +69,7 @@ fn the_record_ties_connections_to_their_calls_and_names_the_rules() {
     let output = collect(command.spawn().unwrap());
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     let record = replay.record();
-    assert_eq!(record[0]["version"], 2);
+    assert_eq!(record[0]["version"], 3);
     let network = record[0]["spec"]["sandbox"]["network"].as_str().unwrap();
     assert!(network.starts_with("internet"), "{network}");
     let found: Vec<_> = record

@@ -41,6 +41,7 @@ pub(crate) fn spec() -> SandboxSpec {
         workdir: "/testbed".into(),
         hostname: "sandbox".into(),
         purpose: "test".into(),
+        record_effects: false,
     }
 }
 
@@ -223,21 +224,27 @@ impl Scene {
 
     /// One whose sandboxes lack walls.
     pub(crate) async fn without(walls: &[&str]) -> Self {
-        Self::with(walls, 0).await
+        Self::with(walls, 0, None).await
     }
 
     /// One that begins so many sandboxes before they are asked for.
     pub(crate) async fn ahead(count: usize) -> Self {
-        Self::with(&[], count).await
+        Self::with(&[], count, None).await
     }
 
-    async fn with(walls: &[&str], ahead: usize) -> Self {
+    /// One whose writable layers may lie in a directory.
+    pub(crate) async fn on_disk(uppers: &Path) -> Self {
+        Self::with(&[], 0, Some(uppers)).await
+    }
+
+    async fn with(walls: &[&str], ahead: usize, uppers: Option<&Path>) -> Self {
         let directory = Place::new();
         let config = LauncherConfig {
             program: Some(program()),
             registry: Some(Registry::at(directory.path().join("run")).unwrap()),
             without: walls.iter().map(|wall| (*wall).to_owned()).collect(),
             ahead: Some(ahead),
+            upper_directory: uppers.map(Path::to_owned),
             ..LauncherConfig::default()
         };
         Self {

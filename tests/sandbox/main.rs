@@ -14,6 +14,7 @@
 mod ahead;
 mod checks;
 mod conformance;
+mod effects;
 mod fixture;
 mod host_view;
 mod lifetime;

@@ -35,6 +35,7 @@ impl Pool {
         arguments.workdir.clone_from(&prompt.working_dir);
         arguments.seccomp.clone_from(&agent.seccomp);
         arguments.net.clone_from(&agent.net);
+        arguments.record_effects = true;
         arguments.net_limits = Some(agent.net_limits);
         // Unlike one command it starts many.
         let config = LauncherConfig::default();

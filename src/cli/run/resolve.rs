@@ -58,6 +58,8 @@ pub struct RunSettings {
     pub keep: bool,
     /// Tell which system calls were refused.
     pub seccomp_log: bool,
+    /// Record what each call did.
+    pub record_effects: bool,
     /// Directory to copy in; exists.
     pub input_dir: Option<PathBuf>,
 }
@@ -100,6 +102,7 @@ pub fn resolve(
         prompt,
         keep: args.keep,
         seccomp_log: args.seccomp_log,
+        record_effects: args.record_effects,
         input_dir: args.input_dir,
     })
 }

@@ -1,5 +1,5 @@
-//! The format, frozen: `v2.jsonl` holds every kind of line. A change here is a new version, and its reader keeps this file, as it keeps
-//! `v1.jsonl`: version 2 added connections.
+//! The format, frozen: `v3.jsonl` holds every kind of line. A change here is a new version, and its reader keeps this file, as it keeps
+//! `v1.jsonl` and `v2.jsonl`: version 2 added connections, version 3 effects.
 
 use std::time::Duration;
 
@@ -7,9 +7,12 @@ use serde_json::json;
 
 use super::*;
 use crate::outcome::{Connections, LeftBehind, Policy, Refused};
+use crate::spec::{
+    Bound, Change, ChangedKind, DirectoryChanges, FileChange, FileChanges, ProcessCounts,
+};
 
-const FROZEN: &str = include_str!("v2.jsonl");
-const VERSION_1: &str = include_str!("v1.jsonl");
+const FROZEN: &str = include_str!("v3.jsonl");
+const EARLIER: [(u32, &str); 2] = [(1, include_str!("v1.jsonl")), (2, include_str!("v2.jsonl"))];
 
 fn header() -> Header {
     Header {
@@ -106,7 +109,63 @@ fn events() -> Vec<Event> {
     ];
     events.extend(of_limits(usage));
     events.extend(of_connections());
+    events.extend(of_effects());
     events
+}
+
+fn of_effects() -> [Event; 2] {
+    let listed = FileChange {
+        path: "/testbed/a\\xff".into(),
+        change: Change::Changed,
+        kind: ChangedKind::File,
+        size: Some(3),
+        sha256: Some("00".into()),
+        diff: Some("-a\n+b\n".into()),
+    };
+    let gone = FileChange {
+        path: "/etc/motd".into(),
+        change: Change::Deleted,
+        kind: ChangedKind::Symlink,
+        size: None,
+        sha256: None,
+        diff: None,
+    };
+    let effects = Effects {
+        files: FileChanges {
+            created: 7,
+            changed: 1,
+            deleted: 1,
+            read: 2,
+            listed: vec![listed, gone],
+            directories: vec![DirectoryChanges {
+                path: "/usr/lib".into(),
+                created: 7,
+                changed: 0,
+                deleted: 0,
+                read: 2,
+                bytes: 4096,
+            }],
+            bounds: vec![Bound::Entries, Bound::Depth, Bound::Time],
+        },
+        processes: ProcessCounts {
+            cpu_us: 20_000,
+            started: 3,
+            programs: vec!["python3".into()],
+        },
+        took_us: 80,
+    };
+    [
+        Event::Effects {
+            step: None,
+            call_id: None,
+            effects: Effects::default(),
+        },
+        Event::Effects {
+            step: Some(1),
+            call_id: Some("a".into()),
+            effects,
+        },
+    ]
 }
 
 fn of_connections() -> [Event; 2] {
@@ -211,20 +270,23 @@ fn the_frozen_lines_are_read() {
 }
 
 #[test]
-fn version_1_is_read() {
-    let mut lines = VERSION_1.lines();
-    let read: Header = serde_json::from_str(lines.next().unwrap()).unwrap();
-    assert_eq!(
-        read,
-        Header {
-            version: 1,
-            ..header()
-        }
-    );
-    let read: Vec<Event> = lines
-        .map(|line| serde_json::from_str::<Line>(line).unwrap().event)
-        .collect();
-    assert_eq!(read.as_slice(), &events()[..read.len()]);
+fn earlier_versions_are_read() {
+    for (version, text) in EARLIER {
+        let mut lines = text.lines();
+        let read: Header = serde_json::from_str(lines.next().unwrap()).unwrap();
+        assert_eq!(
+            read,
+            Header {
+                version,
+                ..header()
+            }
+        );
+        let read: Vec<Event> = lines
+            .map(|line| serde_json::from_str::<Line>(line).unwrap().event)
+            .collect();
+        assert!(!read.is_empty());
+        assert_eq!(read.as_slice(), &events()[..read.len()]);
+    }
 }
 
 #[test]
