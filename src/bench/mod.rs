@@ -24,14 +24,17 @@ use std::future::Future;
 use std::path::PathBuf;
 
 pub use capability::{Amounts, Capabilities, CapabilityUse, Seen};
-pub use compare::{Comparison, Side, compare};
+pub use compare::{Comparison, Side, compare, compare_domains};
 pub use dispatch::{Dispatch, Progress, Stop, run};
 pub use ledger::{Ledger, Record, Status, Times};
 pub use manifest::{Manifest, Mode, RunConfig, Shard};
 pub use merge::merge;
 pub use original::write as write_results;
 pub use plan::{Job, jobs};
-pub use report::{Report, report};
+pub use report::{
+    ByLength, ByTurn, Domain, Other, Quantiles, Report, Short, Source, Storage, Totals,
+    Trajectories, beside, report,
+};
 pub use rescore::{Rescored, rescore};
 pub use sample::{Models, Shared};
 pub use summary::{Summary, summarize};

@@ -12,12 +12,15 @@
     reason = "all of this crate is tests: a panic is how they fail"
 )]
 
+mod browser;
 mod crash;
 mod faulty;
 mod goldens;
+mod made;
 #[path = "../agent/memory_env.rs"]
 #[allow(dead_code, reason = "shared with tests/agent, which uses the rest")]
 mod memory_env;
+mod page;
 #[path = "../cli/program.rs"]
 #[allow(dead_code, reason = "shared with tests/cli, which uses the rest")]
 mod program;
