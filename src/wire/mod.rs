@@ -146,12 +146,14 @@ pub enum ToInit {
         /// Where it starts.
         cwd: ByteString,
     },
-    /// Make the files of the shell's next command.
+    /// Make the files of the shell's next command, and tell what the one before used up.
     PrepareCommand {
         /// Names the request.
         id: RequestId,
         /// Its number.
         number: u64,
+        /// Look at the processes, too, which takes longer.
+        processes: bool,
     },
     /// Kill what began since the shell's command was prepared, never older jobs.
     KillCommand {
@@ -171,8 +173,6 @@ pub enum ToInit {
     Usage {
         /// Names the request.
         id: RequestId,
-        /// Look at its processes, too, which takes longer.
-        processes: bool,
     },
     /// Tell what happened since this was asked last. Descriptor: where an [`Effects`] goes; nothing does when no account
     /// is kept.
@@ -248,6 +248,9 @@ pub enum FromInit {
     CommandPrepared {
         /// Of the request.
         id: RequestId,
+        /// Just before.
+        #[serde(default, skip_serializing_if = "UsedUp::is_nothing")]
+        used_up: UsedUp,
     },
     /// Answer to [`ToInit::KillCommand`].
     Killed {
@@ -289,7 +292,7 @@ impl FromInit {
             | Self::Refused { id, .. }
             | Self::Terminal { id }
             | Self::ShellStarted { id }
-            | Self::CommandPrepared { id }
+            | Self::CommandPrepared { id, .. }
             | Self::Killed { id }
             | Self::ShellIdle { id, .. }
             | Self::Usage { id, .. }
