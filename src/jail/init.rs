@@ -83,12 +83,11 @@ fn set_up(
     };
     let began = Instant::now();
     let elapsed = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
-    let mounts = setup.steps.iter().map(|op| match op {
-        SetupOp::EnterRoot | SetupOp::Bind { .. } => 1,
-        SetupOp::Layers => 2,
-        _ => 0,
-    });
-    stage.mounts = receive_mounts(zygote, mounts.sum())
+    let count = |takes: fn(&SetupOp) -> bool| setup.steps.iter().filter(|op| takes(op)).count();
+    let mounts = 1
+        + count(|op| matches!(op, SetupOp::Bind { .. }))
+        + 2 * count(|op| matches!(op, SetupOp::Layers));
+    stage.mounts = receive_mounts(zygote, mounts)
         .map_err(|e| failure("receive mounts from the zygote", &e))?
         .into_iter();
     let mut steps_us = vec![(Step("receive mounts".into()), elapsed())];

@@ -346,7 +346,7 @@ impl Walk<'_> {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct SeenDirectory {
     /// Another one than at the last look.
     fresh: bool,
