@@ -370,13 +370,6 @@ fn screenshots() {
             "document.querySelector('#costs').scrollIntoView()",
         ),
         (
-            "endings",
-            1280,
-            1000,
-            false,
-            "document.querySelector('#endings').scrollIntoView()",
-        ),
-        (
             "turns",
             1280,
             1000,
