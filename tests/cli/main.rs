@@ -11,6 +11,7 @@
     reason = "all of this crate is tests: a panic is how they fail"
 )]
 
+mod effects;
 mod exec;
 mod flags;
 mod library;
