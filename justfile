@@ -26,6 +26,10 @@ test-rootless:
 test-vm:
     scripts/vm-test.sh
 
+# Pictures of a report for the documentation, made of made-up runs (needs Chromium).
+report-screenshots:
+    LIS_TEST_SCREENSHOTS={{justfile_directory()}}/docs/report cargo test --locked --test benchmark screenshots
+
 # The rules of the repository.
 tidy:
     cargo test --locked --test tidy

@@ -108,9 +108,10 @@ test_as_users() {
 
 need 'cc=gcc libc6-dev' python3=python3 'python3 -m pip --version=python3-pip' 'test -d /etc/ssl/certs=ca-certificates'
 if [[ $EUID == 0 ]]; then
-    need newuidmap=uidmap mmdebstrap=mmdebstrap useradd=passwd pkill=procps bwrap=bubblewrap strace=strace ip=iproute2 unshare=util-linux
+    need newuidmap=uidmap mmdebstrap=mmdebstrap useradd=passwd pkill=procps bwrap=bubblewrap strace=strace ip=iproute2 unshare=util-linux \
+        chromium=chromium
 else
-    want newuidmap=uidmap mmdebstrap=mmdebstrap
+    want newuidmap=uidmap mmdebstrap=mmdebstrap chromium=chromium
     say "not root: all tests run as $(id -un); root would repeat them as other users"
 fi
 need_rust

@@ -100,64 +100,87 @@ struct Kinds {
     computation: bool,
 }
 
+/// The events of one sample, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct CapabilityCount {
+    turns: BTreeMap<u32, Turn>,
+    amounts: Amounts,
+    function: String,
+}
+
+impl CapabilityCount {
+    /// Takes the next event.
+    pub(super) fn event(&mut self, event: &Event) {
+        let Some(step) = step(event) else {
+            // What was prepared tells that there is such a record.
+            self.amounts.samples += u64::from(matches!(event, Event::Effects { .. }));
+            return;
+        };
+        let turn = self.turns.entry(step).or_default();
+        match event {
+            Event::ToolCall {
+                function,
+                parameters,
+                ..
+            } => {
+                turn.words.join(words::kinds(function, parameters));
+                self.function.clone_from(function);
+            }
+            Event::ToolResult { error: None, .. } => {
+                turn.facts.files |= self.function == "str_replace_editor";
+            }
+            Event::Connection { connection, .. } => {
+                turn.facts.external |= facts::reached(connection, &mut self.amounts);
+            }
+            Event::Effects { effects, .. } => {
+                turn.facts.join(facts::kinds(effects, &mut self.amounts));
+            }
+            Event::TurnEnd { .. } => turn.ended = true,
+            Event::ToolResult { .. }
+            | Event::Message { .. }
+            | Event::Suffix { .. }
+            | Event::Completion { .. }
+            | Event::Warning { .. }
+            | Event::End { .. } => {}
+        }
+    }
+
+    /// What they come to.
+    pub(super) fn finish(mut self) -> CapabilityUse {
+        let ended = || {
+            self.turns
+                .values()
+                .filter(|turn| turn.ended)
+                .take(MAX_TURNS)
+        };
+        let words = Seen::of_sample(ended().map(|turn| turn.words));
+        if self.amounts.samples == 0 {
+            return CapabilityUse {
+                words,
+                ..CapabilityUse::default()
+            };
+        }
+        let facts = Seen::of_sample(ended().map(|turn| turn.facts));
+        self.amounts.samples = 1;
+        CapabilityUse {
+            words,
+            facts,
+            amounts: self.amounts,
+        }
+    }
+}
+
 impl CapabilityUse {
     /// Of one sample: the text of its `trajectory.jsonl`. Lines that are no events count for nothing.
     #[must_use]
     pub fn of_record(text: &str) -> Self {
-        let mut turns: BTreeMap<u32, Turn> = BTreeMap::new();
-        let mut amounts = Amounts::default();
-        let mut function = String::new();
+        let mut count = CapabilityCount::default();
         for line in text.lines().skip(1) {
-            let Ok(Line { event, .. }) = serde_json::from_str::<Line>(line) else {
-                continue;
-            };
-            let Some(step) = step(&event) else {
-                // What was prepared tells that there is such a record.
-                amounts.samples += u64::from(matches!(event, Event::Effects { .. }));
-                continue;
-            };
-            let turn = turns.entry(step).or_default();
-            match event {
-                Event::ToolCall {
-                    function: called,
-                    parameters,
-                    ..
-                } => {
-                    turn.words.join(words::kinds(&called, &parameters));
-                    function = called;
-                }
-                Event::ToolResult { error: None, .. } => {
-                    turn.facts.files |= function == "str_replace_editor";
-                }
-                Event::Connection { connection, .. } => {
-                    turn.facts.external |= facts::reached(&connection, &mut amounts);
-                }
-                Event::Effects { effects, .. } => {
-                    turn.facts.join(facts::kinds(&effects, &mut amounts));
-                }
-                Event::TurnEnd { .. } => turn.ended = true,
-                Event::ToolResult { .. }
-                | Event::Message { .. }
-                | Event::Suffix { .. }
-                | Event::Completion { .. }
-                | Event::Warning { .. }
-                | Event::End { .. } => {}
+            if let Ok(line) = serde_json::from_str::<Line>(line) {
+                count.event(&line.event);
             }
         }
-        let ended = || turns.values().filter(|turn| turn.ended).take(MAX_TURNS);
-        let words = Seen::of_sample(ended().map(|turn| turn.words));
-        if amounts.samples == 0 {
-            return Self {
-                words,
-                ..Self::default()
-            };
-        }
-        amounts.samples = 1;
-        Self {
-            words,
-            facts: Seen::of_sample(ended().map(|turn| turn.facts)),
-            amounts,
-        }
+        count.finish()
     }
 
     /// Adds that of other samples.

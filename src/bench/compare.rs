@@ -1,6 +1,6 @@
 //! Two runs over the same problems, side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -44,7 +44,28 @@ pub struct Comparison {
 /// Compares by the ids of the rows; samples of one problem are averaged first.
 #[must_use]
 pub fn compare(first: Side<'_>, second: Side<'_>) -> Comparison {
+    of(&means(first), &means(second))
+}
+
+/// The same for each field of knowledge, as the first run has them.
+#[must_use]
+pub fn compare_domains(first: Side<'_>, second: Side<'_>) -> BTreeMap<String, Comparison> {
     let (a, b) = (means(first), means(second));
+    let rows = first.task.rows.iter();
+    let domain: BTreeMap<&str, &str> = rows.map(|row| (row.id(), row.domain())).collect();
+    let names: BTreeSet<&str> = domain.values().copied().collect();
+    let part = |means: &BTreeMap<String, f64>, name: &str| -> BTreeMap<String, f64> {
+        let of_it = |id: &str| domain.get(id) == Some(&name);
+        let chosen = means.iter().filter(|(id, _)| of_it(id));
+        chosen.map(|(id, mean)| (id.clone(), *mean)).collect()
+    };
+    names
+        .into_iter()
+        .map(|name| (name.to_owned(), of(&part(&a, name), &part(&b, name))))
+        .collect()
+}
+
+fn of(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> Comparison {
     let pairs: Vec<(f64, f64)> = a
         .iter()
         .filter_map(|(id, score)| Some((*score, *b.get(id)?)))

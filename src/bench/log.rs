@@ -54,22 +54,21 @@ impl Log {
         match (record.status, record.score) {
             (Status::Failed, _) => {
                 let detail = record.detail.as_deref().unwrap_or("");
-                let _ = writeln!(self.text, "ERROR:        {detail}");
+                let _ = writeln!(self.text, "ERROR:        {detail}\nground truth: {truth}");
             }
             (_, score) => {
                 let answer = record.answer.as_deref().unwrap_or("(none)");
-                let _ = writeln!(self.text, "agent answer: {answer}");
                 let score = match (score, &record.pending) {
                     (Some(score), _) => format!("{score:.4}"),
                     (None, waits) => format!("pending: {}", waits.as_deref().unwrap_or("")),
                 };
-                let _ = writeln!(self.text, "score:        {score}");
+                let _ = writeln!(
+                    self.text,
+                    "agent answer: {answer}\nground truth: {truth}\nscore:        {score}"
+                );
             }
         }
-        let _ = writeln!(
-            self.text,
-            "ground truth: {truth}\nended by:     {outcome}\n{rule}"
-        );
+        let _ = writeln!(self.text, "ended by:     {outcome}\n{rule}");
     }
 
     pub(super) fn text(&self) -> &str {

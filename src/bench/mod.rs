@@ -32,7 +32,7 @@ use std::future::Future;
 use std::path::PathBuf;
 
 pub use capability::{Amounts, Capabilities, CapabilityUse, Seen};
-pub use compare::{Comparison, Side, compare};
+pub use compare::{Comparison, Side, compare, compare_domains};
 pub use dispatch::{Dispatch, Stop, Told, run};
 pub use gate::Gate;
 pub use judge::{
@@ -46,7 +46,10 @@ pub use memory::Memory;
 pub use merge::merge;
 pub use original::write as write_results;
 pub use plan::{Job, file_name, jobs};
-pub use report::{Report, report};
+pub use report::{
+    ByLength, ByTurn, Domain, Other, Quantiles, Report, Short, Source, Storage, Totals,
+    Trajectories, beside, report,
+};
 pub use rescore::{Rescored, Scores, Scoring, rescore};
 pub use sample::{Models, Shared};
 pub use standing::Standing;

@@ -40,7 +40,7 @@ pub fn write(
             "max_token_limit": config.max_token_limit,
             "max_tokens_per_call": config.max_tokens_per_call,
             "max_response_len": config.max_response_len,
-            "extra_body": config.extra_body,
+            "extra_body": (!config.extra_body.is_empty()).then_some(&config.extra_body),
             "save_litellm_response": manifest.save_exchanges,
         },
         "task": config.task,
@@ -87,7 +87,8 @@ fn trajectories(
             "problem_statement": row.problem(),
             "trajectory": steps.unwrap_or_else(|| json!([])),
             "reward": record.score,
-            "agent_answer": record.answer,
+            // Readers of the original's expect text.
+            "agent_answer": record.answer.unwrap_or_default(),
             "ground_truth": row.truth(),
         });
         let key = Value::from(key).to_string();

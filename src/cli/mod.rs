@@ -52,7 +52,7 @@ enum Verb {
     Judge(Box<benchmark::RejudgeArgs>),
     /// Put the shards of an evaluation together
     Merge(benchmark::MergeArgs),
-    /// Write what an evaluation came to, as Markdown and JSON, alone or against another
+    /// Write what an evaluation came to, as one HTML page, Markdown and JSON, alone or beside others
     Report(benchmark::ReportArgs),
     /// Run one command in a new sandbox
     ///
@@ -145,7 +145,7 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
             unless_signalled(state, async { Ok(benchmark::judge(*args).await) }).await
         }
         Verb::Merge(args) => Ok(benchmark::merge(&args)),
-        Verb::Report(args) => Ok(benchmark::report(&args)),
+        Verb::Report(args) => Ok(benchmark::report(&args, state)),
         Verb::Exec(args) => exec::exec(*args, state).await,
         Verb::Shell(args) => unless_signalled(state, Box::pin(shell::shell(*args, state))).await,
         Verb::Image(command) => {

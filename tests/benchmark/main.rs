@@ -13,6 +13,7 @@
 )]
 
 mod ablations;
+mod browser;
 mod crash;
 mod faulty;
 mod goldens;
@@ -20,9 +21,11 @@ mod hub;
 mod instructions;
 mod judge;
 mod load;
+mod made;
 #[path = "../agent/memory_env.rs"]
 #[allow(dead_code, reason = "shared with tests/agent, which uses the rest")]
 mod memory_env;
+mod page;
 #[path = "../cli/program.rs"]
 #[allow(dead_code, reason = "shared with tests/cli, which uses the rest")]
 mod program;

@@ -1,4 +1,4 @@
-//! `report`: what is told of a run, and of two.
+//! `report`: what is told of a run, and of two. The page itself: `page.rs`.
 
 use serde_json::{Value, json};
 
@@ -39,7 +39,7 @@ fn a_report_tells_scores_capabilities_and_reasons() {
     let report = read_json(&first.join("report.json"));
     assert_eq!(report["summary"]["scored"], 3);
     assert_eq!(report["summary"]["infrastructure_failures"], 1);
-    let seen = &report["domains"][""]["capabilities"];
+    let seen = &report["domains"][""]["capabilities"]["words"]["all"];
     assert_eq!(
         *seen,
         json!({"turns": 6, "external": 1, "files": 1, "computation": 1})
@@ -82,7 +82,7 @@ fn two_runs_are_compared_problem_by_problem() {
     let arguments = ["report", first.to_str().unwrap(), second.to_str().unwrap()];
     let output = finish(bench.verb(&arguments, true));
     assert_eq!(code(&output), 0, "{}", stderr(&output));
-    let pair = &read_json(&first.join("report.json"))["comparison"];
+    let pair = &read_json(&first.join("report.json"))["others"][0]["comparison"];
     // The fourth problem has no score in the first run.
     assert_eq!((&pair["n"], &pair["excluded"]), (&json!(3), &json!(1)));
     assert_eq!((&pair["better"], &pair["worse"]), (&json!(2), &json!(1)));

@@ -240,6 +240,12 @@ fn the_files_of_a_run_are_those_of_the_original() {
         log.contains("Look into /w/in.") && log.contains("score:        1.0000"),
         "{log}"
     );
+    // The block of the original, in its order, between two rules.
+    let rule = "=".repeat(80);
+    let block = log.split(&rule).nth(1).unwrap();
+    let parts = ["problem id:", "agent answer:", "ground truth:", "score:"];
+    let places: Vec<usize> = parts.map(|part| block.find(part).unwrap()).into();
+    assert!(places.is_sorted(), "{block}");
 }
 
 #[test]
