@@ -331,8 +331,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         let begin = events::begin(&folder, jobs.len(), missing.len(), how.workers);
         output::json_line(&begin);
     }
-    let begun = Instant::now();
-    let mut board = Board::new();
+    let (begun, mut board) = (Instant::now(), Board::new());
     let mut tell = |told: Told<'_>| {
         if json {
             output::json_line(&events::told(&told));
@@ -366,22 +365,26 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         }
         return Ok(run::EXIT_INTERRUPTED);
     }
-    let summary =
-        bench::write_results(&mut ledger, &manifest, &shared.task, &jobs, begun.elapsed())?;
+    let elapsed = begun.elapsed();
+    let summary = bench::write_results(&mut ledger, &manifest, &shared.task, &jobs, elapsed)?;
     judge::write_verdicts(&mut ledger, &shared, &jobs)?;
     if json {
         output::json_line(&events::end(&folder, stop, Some(&summary)));
     } else {
-        for line in summary_lines(&summary) {
-            result(&line);
-        }
-        result(&format!("results:    {}", folder.display()));
+        tell_summary(&summary, &folder);
     }
     let complete = summary.missing == 0 && summary.infrastructure_failures == 0;
     if !complete && stop == Stop::Finished {
         note(&format!("to do what failed once more: {again}"));
     }
     Ok(if complete { 0 } else { 1 })
+}
+
+fn tell_summary(summary: &Summary, folder: &Path) {
+    for line in summary_lines(summary) {
+        result(&line);
+    }
+    result(&format!("results:    {}", folder.display()));
 }
 
 /// Why a run ended before all was done.

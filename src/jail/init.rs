@@ -120,11 +120,15 @@ fn set_up(
 fn await_order(control: &Channel) -> io::Result<Option<Setup>> {
     let mut expected = None;
     while let Some(message) = control.receive()? {
-        match decode(&message.bytes)? {
-            ToInit::Expect(setup) => expected = Some(setup),
-            ToInit::SetUpAsExpected if expected.is_some() => return Ok(expected),
-            ToInit::SetUp(setup) => return Ok(Some(setup)),
-            other => return Err(io::Error::other(format!("{other:?} came first"))),
+        let message = decode(&message.bytes)?;
+        if let ToInit::Expect(setup) = message {
+            expected = Some(setup);
+        } else if let ToInit::SetUp(setup) = message {
+            return Ok(Some(setup));
+        } else if matches!(message, ToInit::SetUpAsExpected) && expected.is_some() {
+            return Ok(expected);
+        } else {
+            return Err(io::Error::other(format!("{message:?} came first")));
         }
     }
     Ok(None)
