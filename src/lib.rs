@@ -42,6 +42,7 @@ pub mod llm;
 pub mod net;
 pub mod outcome;
 pub mod overhead;
+pub mod packages;
 pub mod plan;
 pub mod policy;
 pub mod reward;

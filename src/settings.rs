@@ -73,6 +73,11 @@ pub const NET: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_NET",
     doc: "network of `run`, as --net",
 };
+/// Package cache.
+pub const PACKAGE_CACHE: EnvVar = EnvVar {
+    name: "LLM_IN_SANDBOX_PACKAGE_CACHE",
+    doc: "package cache of `run` and `benchmark`, as --package_cache",
+};
 /// Colours.
 pub const NO_COLOR: EnvVar = EnvVar {
     name: "NO_COLOR",
@@ -80,7 +85,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 11] = [
+pub const ENV_VARS: [EnvVar; 12] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -91,6 +96,7 @@ pub const ENV_VARS: [EnvVar; 11] = [
     LLM_NUM_WORKERS,
     SECCOMP,
     NET,
+    PACKAGE_CACHE,
     NO_COLOR,
 ];
 
@@ -168,6 +174,8 @@ pub struct SettingsFile {
     pub seccomp: Option<String>,
     /// Network.
     pub net: Option<String>,
+    /// Package cache.
+    pub package_cache: Option<String>,
 }
 
 /// The settings cannot be used.

@@ -12,7 +12,8 @@ use crate::net::gate::{HostAddresses, Protocol};
 use crate::net::rules::Rules;
 use crate::net::{self, Attachment, Ended, Entries, Gate, Ledger, Net, NetLimits, Verdict};
 use crate::outcome::{Connection, Connections};
-use crate::sys::tun;
+use crate::packages::Cache;
+use crate::sys::{socket, tun};
 use crate::wire::NetworkDevice;
 
 /// Entries that wait until somebody asks: those of one command, and of a flood its beginning.
@@ -55,7 +56,12 @@ impl Drop for Device {
 
 impl Device {
     /// Has the engine serve it. `protect_host`: this host's own addresses are refused.
-    pub(super) fn serve(mut self, rules: Rules, protect_host: bool) -> Result<Network, HostError> {
+    pub(super) fn serve(
+        mut self,
+        rules: Rules,
+        protect_host: bool,
+        packages: Option<&Cache>,
+    ) -> Result<Network, HostError> {
         let device = self.0.take();
         let device =
             device.ok_or_else(|| HostError::ZygoteGone("sent no network device".into()))?;
@@ -64,8 +70,11 @@ impl Device {
             false => HostAddresses::default(),
         };
         let (ledger, entries) = Ledger::new(ROOM);
+        let packages = packages.map(|cache| cache.service(rules.clone(), ledger.clone()));
+        let packages = packages.transpose().map_err(HostError::Network)?;
         let gate = Gate::new(rules, own);
-        let attachment = engine()?.attach(device, gate, NetLimits::default(), ledger);
+        let limits = NetLimits::default();
+        let attachment = engine()?.attach_serving(device, gate, limits, ledger, packages);
         Ok(Network {
             attachment: Some(attachment),
             entries: Mutex::new(Taken { entries, told: 0 }),
@@ -74,21 +83,15 @@ impl Device {
     }
 }
 
+/// All addresses of this host's interfaces now.
+fn own_addresses() -> io::Result<HostAddresses> {
+    Ok(socket::interface_addresses()?.into_iter().collect())
+}
+
 /// Whether this user may make devices.
 pub(super) fn open_node() -> io::Result<()> {
     let opened = std::fs::File::options().read(true).write(true).open(NODE);
     opened.map(drop)
-}
-
-/// All addresses of this host's interfaces now.
-fn own_addresses() -> io::Result<HostAddresses> {
-    let interfaces = nix::ifaddrs::getifaddrs()?;
-    let address = |interface: nix::ifaddrs::InterfaceAddress| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-    };
-    Ok(interfaces.filter_map(address).collect())
 }
 
 /// The engine, started for the first sandbox that needs it.
@@ -169,6 +172,7 @@ impl Network {
             verdict: verdict(entry.verdict).to_owned(),
             rule: entry.rule.to_string(),
             ended: ended(entry.ended).to_owned(),
+            cache: entry.cache_hit.map(|hit| cache(hit).to_owned()),
         }
     }
 
@@ -184,6 +188,10 @@ fn protocol(protocol: Protocol) -> &'static str {
         Protocol::Icmp => "icmp",
         Protocol::Dns => "dns",
     }
+}
+
+fn cache(hit: bool) -> &'static str {
+    if hit { "hit" } else { "miss" }
 }
 
 fn verdict(verdict: Verdict) -> &'static str {
