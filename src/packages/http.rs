@@ -271,4 +271,13 @@ mod tests {
         assert_eq!(connection.request().await.unwrap(), Some(Err(431)));
         drop(client);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_understood_is_a_path(head in "(GET|HEAD|POST|CONNECT| |/|http://x|\r\n|HTTP/1\\.[012]|[a-z:\\x00-\\x20é]){0,40}") {
+            if let Ok(request) = parse(head.as_bytes()) {
+                proptest::prop_assert!(request.path.starts_with('/') && request.path.len() <= MAX_TARGET);
+            }
+        }
+    }
 }

@@ -403,4 +403,14 @@ mod tests {
         assert!(Page::read(&base(), JSON, "[]").is_none());
         assert!(Page::read(&base(), JSON, "{\"files\":[{}]}").is_none());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_page_is_read_to_its_end(text in "(<a|href|=|\"|'|>|</a>|[ a-zé#/.&;:\n]){0,60}") {
+            if let Some(page) = Page::read(&base(), "text/html", &text) {
+                let again = Page::read(&base(), "text/html", &page.html("/0/files/x/")).unwrap();
+                proptest::prop_assert_eq!(again.files.len(), page.files.len());
+            }
+        }
+    }
 }

@@ -10,7 +10,10 @@
 )]
 
 mod device;
+mod git;
+mod index;
 mod lists;
 mod near;
+mod packages;
 mod real;
 mod world;

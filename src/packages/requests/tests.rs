@@ -207,7 +207,7 @@ async fn what_the_index_does_not_name_is_not_fetched() {
         (file_path(b"away"), "403"),
         (file_path(b"near"), "403"),
         (file_path(b"unknown"), "404"),
-        (format!("/1/simple/six/"), "404"),
+        ("/1/simple/six/".into(), "404"),
         ("/0/simple/".into(), "404"),
         ("/0/simple/../f/wrong.whl".into(), "404"),
         ("/0/simple/%2e%2e/".into(), "404"),
