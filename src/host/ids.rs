@@ -4,14 +4,16 @@
 //! host's; a byte of one lock file stands for each range, for all our processes. An ordinary user has
 //! the ids of `/etc/subuid` once, for the zygote's namespace, or his own alone.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::HostError;
 use super::registry::open_shared;
-use crate::sys::process::try_lock_byte;
+use crate::sys::process::{try_lock_byte, unlock_byte};
 use crate::wire::IdMap;
 
 /// First id of the first range: above what systemd and container engines allot (below 0x7000_0000).
@@ -21,32 +23,72 @@ pub(super) const RANGE: u32 = 65_536;
 /// Ranges up to systemd's "foreign" ids at 0x7ffe_0000.
 const RANGES: u32 = 0xffe;
 
+/// The ranges that one launcher gives out. A lock belongs to the open file (`F_OFD_SETLK`): other
+/// launchers see what we took, and what we took ourselves is noted here.
+#[derive(Debug)]
+pub(super) struct Ranges {
+    file: File,
+    taken: Mutex<BTreeSet<u32>>,
+}
+
 /// A range of ids, ours as long as this lives.
 #[derive(Debug)]
 pub(super) struct Range {
     pub(super) map: IdMap,
-    _lock: File,
+    index: u32,
+    of: Arc<Ranges>,
 }
 
-/// Takes a free range, or fails when all are in use.
-pub(super) fn allot(runtime: &Path) -> Result<Range, HostError> {
-    let path = runtime.join("ids");
-    let file = open_shared(&path).map_err(HostError::file("open", &path))?;
-    // From a start of our own, and from behind the last one: nobody need try all that we took.
-    static TAKEN: AtomicU32 = AtomicU32::new(0);
-    let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
-    let start = std::process::id()
-        .wrapping_mul(2_654_435_761)
-        .wrapping_add(taken)
-        % RANGES;
-    for offset in 0..RANGES {
-        let index = (start + offset) % RANGES;
-        if try_lock_byte(file.as_fd(), index).map_err(HostError::file("lock", &path))? {
-            let map = range(index);
-            return Ok(Range { map, _lock: file });
+impl Ranges {
+    pub(super) fn open(runtime: &Path) -> Result<Arc<Self>, HostError> {
+        let path = runtime.join("ids");
+        let file = open_shared(&path).map_err(HostError::file("open", &path))?;
+        Ok(Arc::new(Self {
+            file,
+            taken: Mutex::default(),
+        }))
+    }
+
+    /// Takes a free range, or fails when all are in use.
+    pub(super) fn allot(self: &Arc<Self>) -> Result<Range, HostError> {
+        // From a start of our own, and from behind the last one: nobody need try all that we took.
+        static TAKEN: AtomicU32 = AtomicU32::new(0);
+        let start = std::process::id()
+            .wrapping_mul(2_654_435_761)
+            .wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed))
+            % RANGES;
+        let mut taken = self.taken();
+        for offset in 0..RANGES {
+            let index = (start + offset) % RANGES;
+            if taken.contains(&index) {
+                continue;
+            }
+            let locked = try_lock_byte(self.file.as_fd(), index);
+            if locked.map_err(HostError::file("lock", "the file of ids"))? {
+                taken.insert(index);
+                return Ok(Range {
+                    map: range(index),
+                    index,
+                    of: Arc::clone(self),
+                });
+            }
+        }
+        Err(HostError::NoIds(RANGES))
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeSet<u32>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        let mut taken = self.of.taken();
+        // One that stays locked is no one's until this launcher ends.
+        if unlock_byte(self.of.file.as_fd(), self.index).is_ok() {
+            taken.remove(&self.index);
         }
     }
-    Err(HostError::NoIds(RANGES))
 }
 
 /// Whether this process may give sandboxes ids of their own, and mount what it likes: root of the
@@ -195,7 +237,9 @@ mod tests {
     #[test]
     fn two_sandboxes_never_share_a_range() {
         let directory = tempfile::tempdir().unwrap();
-        let ranges: Vec<Range> = (0..50).map(|_| allot(directory.path()).unwrap()).collect();
+        // Two launchers know of each other through the locks alone.
+        let launchers = [(); 2].map(|()| Ranges::open(directory.path()).unwrap());
+        let ranges: Vec<Range> = (0..50).map(|n| launchers[n % 2].allot().unwrap()).collect();
         let mut bases: Vec<u32> = ranges.iter().map(|range| range.map.base).collect();
         bases.sort_unstable();
         bases.dedup();
@@ -205,6 +249,18 @@ mod tests {
                 .iter()
                 .all(|base| *base >= FIRST && *base < 0x7ffe_0000)
         );
+    }
+
+    #[test]
+    fn a_range_that_is_given_back_is_free_for_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other] = [(); 2].map(|()| Ranges::open(directory.path()).unwrap());
+        let range = one.allot().unwrap();
+        let index = range.index;
+        let free = || try_lock_byte(other.file.as_fd(), index).unwrap();
+        assert!(!free());
+        drop(range);
+        assert!(free());
     }
 
     #[test]

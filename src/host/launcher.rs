@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::ahead::Ahead;
 use super::cgroup::Cgroups;
-use super::ids;
+use super::ids::{self, Ranges};
 use super::in_force::InForce;
 use super::init::Init;
 use super::network;
@@ -113,14 +113,17 @@ impl Launcher {
         for failed in registry.reclaim()?.failed {
             tracing::warn!("could not take away what a dead host left: {failed}");
         }
-        let ranges = matches!(ids, Ids::Ranges);
+        let ranges = match ids {
+            Ids::Ranges => Some(Ranges::open(&registry.ids_directory())?),
+            Ids::Fixed { .. } => None,
+        };
         let (device, resolvers) = network::device();
         // Taking a wall away takes away a step of PID 1, which must be there.
         let all_steps = config.without.iter().all(|wall| wall == OWN_ADDRESSES);
         let site = Arc::new(Site {
             host: plan::Host {
-                privileged: ranges,
-                networks_ahead: ranges && all_steps,
+                privileged: ranges.is_some(),
+                networks_ahead: ranges.is_some() && all_steps,
                 device,
                 resolvers,
                 setgroups: !matches!(
@@ -136,6 +139,7 @@ impl Launcher {
             },
             zygote: Arc::new(zygote),
             ids,
+            ranges,
             cgroups,
             registry,
             config,

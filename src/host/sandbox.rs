@@ -284,16 +284,8 @@ impl Sandbox {
 
     async fn written_bytes(&self) -> Option<u64> {
         let mut answers = self.link.open();
-        self.link
-            .send(
-                &ToInit::Usage {
-                    id: answers.id,
-                    processes: false,
-                },
-                &[],
-            )
-            .await
-            .ok()?;
+        let request = ToInit::Usage { id: answers.id };
+        self.link.send(&request, &[]).await.ok()?;
         let answer = timeout(Duration::from_secs(2), answers.next())
             .await
             .ok()??;

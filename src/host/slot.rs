@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use tokio::time::timeout;
 
 use super::cgroup::{Cgroup, Cgroups};
-use super::ids::{self, Range};
+use super::ids::{self, Range, Ranges};
 use super::launcher::START_DEADLINE;
 use super::link::{Answers, Link};
 use super::network::Device;
@@ -27,6 +27,8 @@ use crate::wire::{
 pub(super) struct Site {
     pub(super) zygote: Arc<Zygote>,
     pub(super) ids: Ids,
+    /// Where the ids of each sandbox come from, for root.
+    pub(super) ranges: Option<Arc<Ranges>>,
     pub(super) cgroups: Cgroups,
     pub(super) registry: Registry,
     pub(super) host: plan::Host,
@@ -66,10 +68,7 @@ impl Site {
     /// Takes ids, makes the cgroup and the place in the registry. Looks at files, and so blocks for a moment.
     pub(super) fn allot(&self) -> Result<Allotment, HostError> {
         let entry = self.registry.register()?;
-        let range = match self.ids {
-            Ids::Ranges => Some(ids::allot(&self.registry.ids_directory())?),
-            Ids::Fixed { .. } => None,
-        };
+        let range = self.ranges.as_ref().map(Ranges::allot).transpose()?;
         // Noted before they exist: a host that is killed in between leaves nothing unknown.
         entry.note_cgroups(&self.cgroups.places(&entry.id))?;
         let cgroup = self.cgroups.create(&entry.id);

@@ -88,7 +88,7 @@ impl Strikes {
         let mut state = self.state();
         state.counts = counts;
         let since = counts.since(before);
-        if since.killed > 0 && counts.at_limit == 0 {
+        if since.killed > 0 && !self.events.was_at_memory_limit() {
             return Err(host_memory(since.killed));
         }
         let known = std::mem::take(&mut state.told);
@@ -108,7 +108,7 @@ impl Strikes {
         let mut counts = self.events.read();
         let state = self.state();
         counts.refused = counts.refused.max(state.refused);
-        if counts.at_limit == 0 {
+        if counts.killed > 0 && !self.events.was_at_memory_limit() {
             counts.killed = 0;
         }
         let mut hits = self.hits(counts, &state.ever, state.ended);
@@ -130,14 +130,14 @@ impl Strikes {
     pub(super) fn death(&self, before: Counts, lives: bool) -> EnvError {
         let counts = self.events.read();
         let killed = counts.since(before).killed;
-        match (killed, counts.at_limit) {
-            (0, _) => gone(),
-            (_, 0) => host_memory(killed),
-            _ => {
-                self.state().ended |= !lives;
-                EnvError::Limit(self.memory(killed, !lives))
-            }
+        if killed == 0 {
+            return gone();
         }
+        if !self.events.was_at_memory_limit() {
+            return host_memory(killed);
+        }
+        self.state().ended |= !lives;
+        EnvError::Limit(self.memory(killed, !lives))
     }
 
     /// Why PID 1 could not start a process.
@@ -153,7 +153,9 @@ impl Strikes {
                     refused: 1,
                 }
             }
-            (Some(libc::ENOMEM), _) if counts.at_limit > 0 => self.memory(counts.killed, false),
+            (Some(libc::ENOMEM), _) if self.events.was_at_memory_limit() => {
+                self.memory(counts.killed, false)
+            }
             // With all terminals of the sandbox in use it was those; else the host has none left.
             (Some(libc::ENOSPC), _) if terminals => LimitHit::Terminals {
                 max: TERMINALS.into(),

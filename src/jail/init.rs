@@ -224,7 +224,11 @@ impl Init<'_> {
                     Err(error) => self.refuse(id, &error),
                 }
             }
-            ToInit::PrepareCommand { id, number } => self.prepare_command(id, number),
+            ToInit::PrepareCommand {
+                id,
+                number,
+                processes,
+            } => self.prepare_command(id, number, processes),
             ToInit::KillCommand { id, signal, shell } => {
                 if let Some(running) = &self.shell {
                     running.kill_command(signal, shell);
@@ -235,11 +239,11 @@ impl Init<'_> {
                 let idle = self.shell.as_ref().is_some_and(Shell::is_idle);
                 self.say(&FromInit::ShellIdle { id, idle }, &[])
             }
-            ToInit::Usage { id, processes } => {
+            ToInit::Usage { id } => {
                 let usage = FromInit::Usage {
                     id,
                     written_bytes: written_bytes().unwrap_or(0),
-                    used_up: used_up::now(processes),
+                    used_up: used_up::now(/*processes*/ false),
                 };
                 self.say(&usage, &[])
             }
@@ -289,14 +293,15 @@ impl Init<'_> {
         }
     }
 
-    fn prepare_command(&mut self, id: RequestId, number: u64) -> io::Result<()> {
+    fn prepare_command(&mut self, id: RequestId, number: u64, processes: bool) -> io::Result<()> {
         let Some(shell) = self.shell.as_mut() else {
             return self.refuse(id, &io::Error::other("no shell runs"));
         };
+        let used_up = used_up::now(processes);
         match shell.prepare(number) {
             Ok(files) => {
                 let fds = files.each_ref().map(AsFd::as_fd);
-                self.say(&FromInit::CommandPrepared { id }, &fds)
+                self.say(&FromInit::CommandPrepared { id, used_up }, &fds)
             }
             Err(error) => self.refuse(id, &error),
         }

@@ -31,8 +31,6 @@ pub(super) struct Shell {
     lines: String,
     /// Held open: a terminal that nobody has open loses its session.
     _terminal: OwnedFd,
-    /// Writers of the current command's pipes: without them a reader would see the end before the beginning.
-    writers: Vec<File>,
     /// Processes that were there before the current command.
     before: BTreeMap<i32, Process>,
 }
@@ -87,7 +85,6 @@ impl Shell {
             pid,
             lines: format!("pipe:[{inode}]"),
             _terminal: pty.slave,
-            writers: Vec::new(),
             before: BTreeMap::new(),
         };
         Ok((shell, pty.master, status.into()))
@@ -95,13 +92,12 @@ impl Shell {
 
     /// Makes the files of command `number`; gives the text's file and the reading ends of output and errors.
     pub(super) fn prepare(&mut self, number: u64) -> io::Result<[OwnedFd; 3]> {
-        self.writers.clear();
         if let Some(last) = number.checked_sub(1) {
             for kind in ['c', 'o', 'e'] {
                 let _ = fs::remove_file(path(kind, Some(last)));
             }
         }
-        let files = match self.make_files(number) {
+        let files = match Self::make_files(number) {
             Ok(files) => files,
             Err(_) => {
                 // Somebody filled the directory, which is for nothing else.
@@ -111,23 +107,22 @@ impl Shell {
                         let _ = fs::remove_dir_all(entry.path());
                     }
                 }
-                self.make_files(number)?
+                Self::make_files(number)?
             }
         };
         self.before = processes::all();
         Ok(files)
     }
 
-    fn make_files(&mut self, number: u64) -> io::Result<[OwnedFd; 3]> {
+    fn make_files(number: u64) -> io::Result<[OwnedFd; 3]> {
         let text = File::options()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path('c', Some(number)))?;
-        let mut pipe = |kind| {
+        let pipe = |kind| {
             let path = path(kind, Some(number));
             mkfifo(path.as_str(), Mode::from_bits_truncate(0o666))?;
-            self.writers.push(open_pipe(&path, /*writable*/ true)?);
             open_pipe(&path, /*writable*/ false).map(OwnedFd::from)
         };
         Ok([text.into(), pipe('o')?, pipe('e')?])

@@ -201,21 +201,29 @@ pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
 
 /// Tries to take byte `index` of a lock file for this open file description; false when somebody holds it.
 pub fn try_lock_byte(file: BorrowedFd<'_>, index: u32) -> io::Result<bool> {
+    match set_lock(file, index, libc::F_WRLCK) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
+            Ok(false)
+        }
+        result => result.map(|()| true),
+    }
+}
+
+/// Gives such a byte back.
+pub fn unlock_byte(file: BorrowedFd<'_>, index: u32) -> io::Result<()> {
+    set_lock(file, index, libc::F_UNLCK)
+}
+
+fn set_lock(file: BorrowedFd<'_>, index: u32, kind: i32) -> io::Result<()> {
     // SAFETY: an all-zero flock is a valid value.
     let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = constant(libc::F_WRLCK);
+    lock.l_type = constant(kind);
     lock.l_whence = constant(libc::SEEK_SET);
     lock.l_start = i64::from(index);
     lock.l_len = 1;
     // SAFETY: F_OFD_SETLK reads the flock passed.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
-    match super::check(result.into()) {
-        Ok(_) => Ok(true),
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
-            Ok(false)
-        }
-        Err(error) => Err(error),
-    }
+    super::check(result.into()).map(drop)
 }
 
 /// Takes the status of any child that has ended: its pid, `Ok(code)` or `Err(signal)`, and the CPU

@@ -143,12 +143,14 @@ pub enum ToInit {
         /// Where it starts.
         cwd: ByteString,
     },
-    /// Make the files of the shell's next command.
+    /// Make the files of the shell's next command, and tell what the one before used up.
     PrepareCommand {
         /// Names the request.
         id: RequestId,
         /// Its number.
         number: u64,
+        /// Look at the processes, too, which takes longer.
+        processes: bool,
     },
     /// Kill what began since the shell's command was prepared, never older jobs.
     KillCommand {
@@ -168,8 +170,6 @@ pub enum ToInit {
     Usage {
         /// Names the request.
         id: RequestId,
-        /// Look at its processes, too, which takes longer.
-        processes: bool,
     },
     /// Tell how much CPU time was used so far.
     CpuTime {
@@ -239,6 +239,9 @@ pub enum FromInit {
     CommandPrepared {
         /// Of the request.
         id: RequestId,
+        /// Just before.
+        #[serde(default, skip_serializing_if = "UsedUp::is_nothing")]
+        used_up: UsedUp,
     },
     /// Answer to [`ToInit::KillCommand`].
     Killed {
@@ -280,7 +283,7 @@ impl FromInit {
             | Self::Refused { id, .. }
             | Self::Terminal { id }
             | Self::ShellStarted { id }
-            | Self::CommandPrepared { id }
+            | Self::CommandPrepared { id, .. }
             | Self::Killed { id }
             | Self::ShellIdle { id, .. }
             | Self::Usage { id, .. }

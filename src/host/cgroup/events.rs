@@ -10,9 +10,6 @@ use std::sync::{Mutex, PoisonError};
 pub(in crate::host) struct Counts {
     /// Processes killed for want of memory, by whomever.
     pub(in crate::host) killed: u64,
-    /// How often the kernel found the limit itself in the way; version 1 tells no more than whether.
-    /// Where it never did and processes are killed, it was the host that had no memory left.
-    pub(in crate::host) at_limit: u64,
     /// Processes and threads refused.
     pub(in crate::host) refused: u64,
     /// Periods in which the CPU quota held something back.
@@ -26,7 +23,6 @@ impl Counts {
     pub(in crate::host) fn since(self, before: Self) -> Self {
         Self {
             killed: self.killed.saturating_sub(before.killed),
-            at_limit: self.at_limit.saturating_sub(before.at_limit),
             refused: self.refused.saturating_sub(before.refused),
             throttled: self.throttled.saturating_sub(before.throttled),
             throttled_us: self.throttled_us.saturating_sub(before.throttled_us),
@@ -35,7 +31,7 @@ impl Counts {
 }
 
 /// A sandbox's counters. The files are opened at the first reading, which no start waits for, and
-/// stay open.
+/// stay open: three for each sandbox. What is looked at only after something was refused is opened then.
 #[derive(Debug, Default)]
 pub(in crate::host) struct Events {
     memory: Option<PathBuf>,
@@ -48,11 +44,7 @@ pub(in crate::host) struct Events {
 struct Open {
     /// `memory.events` (version 2) or `memory.oom_control` (version 1).
     memory: Option<File>,
-    /// Version 1: the most that was in use, and the limit.
-    highest: Option<[File; 2]>,
     pids: Option<File>,
-    /// The most processes that there were (Linux 6.6), and their limit.
-    most: Option<[File; 2]>,
     cpu: Option<File>,
 }
 
@@ -78,12 +70,29 @@ impl Events {
         let cpu = text(open.cpu.as_ref());
         Counts {
             killed: value(&memory, "oom_kill"),
-            at_limit: value(&memory, "oom") + u64::from(open.was_at_limit()),
-            refused: open.refused(),
+            refused: match value(&text(open.pids.as_ref()), "max") {
+                0 => 0,
+                refused => self.refused(refused),
+            },
             throttled: value(&cpu, "nr_throttled"),
             // Version 1 counts nanoseconds.
             throttled_us: value(&cpu, "throttled_usec") + value(&cpu, "throttled_time") / 1000,
         }
+    }
+
+    /// Whether the kernel ever found the memory limit itself in the way. Where it never did and processes
+    /// are killed, it was the host that had no memory left.
+    ///
+    /// Version 1: `memory.failcnt` would say it, but some kernels (6.18) leave it at 0. Memory is counted in
+    /// batches, so that the last refused one ends a little below the limit.
+    pub(in crate::host) fn was_at_memory_limit(&self) -> bool {
+        const BATCHES: u64 = 4 << 20;
+        let memory = self.memory.as_deref();
+        let events = memory.and_then(|directory| first(directory, &["memory.events"]));
+        let names = ["memory.max_usage_in_bytes", "memory.limit_in_bytes"];
+        let at_limit =
+            |[most, limit]: [u64; 2]| limit > 0 && most + BATCHES.min(limit / 8) >= limit;
+        value(&text(events.as_ref()), "oom") > 0 || numbers(memory, names).is_some_and(at_limit)
     }
 
     /// The most memory its processes ever held at once, in bytes.
@@ -94,47 +103,30 @@ impl Events {
     }
 
     fn open_files(&self) -> Open {
-        let memory = self.memory.as_deref();
-        let number = |name: &str| File::open(memory?.join(name)).ok();
-        let pids = self.pids.as_deref();
-        let count = |name: &str| File::open(pids?.join(name)).ok();
+        let open =
+            |directory: &Option<PathBuf>, names: &[&str]| first(directory.as_deref()?, names);
         Open {
-            memory: memory.and_then(|d| first(d, &["memory.events", "memory.oom_control"])),
-            highest: number("memory.max_usage_in_bytes")
-                .zip(number("memory.limit_in_bytes"))
-                .map(<[File; 2]>::from),
-            pids: count("pids.events"),
-            most: count("pids.peak")
-                .zip(count("pids.max"))
-                .map(<[File; 2]>::from),
-            cpu: self.cpu.as_deref().and_then(|d| first(d, &["cpu.stat"])),
+            memory: open(&self.memory, &["memory.events", "memory.oom_control"]),
+            pids: open(&self.pids, &["pids.events"]),
+            cpu: open(&self.cpu, &["cpu.stat"]),
         }
-    }
-}
-
-impl Open {
-    /// `memory.failcnt` would say it, but some kernels (6.18) leave it at 0. Memory is counted in batches,
-    /// so that the last refused one ends a little below the limit.
-    fn was_at_limit(&self) -> bool {
-        const BATCHES: u64 = 4 << 20;
-        let numbers = self.highest.as_ref().map(numbers);
-        numbers.is_some_and(|[most, limit]| limit > 0 && most + BATCHES.min(limit / 8) >= limit)
     }
 
     /// Version 1, and version 2 before Linux 6.12, also count here what a limit above refused: where
-    /// there never were as many as ours allows, it was not ours.
-    fn refused(&self) -> u64 {
-        match self.most.as_ref().map(numbers) {
+    /// there never were as many as ours allows (Linux 6.6 tells), it was not ours.
+    fn refused(&self, counted: u64) -> u64 {
+        match numbers(self.pids.as_deref(), ["pids.peak", "pids.max"]) {
             Some([most, limit]) if most < limit => 0,
-            _ => value(&text(self.pids.as_ref()), "max"),
+            _ => counted,
         }
     }
 }
 
-fn numbers(files: &[File; 2]) -> [u64; 2] {
-    files
-        .each_ref()
-        .map(|file| text(Some(file)).trim().parse().unwrap_or(0))
+fn numbers(directory: Option<&Path>, names: [&str; 2]) -> Option<[u64; 2]> {
+    let open = |name: &str| File::open(directory?.join(name)).ok();
+    let [one, two] = names.map(open);
+    let number = |file: File| text(Some(&file)).trim().parse().unwrap_or(0);
+    Some([number(one?), number(two?)])
 }
 
 fn first(directory: &Path, names: &[&str]) -> Option<File> {
@@ -195,7 +187,6 @@ mod tests {
         );
         let expected = Counts {
             killed: 2,
-            at_limit: 1,
             refused: 5,
             throttled: 4,
             throttled_us: 800,
@@ -205,6 +196,7 @@ mod tests {
             let events = Events::new(path(), path(), path());
             let before = events.read();
             assert_eq!(before, expected);
+            assert!(events.was_at_memory_limit());
             // The open file tells the present.
             put(directory, "pids.events", "max 6\n");
             let since = events.read().since(before);
@@ -213,7 +205,7 @@ mod tests {
         // Killed far below it: the host's memory was used up.
         put(&one, "memory.max_usage_in_bytes", "4096\n");
         let path = Some(one.path().to_path_buf());
-        assert_eq!(Events::new(path, None, None).read().at_limit, 0);
+        assert!(!Events::new(path, None, None).was_at_memory_limit());
         // Refused by a limit above.
         put(&one, "pids.peak", "3\n");
         put(&one, "pids.max", "513\n");

@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::Shell;
+use super::{Next, Shell};
 use crate::env::EnvError;
 use crate::host::init::{INIT_DEADLINE, Init};
-use crate::host::link::Answers;
 use crate::host::process::{gone, lost, silent, unexpected};
 use crate::wire::{FromInit, ToInit};
 
@@ -100,16 +99,14 @@ pub(super) async fn is_idle(link: &Init) -> Result<bool, EnvError> {
     Err(unexpected(&message))
 }
 
-pub(super) async fn prepare(link: &Init, number: u64) -> Result<Answers<FromInit>, EnvError> {
+/// Asks for the files of command `number`, and what is used up; with `processes` of them, too.
+pub(super) async fn prepare(link: &Init, number: u64, processes: bool) -> Result<Next, EnvError> {
     let answers = link.open();
-    link.send(
-        &ToInit::PrepareCommand {
-            id: answers.id,
-            number,
-        },
-        &[],
-    )
-    .await
-    .map_err(lost)?;
-    Ok(answers)
+    let request = ToInit::PrepareCommand {
+        id: answers.id,
+        number,
+        processes,
+    };
+    link.send(&request, &[]).await.map_err(lost)?;
+    Ok(Next::Asked(answers))
 }

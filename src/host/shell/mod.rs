@@ -34,7 +34,6 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answer, Answers};
-use super::output::HeadTail;
 use super::process::{close_on_exec_pipe, gone, host_failed, lost, silent, unexpected};
 use crate::env::{Captured, EnvError, FileError, GuestPath, ShellResult};
 use crate::sys::pty::make_silent;
@@ -42,7 +41,7 @@ use crate::wire::{FromInit, ToInit};
 use escalation::{Escalation, is_idle, kill_command, prepare};
 use status::{End, StatusLine, constant_lines, status_line};
 pub(in crate::host) use streams::CAPTURE;
-use streams::{Stream, Streams, discard_unless_closed, read_terminal};
+use streams::{Streams, discard, read_terminal};
 
 /// Reads of one pipe or terminal before the others have their turn: what is in it at most, and no more of a writer without end.
 const TURNS: usize = 64;
@@ -66,10 +65,23 @@ pub(super) struct Shell {
     status: pipe::Receiver,
     /// Of the next command.
     number: u64,
-    preparing: Answers<FromInit>,
-    /// Output pipes of the command before: a daemon may still hold them.
+    next: Next,
+    /// Output pipes of the command before that somebody holds still: a daemon.
     last: Vec<pipe::Receiver>,
 }
+
+/// The files of the next command: its text (to write), its output and its errors (to read).
+#[derive(Debug)]
+enum Next {
+    Asked(Answers<FromInit>),
+    Made([OwnedFd; 3]),
+    /// There are none: no shell runs any more.
+    Refused,
+}
+
+/// A command that succeeds within this time has hardly filled a disk: what was used up then is told
+/// with the next command, and the answer need not wait for PID 1 to look.
+const BRIEF: Duration = Duration::from_millis(3);
 
 /// Runs a command; a shell that is lost is replaced.
 pub(super) async fn run(
@@ -166,7 +178,7 @@ impl Shell {
         // No job notices, no history expansion, no history file, no "you have mail". A write to a shell
         // that has died already fails; its exit tells the rest.
         let _ = lines.write_all(b"set +mH; unset HISTFILE MAILCHECK\n");
-        let preparing = prepare(link, 1).await?;
+        let next = prepare(link, 1, /*processes*/ false).await?;
         #[expect(
             deprecated,
             reason = "its successor is unsafe; an OwnedFd keeps its number all its life"
@@ -179,7 +191,7 @@ impl Shell {
             terminal,
             status: pipe::Receiver::from_owned_fd(status).map_err(host_failed)?,
             number: 1,
-            preparing,
+            next,
             last: Vec::new(),
         })
     }
@@ -189,15 +201,20 @@ impl Shell {
         command: &str,
         limit: Duration,
     ) -> Result<(End, [Captured; 3]), EnvError> {
-        let deadline = Instant::now() + limit;
-        let Some((mut text, mut streams)) = self.prepared().await? else {
+        let began = Instant::now();
+        self.receive_files().await?;
+        let Next::Made([text, out, err]) = std::mem::replace(&mut self.next, Next::Refused) else {
             let streams = [(); 3].map(|()| Captured::default());
             return Ok((End::ShellExited(self.exit_status().await?), streams));
         };
+        // A daemon must not die of its next line of log.
+        self.last.drain(..).for_each(discard);
+        let mut streams = Streams::new(out, err, self.number)?;
         self.discard_terminal();
         let _ = make_silent(self.terminal.get_ref().as_fd());
         // What bash reads is kept in memory, of which there is so much.
-        text.write_all(format!("unset POSIXLY_CORRECT\n{command}").as_bytes())
+        File::from(text)
+            .write_all(format!("unset POSIXLY_CORRECT\n{command}").as_bytes())
             .map_err(|error| {
                 if error.kind() != io::ErrorKind::StorageFull {
                     return host_failed(error);
@@ -207,64 +224,41 @@ impl Shell {
                     error: FileError::NoSpace,
                 }
             })?;
-        drop(text);
         // A write to a shell that has just died fails; its exit tells the rest.
         let _ = self.lines.write_all(constant_lines(self.number).as_bytes());
-        let end = self.wait(&mut streams, deadline).await?;
+        let end = self.wait(&mut streams, began + limit).await?;
         self.number += 1;
-        // Asked before the next command's files, which take longer to make.
-        let asked = self.ask_used_up(&end).await?;
+        let failed = end != End::Status(0);
+        self.next = prepare(&self.link, self.number, /*processes*/ failed).await?;
         let captured = streams.finish(self).await;
-        self.note_used_up(asked).await;
-        if matches!(end, End::Status(_) | End::TimedOut { shell_lives: true }) {
-            self.preparing = prepare(&self.link, self.number).await?;
+        if failed || began.elapsed() > BRIEF {
+            // A PID 1 that gives no answer is found out by the next request.
+            let _ = self.receive_files().await;
         }
         Ok((end, captured))
     }
 
-    async fn ask_used_up(&self, end: &End) -> Result<Answers<FromInit>, EnvError> {
-        let answers = self.link.open();
-        let request = ToInit::Usage {
-            id: answers.id,
-            processes: *end != End::Status(0),
+    /// Waits for the files of the next command, and notes what was used up when they were made.
+    async fn receive_files(&mut self) -> Result<(), EnvError> {
+        let Next::Asked(answers) = &mut self.next else {
+            return Ok(());
         };
-        self.link.send(&request, &[]).await.map_err(lost)?;
-        Ok(answers)
-    }
-
-    async fn note_used_up(&self, mut asked: Answers<FromInit>) {
-        // A PID 1 that gives no answer is found out by the next request.
-        if let Ok(Some(answer)) = timeout(INIT_DEADLINE, asked.next()).await
-            && let FromInit::Usage { used_up, .. } = answer.message
-        {
-            self.link.strikes.note(used_up);
-        }
-    }
-
-    /// The files of the next command; `None` when no shell runs any more.
-    async fn prepared(&mut self) -> Result<Option<(File, Streams)>, EnvError> {
-        let answer = timeout(INIT_DEADLINE, self.preparing.next())
+        let answer = timeout(INIT_DEADLINE, answers.next())
             .await
             .map_err(|_| silent())?;
         let Answer { message, fds } = answer.ok_or_else(gone)?;
-        if let FromInit::Refused { .. } = message {
-            return Ok(None);
-        }
-        let Ok([text, out, err]) = <[OwnedFd; 3]>::try_from(fds) else {
-            return Err(unexpected(&message));
+        self.next = match (message, <[OwnedFd; 3]>::try_from(fds)) {
+            (FromInit::CommandPrepared { used_up, .. }, Ok(files)) => {
+                self.link.strikes.note(used_up);
+                Next::Made(files)
+            }
+            (FromInit::Refused { used_up, .. }, _) => {
+                self.link.strikes.note(used_up);
+                Next::Refused
+            }
+            (other, _) => return Err(unexpected(&other)),
         };
-        // PID 1 has let go of the last command's pipes: what is open now is a daemon's, which must
-        // not die of its next line of log.
-        for pipe in self.last.drain(..) {
-            discard_unless_closed(pipe);
-        }
-        let receiver = |fd| pipe::Receiver::from_owned_fd(fd).map_err(host_failed);
-        let streams = Streams {
-            out: Stream::new(receiver(out)?, "stdout", self.number),
-            err: Stream::new(receiver(err)?, "stderr", self.number),
-            tty: HeadTail::new(CAPTURE),
-        };
-        Ok(Some((File::from(text), streams)))
+        Ok(())
     }
 
     async fn exit_status(&mut self) -> Result<i32, EnvError> {
@@ -311,11 +305,11 @@ impl Shell {
                     }
                 }
                 // Only the waiting may be broken off: what was taken from a pipe is nowhere else.
-                ready = streams.out.readable() => {
+                ready = streams.out.readable(), if streams.out.is_open() => {
                     ready?;
                     streams.out.take(&self.link).await;
                 }
-                ready = streams.err.readable() => {
+                ready = streams.err.readable(), if streams.err.is_open() => {
                     ready?;
                     streams.err.take(&self.link).await;
                 }

@@ -27,6 +27,14 @@ pub(super) struct Streams {
 }
 
 impl Streams {
+    pub(super) fn new(out: OwnedFd, err: OwnedFd, number: u64) -> Result<Self, EnvError> {
+        Ok(Self {
+            out: Stream::new(out, "stdout", number)?,
+            err: Stream::new(err, "stderr", number)?,
+            tty: HeadTail::new(CAPTURE),
+        })
+    }
+
     /// Takes what is there, and keeps the pipes for the daemons that hold them.
     pub(super) async fn finish(mut self, shell: &mut Shell) -> [Captured; 3] {
         self.out.drain(&shell.link).await;
@@ -39,7 +47,7 @@ impl Streams {
         }
         let (out, out_pipe) = self.out.finish().await;
         let (err, err_pipe) = self.err.finish().await;
-        shell.last = vec![out_pipe, err_pipe];
+        shell.last = [out_pipe, err_pipe].into_iter().flatten().collect();
         [out, err, self.tty.finish()]
     }
 }
@@ -47,6 +55,9 @@ impl Streams {
 /// One output stream of a command: its ends for the model, the whole in a file when it is long.
 pub(super) struct Stream {
     pipe: pipe::Receiver,
+    /// Everybody who had it open for writing has closed it. Before bash opens it nobody has, but then
+    /// nothing wakes us (`EPOLLHUP` comes only after a writer).
+    closed: bool,
     kept: HeadTail,
     path: GuestPath,
     copy: Option<Sink>,
@@ -54,15 +65,19 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn new(pipe: pipe::Receiver, name: &str, number: u64) -> Self {
-        let path = GuestPath::new(format!("/tmp/command-{number}-{name}.txt"));
-        Self {
-            pipe,
+    fn new(fd: OwnedFd, name: &str, number: u64) -> Result<Self, EnvError> {
+        Ok(Self {
+            pipe: pipe::Receiver::from_owned_fd(fd).map_err(host_failed)?,
+            closed: false,
             kept: HeadTail::new(CAPTURE),
-            path,
+            path: GuestPath::new(format!("/tmp/command-{number}-{name}.txt")),
             copy: None,
             buffer: vec![0; 64 << 10],
-        }
+        })
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !self.closed
     }
 
     /// Waits for output.
@@ -73,17 +88,19 @@ impl Stream {
     async fn drain(&mut self, link: &Arc<Init>) {
         // A daemon may print faster than we read: what a pipe holds at most, and no more.
         for _ in 0..TURNS {
-            let Ok(count @ 1..) = read_now(&self.pipe, &mut self.buffer) else {
-                return;
-            };
-            self.keep(count, link).await;
+            match read_now(&self.pipe, &mut self.buffer) {
+                Ok(count @ 1..) => self.keep(count, link).await,
+                end => return self.closed = matches!(end, Ok(0)),
+            }
         }
     }
 
     /// Takes some output, if there is any. Not cancel-safe.
     pub(super) async fn take(&mut self, link: &Arc<Init>) {
-        if let Ok(count @ 1..) = self.pipe.try_read(&mut self.buffer) {
-            self.keep(count, link).await;
+        match self.pipe.try_read(&mut self.buffer) {
+            Ok(0) => self.closed = true,
+            Ok(count) => self.keep(count, link).await,
+            Err(_) => {}
         }
     }
 
@@ -106,7 +123,8 @@ impl Stream {
         self.kept.push(chunk);
     }
 
-    pub(super) async fn finish(self) -> (Captured, pipe::Receiver) {
+    /// Gives the pipe when somebody holds it still.
+    async fn finish(self) -> (Captured, Option<pipe::Receiver>) {
         let mut captured = self.kept.finish();
         if let Some(copy) = self.copy {
             let (path, complete) = copy.finish().await;
@@ -115,17 +133,14 @@ impl Stream {
                 partial: !complete,
             });
         }
-        (captured, self.pipe)
+        (captured, (!self.closed).then_some(self.pipe))
     }
 }
 
 /// Reads a pipe to its end in the background and throws all away.
-pub(super) fn discard_unless_closed(pipe: pipe::Receiver) {
-    let mut buffer = vec![0; 4096];
-    if matches!(pipe.try_read(&mut buffer), Ok(0)) {
-        return;
-    }
+pub(super) fn discard(pipe: pipe::Receiver) {
     tokio::spawn(async move {
+        let mut buffer = vec![0; 4096];
         while pipe.readable().await.is_ok() {
             if matches!(pipe.try_read(&mut buffer), Ok(0)) {
                 return;
