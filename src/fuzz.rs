@@ -36,7 +36,7 @@ use crate::wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     ("archive", archive),
     ("wire", wire_messages),
     ("output", output),
@@ -48,6 +48,7 @@ pub const TARGETS: [Target; 11] = [
     ("oci", image_documents),
     ("packets", packets),
     ("names", name_answers),
+    ("hello", first_bytes),
 ];
 
 fn split(data: &[u8]) -> (u8, &[u8]) {
@@ -430,6 +431,11 @@ pub fn packets(data: &[u8]) {
 pub fn name_answers(data: &[u8]) {
     let (kind, message) = split(data);
     crate::net::trial::answer(kind, message);
+}
+
+/// The first bytes of a connection, as they come, to a list that has `example.com`.
+pub fn first_bytes(data: &[u8]) {
+    crate::net::trial::first_bytes(data);
 }
 
 #[cfg(test)]

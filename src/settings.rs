@@ -78,6 +78,11 @@ pub const PACKAGE_CACHE: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_PACKAGE_CACHE",
     doc: "package cache of `run` and `benchmark`, as --package_cache",
 };
+/// Limits of the network.
+pub const NET_LIMITS: EnvVar = EnvVar {
+    name: "LLM_IN_SANDBOX_NET_LIMITS",
+    doc: "limits of the network of `run`, as --net_limits",
+};
 /// Colours.
 pub const NO_COLOR: EnvVar = EnvVar {
     name: "NO_COLOR",
@@ -85,7 +90,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 12] = [
+pub const ENV_VARS: [EnvVar; 13] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -97,6 +102,7 @@ pub const ENV_VARS: [EnvVar; 12] = [
     SECCOMP,
     NET,
     PACKAGE_CACHE,
+    NET_LIMITS,
     NO_COLOR,
 ];
 
@@ -176,6 +182,8 @@ pub struct SettingsFile {
     pub net: Option<String>,
     /// Package cache.
     pub package_cache: Option<String>,
+    /// Limits of the network.
+    pub net_limits: Option<String>,
 }
 
 /// The settings cannot be used.

@@ -134,6 +134,37 @@ pub struct Limits {
     pub copied_bytes: u64,
     /// Files, directories and links that are copied out.
     pub copied_entries: u64,
+    /// Its network, where that has rules.
+    #[serde(default)]
+    pub network: NetworkLimits,
+}
+
+/// What a sandbox may use of a network by rules. `None` means no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NetworkLimits {
+    /// TCP connections at once. Flows of datagrams, pings and lookups have a limit of their own.
+    pub connections: u64,
+    /// Bytes at all, both ways together, headers included.
+    pub bytes: Option<u64>,
+    /// The same in a second.
+    pub bytes_per_second: Option<u64>,
+    /// Until a connection stands.
+    pub connect_seconds: u64,
+    /// A connection on which nothing happens for so long is reset.
+    pub idle_seconds: u64,
+}
+
+impl Default for NetworkLimits {
+    fn default() -> Self {
+        Self {
+            connections: 1024,
+            bytes: None,
+            bytes_per_second: None,
+            connect_seconds: 30,
+            idle_seconds: 2 * 60 * 60,
+        }
+    }
 }
 
 impl Eq for Limits {}
@@ -149,7 +180,26 @@ impl Default for Limits {
             open_files: 4096,
             copied_bytes: 10 << 30,
             copied_entries: 200_000,
+            network: NetworkLimits::default(),
         }
+    }
+}
+
+impl fmt::Display for NetworkLimits {
+    /// As the flags take it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "connections={},connect={},idle={}",
+            self.connections, self.connect_seconds, self.idle_seconds
+        )?;
+        if let Some(bytes) = self.bytes {
+            write!(f, ",bytes={bytes}")?;
+        }
+        if let Some(bytes) = self.bytes_per_second {
+            write!(f, ",bandwidth={bytes}")?;
+        }
+        Ok(())
     }
 }
 

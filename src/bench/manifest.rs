@@ -66,6 +66,9 @@ pub struct RunConfig {
     pub seccomp: Value,
     /// Network of the sandboxes, as asked for.
     pub network: String,
+    /// Its limits, where they are not the usual ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_limits: Option<String>,
     /// Samples of each row.
     pub repeat: u32,
 }

@@ -5,10 +5,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::output;
+use super::sandbox::size;
 use crate::image::{self, FilteredNetwork, HostService};
 use crate::net::rules::{Exception, MAX_TEXT, Rules, Service};
 use crate::packages::{self, Address};
-use crate::spec::{BindMount, Network};
+use crate::spec::{BindMount, Network, NetworkLimits};
 
 /// What a sandbox gets for its network.
 #[derive(Debug)]
@@ -41,6 +42,34 @@ pub(super) fn network(text: &str) -> Result<Network, String> {
     let rules: Rules = rules.parse().map_err(|error| format!("{error}"))?;
     Ok(Network::Rules(rules.to_string()))
 }
+
+/// As in `connections=100,bytes=2g,bandwidth=10m,connect=5,idle=600`. What is not named stays as it is.
+pub(super) fn limits(text: &str) -> Result<NetworkLimits, String> {
+    let mut limits = NetworkLimits::default();
+    for part in text.split(',').map(str::trim) {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let number = || match value.parse::<u64>() {
+            Ok(number @ 1..=MAX_NUMBER) => Ok(number),
+            _ => Err(format!("{name} is not a number from 1 to {MAX_NUMBER}")),
+        };
+        match name {
+            "connections" => limits.connections = number()?,
+            "bytes" => limits.bytes = Some(size(value)?),
+            "bandwidth" => limits.bytes_per_second = Some(size(value)?),
+            "connect" => limits.connect_seconds = number()?,
+            "idle" => limits.idle_seconds = number()?,
+            _ => {
+                return Err(format!(
+                    "`{part}` is none of connections=N, bytes=SIZE, bandwidth=SIZE, connect=S, idle=S"
+                ));
+            }
+        }
+    }
+    Ok(limits)
+}
+
+/// More connections than any host has descriptors, more seconds than any task takes.
+const MAX_NUMBER: u64 = 10_000_000;
 
 fn read(path: &Path) -> Result<String, std::io::Error> {
     let mut text = String::new();
@@ -137,6 +166,33 @@ fn through_cache(settings: &mut FilteredNetwork, directory: PathBuf) -> Option<p
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_are_read_and_the_others_stay_as_they_are() {
+        let all = limits("connections=7, bytes=2g,bandwidth=10m,connect=5,idle=60").unwrap();
+        let expected = NetworkLimits {
+            connections: 7,
+            bytes: Some(2 << 30),
+            bytes_per_second: Some(10 << 20),
+            connect_seconds: 5,
+            idle_seconds: 60,
+        };
+        assert_eq!(all, expected);
+        assert_eq!(limits(&all.to_string()), Ok(all));
+        let one = limits("bytes=1").unwrap();
+        assert_eq!((one.bytes, one.connections), (Some(1), 1024));
+        for bad in [
+            "",
+            "bytes",
+            "bytes=0",
+            "connections=0",
+            "idle=-1",
+            "up=1g",
+            "bytes=1g,",
+        ] {
+            assert!(limits(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn modes_are_read_and_a_file_is_named_by_its_path() {

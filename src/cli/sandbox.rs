@@ -13,7 +13,7 @@ use crate::host::{HostError, Launcher, LauncherConfig, Sandbox};
 use crate::image::{self, DEFAULT_NAME, Image, ImageHold, Store};
 use crate::outcome::Refused;
 use crate::packages::{self, Cache, Choice};
-use crate::spec::{BindMount, Limits, Network, Root, SandboxSpec, Seccomp, Upper};
+use crate::spec::{BindMount, Limits, Network, NetworkLimits, Root, SandboxSpec, Seccomp, Upper};
 
 /// What a sandbox is like.
 #[derive(Debug, Clone, Args)]
@@ -28,6 +28,10 @@ pub(super) struct SandboxArgs {
     /// Python packages are downloaded once for all sandboxes: `on`, `off`, or the directory of the cache
     #[arg(long, value_name = "off|on|DIR", default_value = "off")]
     pub(super) package_cache: Choice,
+    /// Of a network by rules: `connections=N` at once, `bytes=SIZE` at all, `bandwidth=SIZE` a second, `connect=S` and
+    /// `idle=S` in seconds, with commas between them
+    #[arg(long, value_name = "LIST", value_parser = network::limits)]
+    pub(super) net_limits: Option<NetworkLimits>,
     /// Memory and swap of all processes together
     #[arg(long, value_name = "SIZE", default_value = "2g", value_parser = size)]
     pub(super) memory: u64,
@@ -108,6 +112,7 @@ impl SandboxArgs {
             image,
             net: Network::None,
             package_cache: Choice::Off,
+            net_limits: None,
             memory: limits.memory_bytes.unwrap_or(0),
             pids: limits.pids.unwrap_or(0),
             disk: limits.disk_bytes.unwrap_or(0),
@@ -187,6 +192,7 @@ impl SandboxArgs {
             inodes: Some(self.inodes),
             pids: Some(self.pids),
             cpus: self.cpus,
+            network: self.net_limits.unwrap_or_default(),
             ..Limits::default()
         }
     }
@@ -260,7 +266,7 @@ async fn build_missing(launcher: &Launcher, store: &Store, name: &str) -> Result
 }
 
 /// `512k`, `2g`: powers of 1024, either case.
-fn size(text: &str) -> Result<u64, String> {
+pub(super) fn size(text: &str) -> Result<u64, String> {
     let malformed = || format!("{text} is not a size like 512m or 2g");
     let lower = text.to_ascii_lowercase();
     let digits = lower.trim_end_matches(['k', 'm', 'g', 't']);

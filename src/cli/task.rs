@@ -39,6 +39,7 @@ async fn in_sandbox(
     arguments.seccomp.clone_from(&settings.agent.seccomp);
     arguments.net.clone_from(&settings.agent.net);
     arguments.package_cache = settings.agent.package_cache.clone().unwrap_or_default();
+    arguments.net_limits = Some(settings.agent.net_limits);
     arguments.seccomp_log = settings.seccomp_log;
     let mode = match settings.agent.shell {
         crate::agent::Shell::Persistent => ShellMode::Persistent,

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::HostError;
 use super::launcher::START_DEADLINE;
-use super::slot::{Site, Slot};
+use super::slot::{Site, Slot, Wanted};
 use crate::wire::NetworkSource;
 
 /// How many when nobody says: a burst of starts of an evaluation.
@@ -38,6 +38,8 @@ struct State {
     starting: usize,
     filling: bool,
     closed: bool,
+    /// What was wanted last, and whether the one before was like it: then the next is expected to be.
+    last: Option<(Arc<Wanted>, bool)>,
 }
 
 /// A start that is under way: nothing is made ahead until it is dropped.
@@ -54,21 +56,26 @@ impl Ahead {
 
     /// Makes one now.
     pub(super) async fn begin(&self, network: NetworkSource) -> Result<(), HostError> {
-        let slot = self.site.begin(self.site.allot()?, network).await?;
+        let slot = self.site.begin(self.site.allot()?, network, None).await?;
         drop(self.shared.lock().keep(slot));
         Ok(())
     }
 
-    /// A slot with such a network: one that waits, or else a new one.
-    pub(super) async fn take(&self, network: NetworkSource) -> Result<(Slot, Start), HostError> {
+    /// A slot for such a sandbox: one that waits, or else a new one. What waits is begun with its network,
+    /// or prepared for just such a sandbox.
+    pub(super) async fn take(
+        &self,
+        network: NetworkSource,
+        wanted: Option<&Arc<Wanted>>,
+    ) -> Result<(Slot, Start), HostError> {
         let start = self.shared.start();
-        let (slot, useless) = self.shared.lock().take(network);
+        let (slot, useless) = self.shared.lock().take(network, wanted);
         if !useless.is_empty() {
             tokio::task::spawn_blocking(move || drop(useless));
         }
         let slot = match slot {
             Some(slot) => slot,
-            None => self.site.begin(self.site.allot()?, network).await?,
+            None => self.site.begin(self.site.allot()?, network, None).await?,
         };
         Ok((slot, start))
     }
@@ -95,7 +102,8 @@ impl Ahead {
         tokio::spawn(async move {
             let filling = Filling(shared);
             while filling.0.is_short_of(wanted).await {
-                match make(&site, network).await {
+                let expected = filling.0.lock().expected();
+                match make(&site, network, expected).await {
                     // A closed one drops it.
                     Ok(slot) => drop(filling.0.lock().keep(slot)),
                     // Whoever needs one meets the same, and is told.
@@ -124,15 +132,23 @@ impl Drop for Ahead {
     }
 }
 
-async fn make(site: &Arc<Site>, network: NetworkSource) -> Result<Slot, HostError> {
+async fn make(
+    site: &Arc<Site>,
+    network: NetworkSource,
+    expected: Option<Arc<Wanted>>,
+) -> Result<Slot, HostError> {
     let files = Arc::clone(site);
     let allotment = tokio::task::spawn_blocking(move || files.allot()).await;
     let allotment =
         allotment.map_err(|e| HostError::Zygote("begin a sandbox", io::Error::other(e)))?;
-    let mut slot = site.begin(allotment?, network).await?;
+    let mut slot = site.begin(allotment?, network, expected).await?;
     // One at a time: a start waits behind one at most.
     match timeout(START_DEADLINE, slot.cloned(site)).await {
-        Ok(cloned) => cloned.map(|()| slot),
+        Ok(cloned) => {
+            cloned?;
+            slot.prepare().await?;
+            Ok(slot)
+        }
         Err(_) => Err(HostError::TimedOut(
             "beginning a sandbox",
             START_DEADLINE.as_secs(),
@@ -171,12 +187,28 @@ impl Shared {
 }
 
 impl State {
-    /// One with such a network; and those that have died or have another, for their memory.
-    fn take(&mut self, network: NetworkSource) -> (Option<Slot>, VecDeque<Slot>) {
-        let fits = |slot: &Slot| slot.network == network && !slot.init.is_closed();
+    /// One that serves; and those that have died or are for others, for their memory.
+    fn take(
+        &mut self,
+        network: NetworkSource,
+        wanted: Option<&Arc<Wanted>>,
+    ) -> (Option<Slot>, VecDeque<Slot>) {
+        let like = |other: &Arc<Wanted>| wanted.is_some_and(|wanted| other.is_like(wanted));
+        let again = self.last.as_ref().is_some_and(|(last, _)| like(last));
+        self.last = wanted.map(|wanted| (Arc::clone(wanted), again));
+        let fits = |slot: &Slot| {
+            slot.network == network
+                && slot.prepared.as_ref().is_none_or(like)
+                && !slot.init.is_closed()
+        };
         let (fitting, useless) = std::mem::take(&mut self.ready).into_iter().partition(fits);
         self.ready = fitting;
         (self.ready.pop_front(), useless)
+    }
+
+    fn expected(&self) -> Option<Arc<Wanted>> {
+        let (last, like) = self.last.as_ref()?;
+        like.then(|| Arc::clone(last))
     }
 
     fn keep(&mut self, slot: Slot) -> Option<Slot> {

@@ -14,7 +14,7 @@ use super::init::Init;
 use super::network;
 use super::registry::{Entry, Registry};
 use super::sandbox::Sandbox;
-use super::slot::Site;
+use super::slot::{Site, Wanted};
 use super::strikes::Strikes;
 use super::upper::{self, DiskUpper};
 use super::walls::Walls;
@@ -25,7 +25,7 @@ use crate::packages::Cache;
 use crate::plan;
 use crate::spec::{Network, Root, SandboxSpec, Upper};
 use crate::sys::landlock;
-use crate::wire::{SetupPlan, UpperSource};
+use crate::wire::UpperSource;
 
 /// Nothing that we wait for during a start takes longer on a working host.
 pub(super) const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -183,12 +183,22 @@ impl Launcher {
         }
         let source = plan::network(&spec.network, &site.host);
         let starting = async {
-            let (mut slot, start) = self.ahead.take(source).await?;
-            let upper = self.disk_upper(&spec, &mut slot.held.entry).await?;
-            let plan = self.plan(&spec, upper.as_ref().map(|upper| upper.source.clone()))?;
-            let walls = Walls::new(&spec, &plan.setup);
+            // A layer on disk is noted in the slot's place before it is made.
+            let wanted = match on_disk(&spec.root) {
+                false => Some(self.wanted(&spec, None)?),
+                true => None,
+            };
+            let (mut slot, start) = self.ahead.take(source, wanted.as_ref()).await?;
+            let (wanted, _upper) = match wanted {
+                Some(wanted) => (wanted, None),
+                None => {
+                    let upper = self.disk_upper(&spec, &mut slot.held.entry).await?;
+                    (self.wanted(&spec, Some(upper.source.clone()))?, Some(upper))
+                }
+            };
+            let walls = Walls::new(&spec, &wanted.plan.setup);
             let words = (root_path(&spec.root), spec.purpose.clone());
-            let sent = slot.finish(site, plan, &spec.limits, words).await?;
+            let sent = slot.finish(site, &wanted, words).await?;
             drop(start);
             Ok::<_, HostError>((slot, walls.watched(sent.listener), sent.device))
         };
@@ -197,7 +207,9 @@ impl Launcher {
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
         self.ahead.fill(source);
         let protect_host = !site.config.lacks(OWN_ADDRESSES);
-        let network = rules.map(|rules| device.serve(rules, protect_host, self.packages.as_ref()));
+        let packages = self.packages.as_ref();
+        let limits = spec.limits.network;
+        let network = rules.map(|rules| device.serve(rules, limits, protect_host, packages));
         let network = network.transpose()?;
         let root_bounded = !matches!(spec.root, Root::Writable(_));
         let strikes = Strikes::new(&in_force, root_bounded, slot.held.cgroup.events());
@@ -262,28 +274,21 @@ impl Launcher {
         &self,
         spec: &SandboxSpec,
         entry: &mut Entry,
-    ) -> Result<Option<DiskUpper>, HostError> {
-        let Root::Overlay {
-            upper: Upper::Disk, ..
-        } = &spec.root
-        else {
-            return Ok(None);
-        };
+    ) -> Result<DiskUpper, HostError> {
         let Some(parent) = &self.site.config.upper_directory else {
             return Err(HostError::NoUpperDirectory);
         };
         let path = parent.join(&entry.id);
         entry.note_upper(path.clone())?;
         let privileged = self.site.host.privileged;
-        let made = upper::make(&path, &spec.limits, privileged).await?;
-        Ok(Some(made))
+        upper::make(&path, &spec.limits, privileged).await
     }
 
-    fn plan(
+    fn wanted(
         &self,
         spec: &SandboxSpec,
         disk_upper: Option<UpperSource>,
-    ) -> Result<SetupPlan, HostError> {
+    ) -> Result<Arc<Wanted>, HostError> {
         let mut spec = spec.clone();
         let mut env: Vec<(String, String)> = DEFAULT_ENV
             .iter()
@@ -293,8 +298,18 @@ impl Launcher {
         spec.env = env;
         let mut plan = plan::plan(&spec, &self.site.host, disk_upper)?;
         self.site.leave_out(&mut plan.setup.steps);
-        Ok(plan)
+        Ok(Arc::new(Wanted::new(plan, spec.limits)))
     }
+}
+
+fn on_disk(root: &Root) -> bool {
+    matches!(
+        root,
+        Root::Overlay {
+            upper: Upper::Disk,
+            ..
+        }
+    )
 }
 
 fn root_path(root: &Root) -> String {

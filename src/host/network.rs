@@ -10,9 +10,10 @@ use super::HostError;
 use crate::env::MAX_CONNECTIONS;
 use crate::net::gate::{HostAddresses, Protocol};
 use crate::net::rules::Rules;
-use crate::net::{self, Attachment, Ended, Entries, Gate, Ledger, Net, NetLimits, Verdict};
-use crate::outcome::{Connection, Connections};
+use crate::net::{self, Attachment, Ended, Entries, Gate, Ledger, Net, NetLimits, Struck, Verdict};
+use crate::outcome::{Connection, Connections, LimitHit};
 use crate::packages::Cache;
+use crate::spec::NetworkLimits;
 use crate::sys::{socket, tun};
 use crate::wire::NetworkDevice;
 
@@ -59,6 +60,7 @@ impl Device {
     pub(super) fn serve(
         mut self,
         rules: Rules,
+        limits: NetworkLimits,
         protect_host: bool,
         packages: Option<&Cache>,
     ) -> Result<Network, HostError> {
@@ -73,11 +75,16 @@ impl Device {
         let packages = packages.map(|cache| cache.service(rules.clone(), ledger.clone()));
         let packages = packages.transpose().map_err(HostError::Network)?;
         let gate = Gate::new(rules, own);
-        let limits = NetLimits::default();
-        let attachment = engine()?.attach_serving(device, gate, limits, ledger, packages);
+        let bounds = bounds(limits);
+        let attachment = engine()?.attach_serving(device, gate, bounds, ledger, packages);
         Ok(Network {
             attachment: Some(attachment),
-            entries: Mutex::new(Taken { entries, told: 0 }),
+            entries: Mutex::new(Taken {
+                entries,
+                told: 0,
+                struck: Struck::default(),
+            }),
+            limits,
             began: Instant::now(),
         })
     }
@@ -86,6 +93,22 @@ impl Device {
 /// All addresses of this host's interfaces now.
 fn own_addresses() -> io::Result<HostAddresses> {
     Ok(socket::interface_addresses()?.into_iter().collect())
+}
+
+fn bounds(limits: NetworkLimits) -> NetLimits {
+    let default = NetLimits::default();
+    let connections = usize::try_from(limits.connections).unwrap_or(usize::MAX);
+    let idle = Duration::from_secs(limits.idle_seconds);
+    NetLimits {
+        mtu: default.mtu,
+        tcp_flows: connections,
+        udp_flows: default.udp_flows.min(connections),
+        connect: Duration::from_secs(limits.connect_seconds),
+        tcp_idle: idle,
+        udp_idle: default.udp_idle.min(idle),
+        bandwidth: limits.bytes_per_second,
+        bytes: limits.bytes,
+    }
 }
 
 /// Whether this user may make devices.
@@ -116,6 +139,7 @@ pub(super) fn start_engine() {
 pub(super) struct Network {
     attachment: Option<Attachment>,
     entries: Mutex<Taken>,
+    limits: NetworkLimits,
     began: Instant,
 }
 
@@ -124,14 +148,49 @@ struct Taken {
     entries: Entries,
     /// Of those that found no room, how many were told of.
     told: u64,
+    /// What had struck when it was asked last.
+    struck: Struck,
 }
 
 impl Network {
     /// What has ended since it was asked last.
     pub(super) fn connections(&self) -> Connections {
         let mut taken = self.taken();
-        let listed: Vec<_> = taken.entries.entries.try_iter().take(ROOM).collect();
+        let listed: Vec<_> = taken.entries.at_hand().take(ROOM).collect();
         self.told(&mut taken, listed)
+    }
+
+    /// Limits that struck since it was asked last. That all bytes are used is told again to a command that failed.
+    pub(super) fn struck(&self, failed: bool) -> Vec<LimitHit> {
+        let mut taken = self.taken();
+        let now = taken.entries.struck();
+        let before = std::mem::replace(&mut taken.struck, now);
+        self.hits(Struck {
+            over: now.over - before.over,
+            spent: now.spent && (failed || !before.spent),
+            held: now.held.saturating_sub(before.held),
+        })
+    }
+
+    /// Limits that struck at any time.
+    pub(super) fn all_struck(&self) -> Vec<LimitHit> {
+        self.hits(self.taken().entries.struck())
+    }
+
+    fn hits(&self, struck: Struck) -> Vec<LimitHit> {
+        let over = (struck.over > 0).then_some(LimitHit::NetworkConnections {
+            max: self.limits.connections,
+            refused: struck.over,
+        });
+        let bytes = self.limits.bytes.filter(|_| struck.spent);
+        let bytes = bytes.map(|max_bytes| LimitHit::NetworkBytes { max_bytes });
+        let rate = self.limits.bytes_per_second;
+        let rate = rate.filter(|_| !struck.held.is_zero());
+        let rate = rate.map(|bytes_per_second| LimitHit::NetworkBandwidth {
+            bytes_per_second,
+            time: struck.held,
+        });
+        [over, bytes, rate].into_iter().flatten().collect()
     }
 
     /// Lets the device go; gives what was not told yet. Waits for the engine, on no thread of the runtime's.
@@ -142,9 +201,9 @@ impl Network {
         let mut listed = Vec::new();
         while listed.len() < ROOM {
             let left = deadline.saturating_duration_since(Instant::now());
-            match taken.entries.entries.recv_timeout(left) {
-                Ok(entry) => listed.push(entry),
-                Err(_) => break,
+            match taken.entries.next_within(left) {
+                Some(entry) => listed.push(entry),
+                None => break,
             }
         }
         self.told(&mut taken, listed)

@@ -267,6 +267,7 @@ impl Sandbox {
         if let Some(upper) = held.entry.upper() {
             self.zygote.remove_tree(upper).await?;
         }
+        (usage.struck).extend(self.network.iter().flat_map(Network::all_struck));
         let connections = match self.network.take() {
             Some(network) => tokio::task::spawn_blocking(|| network.detach()).await,
             None => Ok(Connections::default()),
@@ -337,6 +338,8 @@ impl Env for Sandbox {
         let mut result = result.map_err(|e| self.link.explain(e, before))?;
         let failed = result.status != Some(0);
         result.struck = self.link.strikes.since(before, failed)?;
+        let of_network = self.network.iter().flat_map(|one| one.struck(failed));
+        result.struck.extend(of_network);
         let timed_out = result.timed_out.map(|after| LimitHit::WallTime { after });
         result.struck.extend(timed_out);
         let streams = [&result.stdout, &result.stderr, &result.tty];
@@ -369,10 +372,9 @@ impl Env for Sandbox {
         let (stdout, stderr) = (out.await.map_err(joined)?, err.await.map_err(joined)?);
         let (stdout, stderr) = (stdout.finish(), stderr.finish());
         let (status, stopped) = waited?;
-        let mut struck = self
-            .link
-            .strikes
-            .since(before, status != ExitStatus::Code(0))?;
+        let failed = status != ExitStatus::Code(0);
+        let mut struck = self.link.strikes.since(before, failed)?;
+        struck.extend(self.network.iter().flat_map(|one| one.struck(failed)));
         let timed_out = stopped.is_some();
         struck.extend(stopped);
         struck.extend(omitted([&stdout, &stderr]));

@@ -1,6 +1,8 @@
 //! A sandbox that is begun: it has ids, a cgroup, a place in the registry, and a PID 1 that waits for its plan.
 
+use std::fs;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,7 +21,8 @@ use crate::plan::{self, groundwork};
 use crate::spec::Limits;
 use crate::sys::channel::Channel;
 use crate::wire::{
-    FromInit, FromZygote, IdMap, NetworkSource, SetupFailure, SetupOp, SetupPlan, ToInit,
+    FromInit, FromZygote, IdMap, NetworkSource, RootSource, SetupFailure, SetupOp, SetupPlan,
+    ToInit, UpperSource,
 };
 
 /// What all sandboxes of a launcher are made from.
@@ -43,10 +46,48 @@ pub(super) struct Allotment {
     cgroup: Cgroup,
 }
 
+/// What a sandbox is to be.
+#[derive(Debug, Clone)]
+pub(super) struct Wanted {
+    pub(super) plan: SetupPlan,
+    pub(super) limits: Limits,
+    /// Device and inode of the image's tree: another one may have its path by now.
+    tree: Option<(u64, u64)>,
+}
+
+impl Wanted {
+    pub(super) fn new(plan: SetupPlan, limits: Limits) -> Self {
+        let tree = match &plan.mounts.root {
+            // What is bound may change between two sandboxes, and a layer on disk is of one alone.
+            RootSource::Overlay {
+                lower,
+                upper: UpperSource::Tmpfs { .. },
+                ..
+            } if plan.mounts.binds.is_empty() => fs::metadata(lower).ok(),
+            RootSource::Overlay { .. } | RootSource::Writable(_) => None,
+        };
+        Self {
+            plan,
+            limits,
+            tree: tree.map(|tree| (tree.dev(), tree.ino())),
+        }
+    }
+
+    /// What is made for the one serves the other.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.tree.is_some()
+            && self.tree == other.tree
+            && self.limits == other.limits
+            && self.plan == other.plan
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) network: NetworkSource,
+    /// What it is prepared for, beyond that.
+    pub(super) prepared: Option<Arc<Wanted>>,
     // Dropped first: a PID 1 whose pid nobody knows yet ends for want of a host.
     pub(super) init: Link<FromInit>,
     pub(super) held: Held,
@@ -85,6 +126,7 @@ impl Site {
         &self,
         allotment: Allotment,
         network: NetworkSource,
+        expected: Option<Arc<Wanted>>,
     ) -> Result<Slot, HostError> {
         let failed = |what| move |e| HostError::Zygote(what, e);
         let Allotment {
@@ -106,9 +148,13 @@ impl Site {
         let init = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
         let readiness = init.open_as(0);
         // PID 1 then holds the other end alone: its death is the end of our answers.
-        let exit = self.zygote.begin(groundwork, &theirs, &held.cgroup).await?;
+        let mounts = expected.as_ref().map(|wanted| wanted.plan.mounts.clone());
+        let zygote = &self.zygote;
+        let begun = zygote.begin(groundwork, &theirs, &held.cgroup, mounts);
+        let exit = begun.await?;
         Ok(Slot {
             network,
+            prepared: expected,
             held,
             init,
             exit,
@@ -150,20 +196,42 @@ impl Slot {
         Ok(())
     }
 
+    /// Prepares it for what it was begun for: whatever else is asked for takes another.
+    pub(super) async fn prepare(&mut self) -> Result<(), HostError> {
+        if let Some(expected) = self.prepared.clone() {
+            let expect = ToInit::Expect(expected.plan.setup.clone());
+            // One that is dead is never taken.
+            let _ = self.init.send(&expect, &[]).await;
+            self.limit(&expected.limits)?;
+        }
+        Ok(())
+    }
+
+    fn limit(&mut self, limits: &Limits) -> Result<(), HostError> {
+        let written = self.held.cgroup.limit(limits);
+        let directory = self.held.entry.directory();
+        written.map_err(HostError::file("limit the cgroup of", directory))
+    }
+
     /// Makes it the sandbox that was asked for: its PID 1 serves.
     pub(super) async fn finish(
         &mut self,
         site: &Site,
-        plan: SetupPlan,
-        limits: &Limits,
+        wanted: &Wanted,
         (root, purpose): (String, String),
     ) -> Result<Sent, HostError> {
-        site.zygote.mount(self.exit.id, plan.mounts).await?;
         // One that is dead already has said why, or the zygote has.
-        let _ = self.init.send(&ToInit::SetUp(plan.setup), &[]).await;
-        let written = self.held.cgroup.limit(limits);
-        let directory = self.held.entry.directory();
-        written.map_err(HostError::file("limit the cgroup of", directory))?;
+        if self.prepared.is_some() {
+            let _ = self.init.send(&ToInit::SetUpAsExpected, &[]).await;
+        } else {
+            let Wanted { plan, limits, .. } = wanted;
+            site.zygote.mount(self.exit.id, &plan.mounts).await?;
+            let _ = self
+                .init
+                .send(&ToInit::SetUp(plan.setup.clone()), &[])
+                .await;
+            self.limit(limits)?;
+        }
         self.cloned(site).await?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.held.entry.describe(&EntryInfo {

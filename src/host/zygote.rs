@@ -140,6 +140,7 @@ impl Zygote {
         groundwork: Groundwork,
         control: &Channel,
         cgroup: &Cgroup,
+        mounts: Option<Mounts>,
     ) -> Result<Answers<FromZygote>, HostError> {
         let (cgroup, entries) = cgroup
             .entry()
@@ -149,6 +150,7 @@ impl Zygote {
             id: answers.id,
             groundwork,
             cgroup,
+            mounts,
         };
         let fds: Vec<BorrowedFd<'_>> = std::iter::once(control.as_fd())
             .chain(entries.iter().map(AsFd::as_fd))
@@ -189,7 +191,8 @@ impl Zygote {
     }
 
     /// Has it give a sandbox its mounts. What fails there ends the sandbox.
-    pub(super) async fn mount(&self, id: RequestId, mounts: Mounts) -> Result<(), HostError> {
+    pub(super) async fn mount(&self, id: RequestId, mounts: &Mounts) -> Result<(), HostError> {
+        let mounts = mounts.clone();
         self.request(&ToZygote::Mount { id, mounts }, &[]).await
     }
 

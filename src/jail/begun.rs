@@ -37,7 +37,7 @@ impl Begun {
     }
 
     /// Gives it the mounts of host paths, which it cannot make itself; returns what has served.
-    pub(super) fn give_mounts(self, mounts: &Mounts) -> Result<Vec<OwnedFd>, SetupFailure> {
+    pub(super) fn give_mounts(&self, mounts: &Mounts) -> Result<Vec<OwnedFd>, SetupFailure> {
         self.hand_over(mounts).inspect_err(|_| kill(&self.pidfd))
     }
 

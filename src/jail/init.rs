@@ -95,14 +95,16 @@ fn set_up(
 
 /// What the host wants of this sandbox; `None` when it wants none.
 fn await_order(control: &Channel) -> io::Result<Option<Setup>> {
-    let Some(message) = control.receive()? else {
-        return Ok(None);
-    };
-    let message = decode(&message.bytes)?;
-    if let ToInit::SetUp(setup) = message {
-        return Ok(Some(setup));
+    let mut expected = None;
+    while let Some(message) = control.receive()? {
+        match decode(&message.bytes)? {
+            ToInit::Expect(setup) => expected = Some(setup),
+            ToInit::SetUpAsExpected if expected.is_some() => return Ok(expected),
+            ToInit::SetUp(setup) => return Ok(Some(setup)),
+            other => return Err(io::Error::other(format!("{other:?} came first"))),
+        }
     }
-    Err(io::Error::other(format!("{message:?} came first")))
+    Ok(None)
 }
 
 fn null_stdio() -> io::Result<()> {
@@ -199,7 +201,9 @@ impl Init<'_> {
     fn request(&mut self, message: Received) -> io::Result<()> {
         let fds = message.fds;
         match decode(&message.bytes)? {
-            ToInit::SetUp(_) => Err(io::Error::other("this sandbox is set up")),
+            ToInit::SetUp(_) | ToInit::Expect(_) | ToInit::SetUpAsExpected => {
+                Err(io::Error::other("this sandbox is set up"))
+            }
             ToInit::Exec(request) => {
                 let id = request.id;
                 let started = self.exec(&request, fds);

@@ -241,7 +241,11 @@ impl Zygote<'_> {
                 id,
                 groundwork,
                 cgroup,
-            }) => (id, self.begin(id, &groundwork, cgroup, message.fds)),
+                mounts,
+            }) => {
+                let begun = self.begin(id, &groundwork, cgroup, message.fds, mounts.as_ref());
+                (id, begun)
+            }
             Ok(ToZygote::Mount { id, mounts }) => (id, self.mount(id, &mounts)),
             Ok(ToZygote::Remove { id, path }) => return self.remove(id, &path),
             Ok(ToZygote::Prepare { device }) => return self.networks.expect(device.as_ref()),
@@ -259,6 +263,7 @@ impl Zygote<'_> {
         groundwork: &Groundwork,
         cgroup: CgroupEntry,
         fds: Vec<OwnedFd>,
+        mounts: Option<&Mounts>,
     ) -> Result<(), SetupFailure> {
         let mut fds = fds.into_iter();
         let missing = || {
@@ -313,11 +318,16 @@ impl Zygote<'_> {
                 drop(theirs);
                 let pid = child.pid;
                 let begun = Begun::new(child, groundwork.ids, ours)?;
+                if let Some(mounts) = mounts {
+                    self.give_mounts(&begun, mounts)?;
+                }
                 let said = FromZygote::Begun { id, pid };
                 let device = network.and_then(|(_, device)| device);
                 let fds = std::iter::once(begun.pidfd()).chain(device.as_ref().map(AsFd::as_fd));
                 let _ = say(self.control, &said, &fds.collect::<Vec<_>>());
-                self.begun.insert(id, begun);
+                if mounts.is_none() {
+                    self.begun.insert(id, begun);
+                }
                 Ok(())
             }
         }
@@ -328,6 +338,10 @@ impl Zygote<'_> {
         let Some(begun) = self.begun.remove(&id) else {
             return Ok(());
         };
+        self.give_mounts(&begun, mounts)
+    }
+
+    fn give_mounts(&mut self, begun: &Begun, mounts: &Mounts) -> Result<(), SetupFailure> {
         if self.served.len() > MOST_SERVED {
             self.served.clear();
         }

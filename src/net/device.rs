@@ -22,6 +22,7 @@ const PACKETS: usize = 32;
 const FLOWS: usize = 16;
 /// How far ahead of its bandwidth a sandbox may be.
 const BURST: Duration = Duration::from_millis(50);
+const BURSTS_A_SECOND: u64 = 20;
 
 /// A flow, and what is known of it here.
 #[derive(Debug)]
@@ -42,8 +43,9 @@ pub(super) type Key = (Protocol, SocketAddr, SocketAddr);
 pub(super) struct Wire {
     tun: OwnedFd,
     room: usize,
-    /// Bytes of this round.
+    /// Bytes of this round, and how many there may be.
     traffic: u64,
+    turn: u64,
     mtu: u16,
 }
 
@@ -54,6 +56,7 @@ impl Wire {
             frame: &mut shared.frame,
             skipped: &mut shared.skipped,
             room: &mut self.room,
+            share: usize::try_from(self.turn).unwrap_or(usize::MAX),
             traffic: &mut self.traffic,
             mtu: self.mtu,
             now: shared.now,
@@ -84,6 +87,8 @@ pub(super) struct Device {
     spent: u64,
     /// When the bandwidth for all bytes so far will have been there.
     paid: Instant,
+    /// Until when it was told that packets are held back.
+    held: Instant,
     pub tcp_flows: usize,
     pub other_flows: usize,
 }
@@ -103,6 +108,7 @@ impl Device {
                 tun,
                 room: ROOM,
                 traffic: 0,
+                turn: 0,
                 mtu: limits.mtu,
             },
             gate,
@@ -118,6 +124,7 @@ impl Device {
             queued: false,
             spent: 0,
             paid: now,
+            held: now,
             tcp_flows: 0,
             other_flows: 0,
         }
@@ -151,12 +158,20 @@ impl Device {
     pub(super) fn round(&mut self, shared: &mut Shared) -> bool {
         if self.paid > shared.now {
             shared.timers.insert((self.paid, self.id, 0));
+            let since = self.held.max(shared.now);
+            self.ledger.held(self.paid.saturating_duration_since(since));
+            self.held = self.held.max(self.paid);
             return false;
         }
+        self.wire.turn = self.turn(shared.turn);
         if self.readable {
             self.read(shared);
         }
-        for _ in 0..self.active.len().min(FLOWS) {
+        for done in 0..self.active.len().min(FLOWS) {
+            // What comes in is not to starve of what goes out.
+            if done > 0 && self.wire.traffic >= self.wire.turn {
+                break;
+            }
             if let Some(token) = self.active.pop_front() {
                 self.host_ready(token, shared);
             }
@@ -165,9 +180,23 @@ impl Device {
         self.readable || !self.active.is_empty()
     }
 
+    /// Bytes of the next round: no more than are left, and than its bandwidth has in a short time.
+    fn turn(&self, most: u64) -> u64 {
+        let left = self.limits.bytes.map(|most| most - self.spent.min(most));
+        let rate = self.limits.bandwidth.map(|rate| rate / BURSTS_A_SECOND);
+        [left, rate]
+            .into_iter()
+            .flatten()
+            .fold(most, u64::min)
+            .max(1)
+    }
+
     fn read(&mut self, shared: &mut Shared) {
         let mut input = std::mem::take(&mut shared.input);
         for _ in 0..PACKETS {
+            if self.wire.traffic >= self.wire.turn {
+                break;
+            }
             match unistd::read(&self.wire.tun, &mut input) {
                 Ok(length) if length > 0 => {
                     self.wire.traffic += length as u64;
@@ -338,15 +367,28 @@ impl Device {
             let earliest = shared.now.checked_sub(BURST).unwrap_or(shared.now);
             self.paid = self.paid.max(earliest) + cost;
         }
-        if self.limits.bytes.is_some_and(|most| self.spent > most) {
+        if self.is_spent() {
+            self.ledger.spent();
             let tokens: Vec<u32> = self.flows.keys().copied().collect();
             for token in tokens {
-                if let Some(Flow::Tcp(flow)) = self.flows.get_mut(&token).map(|s| &mut s.flow) {
-                    flow.break_off(Ended::Limited, &mut self.wire.link(shared));
-                    self.settle(token, shared);
-                }
+                self.break_off(token, shared);
             }
         }
+    }
+
+    fn break_off(&mut self, token: u32, shared: &mut Shared) {
+        let Some(slot) = self.flows.get_mut(&token) else {
+            return;
+        };
+        match &mut slot.flow {
+            Flow::Tcp(flow) => flow.break_off(Ended::Limited, &mut self.wire.link(shared)),
+            Flow::Udp(flow) => flow.closed = Some(Ended::Limited),
+            Flow::Echo(flow) => flow.closed = Some(Ended::Limited),
+            Flow::Lookup(lookup) => lookup.ended = Some(Ended::Limited),
+            // Goes with its connection.
+            Flow::Resolver(_) => {}
+        }
+        self.settle(token, shared);
     }
 
     /// All that was lent is back.
@@ -363,7 +405,7 @@ impl Device {
 
     /// Whether all bytes that it may use are used.
     pub(super) fn is_spent(&self) -> bool {
-        self.limits.bytes.is_some_and(|most| self.spent > most)
+        self.limits.bytes.is_some_and(|most| self.spent >= most)
     }
 
     /// Ends everything; the device is to be closed where waiting harms nobody.

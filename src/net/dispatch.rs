@@ -95,7 +95,11 @@ impl Device {
             self.ledger.add(attempt.end(Ended::NotBegun, shared.now));
             return;
         }
-        if self.tcp_flows >= self.limits.tcp_flows || self.is_spent() {
+        let over = self.tcp_flows >= self.limits.tcp_flows;
+        if over || self.is_spent() {
+            if over {
+                self.ledger.over();
+            }
             attempt.verdict = Verdict::Limited;
             tcp::refuse(syn, 0, &mut self.wire.link(shared));
             self.ledger.add(attempt.end(Ended::NotBegun, shared.now));
@@ -124,7 +128,7 @@ impl Device {
             return;
         };
         let socket = socket::connect_tcp(flow.attempt.to)
-            .map(|fd| Socket::stream(counted, fd))
+            .map(|fd| Socket::stream(counted, fd, self.tcp_flows, &shared.sockets))
             .and_then(|socket| {
                 self.watch(&socket, token, shared)?;
                 Ok(socket)
@@ -138,11 +142,15 @@ impl Device {
     /// The gateway answers names, and what its service is asked.
     fn connect_to_gateway(&mut self, syn: &Segment, key: Key, shared: &mut Shared) {
         let port = syn.to.port();
-        let served = self.service.is_some() && port == SERVICE_PORT && !self.is_spent();
-        let named = port == dns::PORT && self.other_flows < self.limits.udp_flows;
-        let pair = ((named || served) && self.tcp_flows < self.limits.tcp_flows)
-            .then(|| Socket::pair(&shared.sockets).ok())
-            .flatten();
+        let served = self.service.is_some() && port == SERVICE_PORT;
+        let asks = (port == dns::PORT || served) && !self.is_spent();
+        let room = (served || self.other_flows < self.limits.udp_flows)
+            && self.tcp_flows < self.limits.tcp_flows;
+        if asks && !room {
+            self.ledger.over();
+        }
+        let pair = (asks && room).then(|| Socket::pair(&shared.sockets).ok());
+        let pair = pair.flatten();
         let Some((ours, theirs)) = pair else {
             tcp::refuse(syn, 0, &mut self.wire.link(shared));
             return;
@@ -265,7 +273,11 @@ impl Device {
         let (protocol, _, to) = key;
         let decision = self.gate.open(protocol, to, shared.now);
         let mut attempt = Attempt::new(protocol, to, &decision, shared.now);
-        let room = self.other_flows < self.limits.udp_flows && !self.is_spent();
+        let over = self.other_flows >= self.limits.udp_flows;
+        if over && attempt.verdict == Verdict::Allowed {
+            self.ledger.over();
+        }
+        let room = !over && !self.is_spent();
         let counted = shared.sockets.one_more().filter(|_| room);
         let refused = match (attempt.verdict, counted) {
             (Verdict::Allowed, Some(counted)) => match connect(to) {

@@ -26,6 +26,10 @@ use crate::sys::tun;
 
 /// Events that the kernel tells at once.
 const EVENTS: usize = 256;
+/// Bytes that all devices of a thread have moved before it is the first one's turn again, and those of one device at most and
+/// at least: however many are busy, each waits some milliseconds for its turn.
+const TURNS: u64 = 16 << 20;
+const TURN: std::ops::RangeInclusive<u64> = (64 << 10)..=(2 << 20);
 /// How much of a socket's data is copied for nothing at most, on kernels that cannot read from behind it.
 const SKIPPED: usize = 256 << 10;
 
@@ -84,7 +88,7 @@ impl Net {
     /// # Errors
     /// The host gives no thread or no descriptor.
     pub fn start(settings: &Settings) -> io::Result<Self> {
-        let sockets = Sockets::new(settings.sockets);
+        let sockets = Sockets::new(settings.sockets, settings.peek_offset);
         let (closing, closed) = channel();
         let mut net = Self {
             mailboxes: Vec::new(),
@@ -192,6 +196,8 @@ pub(super) struct Shared {
     pub first: First,
     pub resolvers: Resolvers,
     pub sockets: Sockets,
+    /// Bytes of one device, then it is another's turn.
+    pub turn: u64,
     /// When, of which device, which flow; or 0, the device itself.
     pub timers: BTreeSet<(Instant, u32, u32)>,
 }
@@ -208,6 +214,7 @@ impl Shared {
             first: First::new(),
             resolvers: Resolvers::new(resolv_conf, hosts),
             sockets,
+            turn: *TURN.end(),
             timers: BTreeSet::new(),
         })
     }
@@ -249,7 +256,10 @@ impl Engine {
                 }
             }
             self.timers();
-            for _ in 0..self.ready.len() {
+            let busy = self.ready.len();
+            let share = TURNS / u64::try_from(busy.max(1)).unwrap_or(u64::MAX);
+            self.shared.turn = share.clamp(*TURN.start(), *TURN.end());
+            for _ in 0..busy {
                 self.turn();
             }
         }

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::gate::{Decision, Protocol};
@@ -138,43 +138,113 @@ impl Attempt {
 /// Where entries go; never waits.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    entries: SyncSender<Connection>,
-    dropped: Arc<AtomicU64>,
+    entries: Sender<Connection>,
+    room: usize,
+    counts: Arc<Counts>,
 }
 
-/// Where entries come from; disconnected when the device has been let go.
+/// Where entries come from.
 #[derive(Debug)]
 pub struct Entries {
-    /// In the order in which the connections ended.
-    pub entries: Receiver<Connection>,
-    dropped: Arc<AtomicU64>,
+    entries: Receiver<Connection>,
+    counts: Arc<Counts>,
+}
+
+// Not a bounded channel, which takes the memory of all its room at once: 150 kB of each sandbox.
+#[derive(Debug, Default)]
+struct Counts {
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
+    over: AtomicU64,
+    spent: AtomicBool,
+    held_us: AtomicU64,
+}
+
+/// How often limits of a sandbox were met.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Struck {
+    /// Connections and flows that were refused because there were as many as there may be.
+    pub over: u64,
+    /// All bytes are used.
+    pub spent: bool,
+    /// How long packets were held back for want of bandwidth.
+    pub held: Duration,
 }
 
 impl Ledger {
     /// Room for so many entries that nobody has taken yet.
     #[must_use]
     pub fn new(room: usize) -> (Self, Entries) {
-        let (sender, entries) = sync_channel(room);
-        let dropped = Arc::new(AtomicU64::new(0));
+        let (sender, entries) = channel();
+        let counts = Arc::<Counts>::default();
         let ledger = Self {
             entries: sender,
-            dropped: Arc::clone(&dropped),
+            room,
+            counts: Arc::clone(&counts),
         };
-        (ledger, Entries { entries, dropped })
+        (ledger, Entries { entries, counts })
     }
 
     /// One more entry; counted only, when there is no room.
     pub fn add(&self, entry: Connection) {
-        if self.entries.try_send(entry).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+        let counts = &self.counts;
+        if counts.waiting.fetch_add(1, Ordering::Relaxed) >= self.room {
+            counts.waiting.fetch_sub(1, Ordering::Relaxed);
+            counts.dropped.fetch_add(1, Ordering::Relaxed);
+        } else {
+            let _ = self.entries.send(entry);
         }
+    }
+
+    /// There were as many connections as there may be.
+    pub(super) fn over(&self) {
+        self.counts.over.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All bytes are used.
+    pub(super) fn spent(&self) {
+        self.counts.spent.store(true, Ordering::Relaxed);
+    }
+
+    /// Packets were held back.
+    pub(super) fn held(&self, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.counts.held_us.fetch_add(micros, Ordering::Relaxed);
     }
 }
 
 impl Entries {
+    /// The next, in the order in which the connections ended; nothing when none comes in time, or when the device has been let go
+    /// and all have been taken.
+    pub fn next_within(&self, patience: Duration) -> Option<Connection> {
+        self.taken(self.entries.recv_timeout(patience).ok())
+    }
+
+    /// Those that are there.
+    pub fn at_hand(&self) -> impl Iterator<Item = Connection> {
+        std::iter::from_fn(|| self.taken(self.entries.try_recv().ok()))
+    }
+
     /// How many found no room.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.counts.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Which limits were met, from the beginning.
+    #[must_use]
+    pub fn struck(&self) -> Struck {
+        Struck {
+            over: self.counts.over.load(Ordering::Relaxed),
+            spent: self.counts.spent.load(Ordering::Relaxed),
+            held: Duration::from_micros(self.counts.held_us.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn taken(&self, entry: Option<Connection>) -> Option<Connection> {
+        if entry.is_some() {
+            self.counts.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        entry
     }
 }

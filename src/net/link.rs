@@ -14,6 +14,16 @@ use crate::sys::socket;
 /// Bytes that a device may keep for all servers that do not read.
 pub(super) const ROOM: usize = 8 << 20;
 
+/// Bytes of the kernel's for each way of a connection's socket, where there are many: it gives a socket as much as 32 MiB
+/// for a server that does not read, or a sandbox that does not. The first ones have what the kernel gives them.
+fn buffer(of_device: usize, of_all: usize) -> Option<usize> {
+    match (of_device, of_all) {
+        (0..=16, 0..=1024) => None,
+        (0..=64, 0..=1024) => Some(256 << 10),
+        _ => Some(32 << 10),
+    }
+}
+
 /// Lent to a flow for one step.
 pub(super) struct Link<'a> {
     pub tun: BorrowedFd<'a>,
@@ -23,6 +33,8 @@ pub(super) struct Link<'a> {
     pub skipped: &'a mut [u8],
     /// How much more the device may keep.
     pub room: &'a mut usize,
+    /// Bytes that one flow may move in this step.
+    pub share: usize,
     /// Bytes that went into the sandbox.
     pub traffic: &'a mut u64,
     pub mtu: u16,
@@ -68,10 +80,18 @@ impl Socket {
         }
     }
 
-    /// Of which is read by [`Socket::peek`].
-    pub(super) fn stream(counted: Counted, fd: OwnedFd) -> Self {
+    /// Of which is read by [`Socket::peek`]. `of_device`: how many connections its device has.
+    pub(super) fn stream(
+        counted: Counted,
+        fd: OwnedFd,
+        of_device: usize,
+        of_all: &Sockets,
+    ) -> Self {
         let mut socket = Self::new(counted, fd);
-        if socket::set_peek_offset(socket.as_fd(), 0).is_ok() {
+        if let Some(bytes) = buffer(of_device, of_all.open.load(Ordering::Relaxed)) {
+            socket::bound_buffers(socket.as_fd(), bytes);
+        }
+        if of_all.peek_offset && socket::set_peek_offset(socket.as_fd(), 0).is_ok() {
             socket.reads = Reads::AtOffset;
         }
         socket
@@ -157,6 +177,7 @@ impl AsFd for Socket {
 pub(super) struct Sockets {
     open: Arc<AtomicUsize>,
     most: usize,
+    peek_offset: bool,
 }
 
 /// One of them.
@@ -164,10 +185,11 @@ pub(super) struct Sockets {
 pub(crate) struct Counted(Arc<AtomicUsize>);
 
 impl Sockets {
-    pub(super) fn new(most: usize) -> Self {
+    pub(super) fn new(most: usize, peek_offset: bool) -> Self {
         Self {
             open: Arc::default(),
             most,
+            peek_offset,
         }
     }
 

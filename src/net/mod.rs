@@ -32,7 +32,7 @@ mod udp;
 
 pub use engine::{Attachment, Net};
 pub use gate::Gate;
-pub use ledger::{Connection, Ended, Entries, Ledger, Verdict};
+pub use ledger::{Connection, Ended, Entries, Ledger, Struck, Verdict};
 pub use service::{Call, SERVICE_PORT, Service};
 
 /// The sandbox's address. Shared address space (RFC 6598) is refused as a destination, so this hides none.
@@ -57,6 +57,8 @@ pub struct Settings {
     pub threads: usize,
     /// Most sockets of the host that all sandboxes together have open.
     pub sockets: usize,
+    /// Have the kernel remember how far a socket was read, where it can. Without, as before Linux 6.9, all before is copied, too.
+    pub peek_offset: bool,
     /// Where the host's resolvers are named: resolv.conf(5).
     pub resolv_conf: PathBuf,
     /// Where it names other hosts itself: hosts(5).
@@ -89,6 +91,7 @@ impl Default for Settings {
         Self {
             threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             sockets: 16 << 10,
+            peek_offset: true,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             hosts: PathBuf::from("/etc/hosts"),
         }

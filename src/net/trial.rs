@@ -16,10 +16,11 @@ use nix::unistd;
 
 use super::device::Device;
 use super::engine::Shared;
+use super::gate::{Decision, Peeked, Protocol};
 use super::ledger::{Entries, Ledger};
 use super::link::Sockets;
 use super::packet::{self, PACKET_MAX, VNET};
-use super::{GUEST_V4, GUEST_V6, Gate, NetLimits, Settings, dns};
+use super::{GUEST_V4, GUEST_V6, Gate, NetLimits, Settings, dns, hello};
 
 /// The device, and the other end of its wire.
 pub(crate) struct Trial {
@@ -40,7 +41,7 @@ impl Trial {
             hosts: PathBuf::from("/nonexistent"),
             ..Settings::default()
         };
-        let shared = Shared::new(&settings, Sockets::new(sockets)).unwrap();
+        let shared = Shared::new(&settings, Sockets::new(sockets, true)).unwrap();
         let (ledger, entries) = Ledger::new(100);
         let gate = Gate::new(rules.parse().unwrap(), [].into_iter().collect());
         let device = Device::new(1, tun, gate, NetLimits::default(), ledger, shared.now);
@@ -170,5 +171,38 @@ pub(crate) fn answer(kind: u8, message: &[u8]) {
     assert!(dns::write_answer(&question, &told, 512).len() <= 512);
     for (address, _) in again.addressed() {
         assert!(super::ranges::refused(address).is_none(), "{address}");
+    }
+}
+
+/// Reads the first bytes of a connection at every length. What was decided stays decided, and nothing is let through that does not
+/// name what is allowed.
+pub(crate) fn first_bytes(data: &[u8]) {
+    let data = &data[..data.len().min(4096)];
+    let whole = hello::read(data);
+    for end in 0..data.len() {
+        let part = hello::read(&data[..end]);
+        assert!(
+            part == hello::Hello::NeedMore || part == whole,
+            "{end}: {part:?}"
+        );
+    }
+    let mut gate = Gate::new(
+        "allow:example.com".parse().unwrap(),
+        [].into_iter().collect(),
+    );
+    let (now, to) = (Instant::now(), "45.0.0.1:443".parse().unwrap());
+    gate.question("example.com", now);
+    gate.answer(
+        "example.com",
+        &[("45.0.0.1".parse().unwrap(), Duration::ZERO)],
+        now,
+    );
+    assert_eq!(gate.open(Protocol::Tcp, to, now), Decision::Peek);
+    if let Peeked::Decided(Decision::Allow { name, .. }) = gate.first_bytes(to, data) {
+        assert_eq!(name.as_deref(), Some("example.com"));
+        // What is said in TLS may be cut into records.
+        let said = data.to_ascii_lowercase();
+        let names_it = said.windows(11).any(|part| part == b"example.com");
+        assert!(names_it || data[0] == 0x16, "{data:02x?}");
     }
 }

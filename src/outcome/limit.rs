@@ -89,6 +89,25 @@ pub enum LimitHit {
         /// How many are missing.
         left_out: u64,
     },
+    /// It had as many connections as it may have at once.
+    NetworkConnections {
+        /// The limit.
+        max: u64,
+        /// How many more it asked for.
+        refused: u64,
+    },
+    /// All bytes that its network may carry are used: no connection is left, and none is made.
+    NetworkBytes {
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// Its bandwidth held packets back: no end, only slow.
+    NetworkBandwidth {
+        /// The limit.
+        bytes_per_second: u64,
+        /// For how long in all.
+        time: Duration,
+    },
     /// The CPU quota held processes back: no end, only slow.
     CpuThrottled {
         /// Periods in which it did.
@@ -102,7 +121,10 @@ impl LimitHit {
     /// It can be why something failed. Being slow, or having printed too much, is not.
     #[must_use]
     pub fn can_end(&self) -> bool {
-        !matches!(self, Self::CpuThrottled { .. } | Self::Output { .. })
+        !matches!(
+            self,
+            Self::CpuThrottled { .. } | Self::NetworkBandwidth { .. } | Self::Output { .. }
+        )
     }
 
     /// The sandbox went with it.
@@ -133,12 +155,16 @@ impl LimitHit {
             Self::CopiedBytes { .. } => "copied_bytes",
             Self::CopiedEntries { .. } => "copied_entries",
             Self::CopiedDepth { .. } => "copied_depth",
+            Self::NetworkConnections { .. } => "network_connections",
+            Self::NetworkBytes { .. } => "network_bytes",
+            Self::NetworkBandwidth { .. } => "network_bandwidth",
             Self::CpuThrottled { .. } => "cpu_throttled",
         }
     }
 }
 
 impl fmt::Display for LimitHit {
+    #[expect(clippy::too_many_lines, reason = "one sentence for each limit")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory {
@@ -204,6 +230,25 @@ impl fmt::Display for LimitHit {
                 f,
                 "limit {max} of the depth copied out struck: {} left out",
                 count(*left_out, "directory", "directories")
+            ),
+            Self::NetworkConnections { max, refused } => write!(
+                f,
+                "connection limit {max} struck: {} refused",
+                count(*refused, "connection", "connections")
+            ),
+            Self::NetworkBytes { max_bytes } => write!(
+                f,
+                "network limit {} struck: all of it is used",
+                size(*max_bytes)
+            ),
+            Self::NetworkBandwidth {
+                bytes_per_second,
+                time,
+            } => write!(
+                f,
+                "bandwidth limit {} a second struck: held back for {:.2} s",
+                size(*bytes_per_second),
+                time.as_secs_f64()
             ),
             Self::CpuThrottled { periods, time } => write!(
                 f,

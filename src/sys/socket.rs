@@ -166,6 +166,12 @@ fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Res
     Ok(())
 }
 
+/// Bounds what the kernel keeps for each way of a socket; it takes twice as much for its own needs.
+pub fn bound_buffers(fd: BorrowedFd<'_>, bytes: usize) {
+    let _ = setsockopt(&fd, sockopt::SndBuf, &bytes);
+    let _ = setsockopt(&fd, sockopt::RcvBuf, &bytes);
+}
+
 /// Closing breaks the connection off instead of ending it.
 pub fn reset_on_close(fd: BorrowedFd<'_>) {
     let linger = libc::linger {

@@ -36,6 +36,8 @@ pub enum ToZygote {
         groundwork: Groundwork,
         /// How it gets into its cgroup.
         cgroup: CgroupEntry,
+        /// Its mounts, if they are known already: no [`ToZygote::Mount`] follows.
+        mounts: Option<Mounts>,
     },
     /// Give it its mounts.
     Mount {
@@ -116,8 +118,12 @@ pub enum FromZygote {
 /// Host to PID 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Finish the sandbox. The first message, and never again.
+    /// Finish the sandbox. The first message but for [`ToInit::Expect`], and never again.
     SetUp(Setup),
+    /// Be ready to finish it so.
+    Expect(Setup),
+    /// Finish it as expected.
+    SetUpAsExpected,
     /// Run a program. Descriptors: its stdin, stdout, stderr.
     Exec(Exec),
     /// Kill every process of a running program's session.

@@ -129,6 +129,7 @@ fn config() -> RunConfig {
         style: "native".into(),
         seccomp: Value::Null,
         network: "none".into(),
+        network_limits: None,
         repeat: 1,
     }
 }

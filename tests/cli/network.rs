@@ -137,3 +137,58 @@ fn a_password_of_the_hosts_goes_inside_only_when_it_is_said() {
         "{shown}"
     );
 }
+
+#[test]
+fn limits_of_the_network_are_told_when_they_strike() {
+    if !has_device("limits_of_the_network_are_told_when_they_strike") {
+        return;
+    }
+    let command = |limits: &str, script: &str| {
+        let flags = [
+            "exec",
+            "--json",
+            "--net",
+            "internet",
+            "--net-limits",
+            limits,
+            "--",
+        ];
+        let output = run(&[&flags[..], &["python3", "-c", script]].concat());
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    // The resolver of the sandbox takes connections in every network.
+    let two = "import socket, sys\n\
+        one = socket.create_connection(('100.96.0.1', 53), 5)\n\
+        try: socket.create_connection(('100.96.0.1', 53), 5)\n\
+        except OSError: sys.exit(7)";
+    let report = command("connections=1,idle=60", two);
+    assert_eq!(report["status"], 7, "{report}");
+    let limits = &report["limits"]["network"];
+    assert_eq!(
+        (&limits["connections"], &limits["idle_seconds"]),
+        (&json!(1), &json!(60))
+    );
+    assert_eq!(
+        report["struck"][0]["limit"], "network_connections",
+        "{report}"
+    );
+    assert_eq!(report["struck"][0]["max"], 1);
+    let many = "import socket\n\
+        s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+        for _ in range(100): s.sendto(bytes(1000), ('100.96.0.1', 9))\n\
+        socket.socket().connect_ex(('100.96.0.1', 9))";
+    let report = command("bytes=20k", many);
+    assert_eq!(
+        report["struck"][0],
+        json!({"limit": "network_bytes", "max_bytes": 20480})
+    );
+    let report = command("bandwidth=50k", many);
+    assert_eq!(
+        report["struck"][0]["limit"], "network_bandwidth",
+        "{report}"
+    );
+    assert_eq!(report["outcome"]["kind"], "exited", "{report}");
+    // What is well within is not told.
+    let report = command("connections=50,bytes=1g,bandwidth=1g", many);
+    assert_eq!(report["struck"], json!([]), "{report}");
+}

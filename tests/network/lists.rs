@@ -182,3 +182,36 @@ fn what_the_host_is_configured_to_use_is_reached_and_its_neighbours_are_not() {
         },
     );
 }
+
+/// Whoever answers for an allowed name may say what he wants: not that it is here, nor what another name leads to.
+#[test]
+fn a_hostile_answer_for_an_allowed_name_opens_nothing() {
+    in_world(
+        "lists::a_hostile_answer_for_an_allowed_name_opens_nothing",
+        |world| {
+            block_on(async {
+                let sandbox = world
+                    .sandbox("allow:rebind.example:1-65535,half.example:1-65535")
+                    .await;
+                check(
+                    &sandbox,
+                    &[
+                        ("dial('rebind.example', 7777, b'x')", "unknown"),
+                        (
+                            "dial('half.example', 80, get('half.example'))",
+                            "203.0.113.9 80",
+                        ),
+                        ("dial('half.example', 80, get('evil.example'))", RESET),
+                        ("dial('half.example', 443, hello('evil.example'))", RESET),
+                        ("dial('127.0.0.1', 7777, get('half.example'))", NO),
+                        ("dial('10.1.1.1', 8080, get('rebind.example'))", NO),
+                        ("dial('203.0.113.2', 7777, get('rebind.example'))", NO),
+                    ],
+                )
+                .await;
+                sandbox.close().await.unwrap();
+                assert_eq!(world.reached(), 0);
+            });
+        },
+    );
+}

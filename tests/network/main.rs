@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::cast_possible_truncation,
     reason = "all of this crate is tests: a panic is how they fail"
 )]
 
@@ -16,4 +17,5 @@ mod lists;
 mod near;
 mod packages;
 mod real;
+mod translator;
 mod world;

@@ -1,8 +1,11 @@
 //! `internet`: servers are reached, the host and what is near it are not, however they are written.
 
-use llm_in_sandbox::env::Env;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
-use crate::world::{HOST_PORT, block_on, check, evaluate, in_world};
+use llm_in_sandbox::env::{Env, ExecRequest};
+
+use crate::world::{HOST_PORT, block_on, check, evaluate, in_world, text};
 
 /// Ways to write this host, its neighbours and its metadata.
 const NEAR: [&str; 29] = [
@@ -77,6 +80,57 @@ fn nothing_near_the_host_is_reached_in_any_spelling() {
             });
         },
     );
+}
+
+/// Sockets of files and of abstract names are in no network namespace of ours, and in no directory.
+#[test]
+fn unix_sockets_of_the_host_are_not_there() {
+    in_world("near::unix_sockets_of_the_host_are_not_there", |world| {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let name = format!("lis-near-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let listeners = [
+            UnixListener::bind(&path).unwrap(),
+            UnixListener::bind_addr(&address).unwrap(),
+        ];
+        // They are there for whoever is outside.
+        UnixStream::connect(&path).unwrap();
+        UnixStream::connect_addr(&address).unwrap();
+        for listener in &listeners {
+            listener.accept().unwrap();
+            listener.set_nonblocking(true).unwrap();
+        }
+        let script = format!(
+            "import socket\n\
+             for address in ({:?}, '\\0{name}'):\n\
+             \x20   try: socket.socket(socket.AF_UNIX).connect(address); print('reached')\n\
+             \x20   except OSError as error: print(type(error).__name__)\n\
+             print({name:?} in open('/proc/net/unix').read())",
+            path.to_str().unwrap()
+        );
+        block_on(async {
+            for network in ["none", "internet", "allow:*,0.0.0.0/0,::/0"] {
+                let sandbox = world.sandbox(network).await;
+                let request = ExecRequest::new(["python3", "-c", &script]);
+                let result = sandbox.exec(&request).await.unwrap();
+                let said = text(&result.stdout);
+                let expected = "FileNotFoundError\nConnectionRefusedError\nFalse\n";
+                assert_eq!(said, expected, "{network}: {}", text(&result.stderr));
+                sandbox.close().await.unwrap();
+            }
+            // The same program finds the abstract one where the walls before it are gone.
+            let sandbox = world.sandbox_without("host", &["Landlock"]).await;
+            let request = ExecRequest::new(["python3", "-c", &script]);
+            let result = sandbox.exec(&request).await.unwrap();
+            let said = text(&result.stdout);
+            assert_eq!(said, "FileNotFoundError\nreached\nTrue\n");
+            sandbox.close().await.unwrap();
+        });
+        listeners[0].accept().unwrap_err();
+        listeners[1].accept().unwrap();
+        listeners[1].accept().unwrap_err();
+    });
 }
 
 /// The listeners do listen, and the test above sees it where a wall is missing.

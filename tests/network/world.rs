@@ -250,6 +250,7 @@ impl World {
     pub(crate) async fn sandbox_without(&self, network: &str, walls: &[&str]) -> Sandbox {
         let network = match network {
             "host" => Network::Host,
+            "none" => Network::None,
             rules => Network::Rules(rules.to_owned()),
         };
         let spec = SandboxSpec {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
-use llm_in_sandbox::env::{Env, ExecRequest, ExecResult};
-use llm_in_sandbox::spec::{Limits, Network, SandboxSpec};
+use llm_in_sandbox::env::{Env, ExecRequest, ExecResult, GuestPath};
+use llm_in_sandbox::host::Registry;
+use llm_in_sandbox::spec::{Limits, Network, Root, SandboxSpec, Upper};
 
 use crate::fixture::{Scene, alive, block_on, exec, filled, has, kill, out, spec, text, until};
 use crate::traces::Own;
@@ -23,8 +24,10 @@ fn those_that_wait_are_no_sandboxes_and_end_with_their_launcher() {
         let cgroups = Own::cgroups(&entries);
         let (launcher, place) = scene.take_apart();
         drop(launcher);
-        let left = || Own::entries(&place.path().join("run")).is_empty();
-        until(2, left).unwrap();
+        // A loaded machine may take longer than a launcher's end waits: the rest is a clean-up's.
+        let registry = Registry::at(place.path().join("run")).unwrap();
+        let gone = || registry.reclaim().is_ok() && Own::entries(registry.directory()).is_empty();
+        until(5, gone).unwrap();
         assert!(cgroups.iter().all(|group| !group.exists()), "{cgroups:?}");
     });
 }
@@ -70,6 +73,61 @@ fn each_becomes_what_was_asked_for() {
         }
         one.close().await.unwrap();
         other.close().await.unwrap();
+    });
+}
+
+/// After two that are alike the next are prepared for their image and settings; who asks for another gets it.
+#[test]
+fn one_that_is_prepared_for_others_is_not_taken() {
+    block_on(async {
+        let scene = Scene::ahead(2).await;
+        let named = |hostname: &str, pids| SandboxSpec {
+            hostname: hostname.into(),
+            ..small(Limits {
+                pids: Some(pids),
+                ..Limits::default()
+            })
+        };
+        let [usual, named, limited] = [named("usual", 40), named("named", 40), named("usual", 20)];
+        for spec in [&usual, &usual, &usual, &named, &usual, &usual, &limited] {
+            filled(&scene.launcher, 2).await;
+            let sandbox = scene.start(spec.clone()).await;
+            assert_eq!(out(&sandbox, "hostname").await.trim(), spec.hostname);
+            if has("one_that_is_prepared_for_others_is_not_taken", &["cgroup"]) {
+                let forks = "for n in $(seq 30); do sleep 5 & done; true";
+                let struck = exec(&sandbox, forks).await.struck;
+                assert_eq!(struck.is_empty(), spec.limits.pids > Some(30), "{struck:?}");
+            }
+            sandbox.close().await.unwrap();
+        }
+    });
+}
+
+/// An image may be removed, and another take its path.
+#[test]
+fn an_image_that_was_replaced_is_not_shown() {
+    block_on(async {
+        let scene = Scene::ahead(2).await;
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("image");
+        for (name, times) in [("one", 3), ("other", 1)] {
+            let tree = place.path().join(name);
+            fs::create_dir(&tree).unwrap();
+            fs::write(tree.join("name"), name).unwrap();
+            let _ = fs::remove_file(&path);
+            std::os::unix::fs::symlink(&tree, &path).unwrap();
+            for _ in 0..times {
+                filled(&scene.launcher, 2).await;
+                let root = Root::Overlay {
+                    lower: path.clone(),
+                    upper: Upper::Tmpfs,
+                };
+                let sandbox = scene.start(SandboxSpec { root, ..spec() }).await;
+                let read = sandbox.read_file(&GuestPath::from("/name"), 9).await;
+                assert_eq!(read.unwrap(), name.as_bytes());
+                sandbox.close().await.unwrap();
+            }
+        }
     });
 }
 

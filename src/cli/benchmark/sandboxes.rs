@@ -42,6 +42,7 @@ impl Pool {
             None if is_of_use(&agent.net, &state_dir(state)?) => Choice::On,
             None => Choice::Off,
         };
+        arguments.net_limits = Some(agent.net_limits);
         // Unlike one command it starts many.
         let config = LauncherConfig::default();
         let ground = Box::pin(arguments.prepare(state, "benchmark", config)).await?;

@@ -15,6 +15,7 @@ use crate::image::DEFAULT_NAME;
 use crate::llm::{ModelSettings, Sampling};
 use crate::reward;
 use crate::settings::{self, Environment, SettingsError};
+use crate::spec::NetworkLimits;
 use crate::task::{Task, TaskError, Wanted};
 
 /// Tokens of a plain answer, as in the original.
@@ -198,6 +199,7 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
         .docker_image
         .get_or_insert_with(|| config.image.clone());
     agent.net.get_or_insert_with(|| config.network.clone());
+    or_fill(&mut agent.net_limits, config.network_limits.clone());
     agent.max_steps.get_or_insert(config.max_steps);
     agent.max_token_limit.get_or_insert(config.max_token_limit);
     agent
@@ -270,6 +272,8 @@ fn config(
         .to_owned(),
         seccomp: serde_json::to_value(&agent.seccomp).unwrap_or_default(),
         network: agent.net.to_string(),
+        network_limits: (agent.net_limits != NetworkLimits::default())
+            .then(|| agent.net_limits.to_string()),
         repeat,
     }
 }

@@ -81,6 +81,9 @@ pub struct AgentArgs {
     /// [env: LLM_IN_SANDBOX_PACKAGE_CACHE] [default: on for `benchmark`, else off]
     #[arg(long, value_name = "off|on|DIR")]
     pub package_cache: Option<String>,
+    /// Limits of the network, as in `connections=100,bytes=2g,bandwidth=10m,connect=5,idle=600` [env: LLM_IN_SANDBOX_NET_LIMITS]
+    #[arg(long, value_name = "LIST")]
+    pub net_limits: Option<String>,
 }
 
 /// A flag that may be spelled out.

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::super::network::network;
+use super::super::network::{self, network};
 use super::super::seccomp::profile;
 use super::{AgentArgs, Compat, RunArgs, RunError, ShellMode, Truth};
 use crate::agent::{Limits, PromptConfig, Shell, Style};
 use crate::llm::{HttpConfig, ModelSettings, Sampling, Secret};
 use crate::packages::Choice;
 use crate::settings::{self, Environment, SettingsError, SettingsFile};
-use crate::spec::{Network, Seccomp};
+use crate::spec::{Network, NetworkLimits, Seccomp};
 
 /// The original's default image; it names ours.
 const ORIGINAL_IMAGE: &str = "cdx123/llm-in-sandbox:v0.1";
@@ -40,6 +40,8 @@ pub struct AgentSettings {
     pub net: Network,
     /// Its package cache; the command has a default.
     pub package_cache: Option<Choice>,
+    /// Limits of that.
+    pub net_limits: NetworkLimits,
     /// Parent of the run folder.
     pub output_dir: PathBuf,
     /// Keep every request and its answer.
@@ -121,6 +123,7 @@ pub(in crate::cli) fn resolve_agent(
         seccomp: seccomp(args, file, environment)?,
         net: net(args, file, environment)?,
         package_cache: package_cache(args, file, environment)?,
+        net_limits: net_limits(args, file, environment)?,
         model: model(args, file, environment)?,
         image: image.filter(|name| !name.is_empty() && name != ORIGINAL_IMAGE),
         style: match args.compat {
@@ -174,6 +177,22 @@ fn package_cache(
         .map(|text| text.parse())
         .transpose()
         .map_err(|problem| value("--package_cache", problem))
+}
+
+fn net_limits(
+    args: &AgentArgs,
+    file: &SettingsFile,
+    environment: Environment<'_>,
+) -> Result<NetworkLimits, SettingsError> {
+    let given = args.net_limits.clone();
+    given
+        .or_else(|| environment.get(settings::NET_LIMITS))
+        .or_else(|| file.net_limits.clone())
+        .map_or_else(
+            || Ok(NetworkLimits::default()),
+            |text| network::limits(&text),
+        )
+        .map_err(|problem| value("--net_limits", problem))
 }
 
 fn limits(args: &AgentArgs, file: &SettingsFile) -> Result<Limits, SettingsError> {

@@ -24,7 +24,7 @@ enum Read {
 impl Flow {
     /// Sends what the server sent, as far as the sandbox's window takes it. Whether there is more than one step's share.
     pub(super) fn deliver(&mut self, link: &mut Link<'_>) -> bool {
-        let mut share = SHARE;
+        let mut share = SHARE.min(link.share);
         while self.phase == Phase::Open && self.established && self.closed.is_none() {
             if self.fin.is_some_and(|fin| before(fin, self.next)) {
                 return false;

@@ -1,13 +1,12 @@
 //! A desk before an index of the test.
 
-use std::sync::mpsc::Receiver;
-
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wiremock::matchers::{header, method, path};
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use super::*;
+use crate::net::Entries;
 
 const WHEEL: &[u8] = b"a wheel";
 
@@ -22,7 +21,7 @@ struct Scene {
     directory: tempfile::TempDir,
     index: MockServer,
     desk: Arc<Desk>,
-    entries: Receiver<Entry>,
+    entries: Entries,
     ledger: Ledger,
     waiting: Arc<Semaphore>,
 }
@@ -38,7 +37,7 @@ impl Scene {
             directory,
             index,
             desk,
-            entries: entries.entries,
+            entries,
             ledger,
             waiting: Arc::new(Semaphore::new(8)),
         }
@@ -166,7 +165,7 @@ async fn a_file_is_downloaded_once_and_checked_and_the_password_stays_outside() 
     let answer = ask(&other, &scene.visitor("internet"), &at).await;
     assert!(answer.ends_with("a wheel"), "{answer}");
     assert_eq!(scene.asked("/f/six.whl").await, 1);
-    let entries: Vec<_> = scene.entries.try_iter().collect();
+    let entries: Vec<_> = scene.entries.at_hand().collect();
     let hits: Vec<_> = entries.iter().map(|entry| entry.cache_hit).collect();
     assert_eq!(
         hits.iter().filter(|hit| **hit == Some(false)).count(),
@@ -239,7 +238,7 @@ async fn the_rules_of_the_sandbox_hold() {
     let answer = scene.ask("allow:other.example", "/0/simple/six/").await;
     assert_eq!(status(&answer), "403", "{answer}");
     assert_eq!(scene.asked("/simple/six/").await, 0);
-    let entry = scene.entries.try_recv().unwrap();
+    let entry = scene.entries.at_hand().next().unwrap();
     assert_eq!((entry.verdict, entry.cache_hit), (Verdict::Denied, None));
     // What others have brought in is no way round them.
     assert_eq!(

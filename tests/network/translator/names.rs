@@ -10,7 +10,7 @@ use std::time::Duration;
 use llm_in_sandbox::net::gate::Protocol;
 use llm_in_sandbox::net::{GATEWAY_V4, GATEWAY_V6, Verdict};
 
-use crate::world::{DEADLINE, SERVER_V4, World, connect};
+use super::world::{DEADLINE, SERVER_V4, World, connect};
 
 const A: u16 = 1;
 const TXT: u16 = 16;

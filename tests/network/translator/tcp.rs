@@ -11,7 +11,7 @@ use llm_in_sandbox::net::{Ended, Verdict};
 use llm_in_sandbox::net::NetLimits;
 use llm_in_sandbox::net::gate::Rules;
 
-use crate::world::{DEADLINE, SERVER_V6, World, connect};
+use super::world::{DEADLINE, SERVER_V6, World, connect};
 
 /// Bytes that show where one is missing.
 pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
@@ -57,9 +57,21 @@ fn an_answer_and_its_end_arrive() {
 
 #[test]
 fn many_megabytes_are_exact_both_ways_at_once() {
-    let Some(world) = World::new("many_megabytes_are_exact_both_ways_at_once") else {
-        return;
-    };
+    if let Some(world) = World::new("many_megabytes_are_exact_both_ways_at_once") {
+        many_megabytes(&world);
+    }
+}
+
+/// As kernels before 6.9 do it.
+#[test]
+fn many_megabytes_are_exact_where_sockets_are_read_from_their_start() {
+    let test = "many_megabytes_are_exact_where_sockets_are_read_from_their_start";
+    if let Some(world) = World::with(test, |settings| settings.peek_offset = false) {
+        many_megabytes(&world);
+    }
+}
+
+fn many_megabytes(world: &World) {
     const SIZE: usize = 24 << 20;
     let exchange = |mut stream: TcpStream, ours: u64, theirs: u64| {
         let mut writer = stream.try_clone().unwrap();

@@ -17,8 +17,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd;
 
-use crate::tcp::pattern;
-use crate::world::{DEADLINE, SERVER_V4, SERVER_V6, World, connect};
+use super::tcp::pattern;
+use super::world::{DEADLINE, SERVER_V4, SERVER_V6, World, connect};
 
 /// Of a thousand packets.
 #[derive(Clone, Copy)]
@@ -102,9 +102,12 @@ fn exchange(mut stream: TcpStream, size: usize, ours: u64, theirs: u64) {
 }
 
 fn survives(test: &str, wire: Wire, address: &'static str, size: usize) {
-    let Some(world) = World::new(test) else {
-        return;
-    };
+    if let Some(world) = World::new(test) {
+        survives_in(&world, wire, address, size);
+    }
+}
+
+fn survives_in(world: &World, wire: Wire, address: &'static str, size: usize) {
     let seed: u64 = std::env::var("LIS_TEST_SEED").map_or_else(
         |_| SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
         |seed| seed.parse().unwrap(),
@@ -123,7 +126,7 @@ fn survives(test: &str, wire: Wire, address: &'static str, size: usize) {
                 .start(move || exchange(connect(server), size, 2, 1))
         })
         .collect();
-    streams.into_iter().for_each(crate::world::join);
+    streams.into_iter().for_each(super::world::join);
     // What the sandbox has written may still be in its kernel.
     (0..4).for_each(|_| done.recv_timeout(DEADLINE).unwrap());
     for _ in 0..4 {
@@ -150,6 +153,36 @@ fn every_byte_arrives_although_packets_are_lost() {
 }
 
 #[test]
+fn every_byte_arrives_over_ipv6_although_packets_are_lost() {
+    let wire = Wire {
+        lost: 30,
+        doubled: 0,
+        late: Duration::from_millis(2),
+    };
+    survives(
+        "every_byte_arrives_over_ipv6_although_packets_are_lost",
+        wire,
+        SERVER_V6,
+        1 << 20,
+    );
+}
+
+/// As kernels before 6.9 do it.
+#[test]
+fn every_byte_arrives_over_a_bad_wire_where_sockets_are_read_from_their_start() {
+    let test = "every_byte_arrives_over_a_bad_wire_where_sockets_are_read_from_their_start";
+    let wire = Wire {
+        lost: 20,
+        doubled: 50,
+        late: Duration::from_millis(3),
+    };
+    if let Some(world) = World::with(test, |settings| settings.peek_offset = false) {
+        survives_in(&world, wire, SERVER_V4, 1 << 20);
+        survives_in(&world, wire, SERVER_V6, 1 << 20);
+    }
+}
+
+#[test]
 fn every_byte_arrives_although_packets_are_doubled_and_overtaken() {
     let wire = Wire {
         lost: 0,
@@ -167,10 +200,8 @@ fn every_byte_arrives_over_the_worst_of_wires() {
         doubled: 50,
         late: Duration::from_millis(20),
     };
-    survives(
-        "every_byte_arrives_over_the_worst_of_wires",
-        wire,
-        SERVER_V4,
-        256 << 10,
-    );
+    if let Some(world) = World::new("every_byte_arrives_over_the_worst_of_wires") {
+        survives_in(&world, wire, SERVER_V4, 256 << 10);
+        survives_in(&world, wire, SERVER_V6, 256 << 10);
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use llm_in_sandbox::net::gate::{Gate, Rules};
 use llm_in_sandbox::net::{
     Attachment, Connection, Entries, GUEST_V4, GUEST_V6, Ledger, MTU, Net, NetLimits, PREFIX_V4,
-    PREFIX_V6, Settings,
+    PREFIX_V6, Settings, Struck,
 };
 use llm_in_sandbox::sys::{process, tun};
 use nix::sched::{CloneFlags, unshare};
@@ -80,7 +80,12 @@ pub(crate) struct Guest {
 impl World {
     /// Nothing when it cannot be had: then the test says so and passes, but where `LIS_TEST_REQUIRE` names `tun`.
     pub(crate) fn new(test: &str) -> Option<Self> {
-        let world = Self::try_new();
+        Self::with(test, |_| {})
+    }
+
+    /// With other settings than the usual ones.
+    pub(crate) fn with(test: &str, change: impl FnOnce(&mut Settings)) -> Option<Self> {
+        let world = Self::try_new(change);
         if world.is_none() {
             let required = std::env::var("LIS_TEST_REQUIRE").unwrap_or_default();
             assert!(!required.split(',').any(|need| need == "tun"), "no tun");
@@ -89,19 +94,20 @@ impl World {
         world
     }
 
-    fn try_new() -> Option<Self> {
+    fn try_new(change: impl FnOnce(&mut Settings)) -> Option<Self> {
         let outside = Place::new()?;
         let files = tempfile::tempdir().unwrap();
         let resolv_conf = files.path().join("resolv.conf");
         std::fs::write(&resolv_conf, format!("nameserver {SERVER_V4}\n")).unwrap();
         let hosts = files.path().join("hosts");
         std::fs::write(&hosts, "45.0.0.1 from-the-file.example\n").unwrap();
-        let settings = Settings {
+        let mut settings = Settings {
             threads: 1,
             resolv_conf,
             hosts,
             ..Settings::default()
         };
+        change(&mut settings);
         let (net, uplink) = outside.run(move || {
             // Nobody reads what is sent over it: all other addresses are a black hole.
             let uplink = tun::make("uplink").ok()?;
@@ -190,13 +196,18 @@ pub(crate) fn device() -> OwnedFd {
 impl Guest {
     /// The entry of the next connection that ends.
     pub(crate) fn next_entry(&self) -> Connection {
-        self.entries.entries.recv_timeout(DEADLINE).unwrap()
+        self.entries.next_within(DEADLINE).unwrap()
+    }
+
+    /// Which limits were met.
+    pub(crate) fn struck(&self) -> Struck {
+        self.entries.struck()
     }
 
     /// Lets the device go, and gives all entries of its ledger.
     pub(crate) fn detach(mut self) -> Vec<Connection> {
         self.attachment = None;
-        self.entries.entries.iter().collect()
+        std::iter::from_fn(|| self.entries.next_within(DEADLINE)).collect()
     }
 }
 

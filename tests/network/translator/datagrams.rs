@@ -11,7 +11,7 @@ use llm_in_sandbox::net::gate::{Protocol, Rules};
 use llm_in_sandbox::net::{Ended, GATEWAY_V4, GATEWAY_V6, NetLimits, Verdict};
 use llm_in_sandbox::sys::socket;
 
-use crate::world::{DEADLINE, SERVER_V4, SERVER_V6, World};
+use super::world::{DEADLINE, SERVER_V4, SERVER_V6, World};
 
 /// A server that sends each datagram back, longer by one byte.
 fn echo(world: &World, address: &str) -> SocketAddr {
@@ -129,9 +129,7 @@ fn idle_flows_are_forgotten_and_flows_are_bounded() {
         sockets[4].recv(&mut [0]).unwrap_err().kind()
     });
     assert_eq!(refused, ErrorKind::HostUnreachable);
-    let first: Vec<_> = (0..5)
-        .map(|_| guest.entries.entries.recv_timeout(DEADLINE).unwrap())
-        .collect();
+    let first: Vec<_> = (0..5).map(|_| guest.next_entry()).collect();
     assert_eq!(first[0].verdict, Verdict::Limited);
     assert!(first[1..].iter().all(|entry| entry.ended == Ended::Done));
     let again = guest
