@@ -170,6 +170,8 @@ pub struct SettingsFile {
     pub extra_headers: Option<BTreeMap<String, Secret>>,
     /// Seconds for one command.
     pub cmd_timeout: Option<f64>,
+    /// Seconds for one answer of the model.
+    pub turn_timeout: Option<f64>,
     /// Seconds for the task.
     pub task_timeout: Option<f64>,
     /// Parent of the run folders.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::llm::{Message, TokenUsage};
+use crate::llm::{LlmError, Message, TokenUsage};
 
 /// What a run may use up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct Limits {
     pub max_tokens_per_call: u64,
     /// Time for one command.
     pub cmd_timeout: Duration,
+    /// Time for one answer of the model, with all attempts to get it; absent means no limit.
+    pub turn_timeout: Option<Duration>,
     /// Time for the task; absent means no limit.
     pub task_timeout: Option<Duration>,
 }
@@ -26,8 +28,27 @@ impl Default for Limits {
             max_token_limit: 65_536,
             max_tokens_per_call: 65_536,
             cmd_timeout: Duration::from_secs(120),
+            turn_timeout: None,
             task_timeout: None,
         }
+    }
+}
+
+impl Limits {
+    /// An answer that comes within the time for one. A server that is too slow is no fault of the model.
+    pub(crate) async fn within_turn<T>(
+        &self,
+        answer: impl Future<Output = Result<T, LlmError>>,
+    ) -> Result<T, LlmError> {
+        let Some(limit) = self.turn_timeout else {
+            return answer.await;
+        };
+        let late = LlmError::Timeout {
+            what: "no answer for the turn",
+            limit,
+        };
+        let answer = tokio::time::timeout(limit, answer).await;
+        answer.unwrap_or(Err(late))
     }
 }
 

@@ -112,9 +112,11 @@ pub fn header(
             "max_token_limit": limits.max_token_limit,
             "max_tokens_per_call": limits.max_tokens_per_call,
             "cmd_timeout_s": limits.cmd_timeout.as_secs_f64(),
+            "turn_timeout_s": limits.turn_timeout.map(|t| t.as_secs_f64()),
             "task_timeout_s": limits.task_timeout.map(|t| t.as_secs_f64()),
+            "ablations": config.ablations,
         }),
         problem_statement: problem.to_owned(),
-        tools: tools::schemas(config.style, config.shell),
+        tools: tools::schemas(config.style, config.shell, &config.ablations),
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::ablations::Ablation;
 use super::calls::{self, Call};
 use super::limits::{Limits, TokenCount};
 use super::observation::Style;
@@ -38,6 +39,8 @@ pub struct AgentConfig {
     pub style: Style,
     /// What the sandbox carries out commands with; the model is told.
     pub shell: Shell,
+    /// What the model is to do without.
+    pub ablations: Vec<Ablation>,
 }
 
 /// How a run ended.
@@ -111,8 +114,8 @@ pub async fn run<E: Env, M: ChatModel>(
             .limits
             .task_timeout
             .and_then(|t| start.checked_add(t)),
-        schemas: tools::schemas(config.style, config.shell),
-        tools: Tools::new(config.style, config.limits.cmd_timeout),
+        schemas: tools::schemas(config.style, config.shell, &config.ablations),
+        tools: Tools::new(config.style, config.limits.cmd_timeout).without(&config.ablations),
         history: Vec::new(),
         tokens: TokenCount::default(),
         turn: Turn::default(),
@@ -196,7 +199,8 @@ impl<E: Env, M: ChatModel> Run<'_, E, M> {
             tools: &self.schemas,
             max_tokens: limits.max_tokens_per_call,
         };
-        let answer = guard(&mut self.cancel, self.deadline, model.chat(&request)).await;
+        let asked = limits.within_turn(model.chat(&request));
+        let answer = guard(&mut self.cancel, self.deadline, asked).await;
         self.turn.model = begun.elapsed();
         self.model_time += self.turn.model;
         match answer {

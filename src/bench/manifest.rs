@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::BenchError;
+use crate::agent::Ablation;
 use crate::llm::Sampling;
 use crate::task::{self, Task};
 
@@ -16,17 +17,18 @@ pub(super) const FILE: &str = "run.json";
 const VERSION: u32 = 1;
 
 /// What the model has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// A sandbox and three tools.
+    #[default]
     LlmInSandbox,
     /// One answer.
     Llm,
 }
 
 /// All that can change a result. Nothing secret.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunConfig {
     /// Name of the task.
     pub task: String,
@@ -58,6 +60,12 @@ pub struct RunConfig {
     pub cmd_timeout_s: f64,
     /// Seconds for one sample.
     pub task_timeout_s: Option<f64>,
+    /// Seconds for one answer of the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn_timeout_s: Option<f64>,
+    /// What the model has to do without.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ablations: Vec<Ablation>,
     /// `persistent` or `fresh`.
     pub shell: String,
     /// `native` or `original`.
@@ -177,14 +185,19 @@ impl Manifest {
     pub fn check(&self, config: &RunConfig, folder: &Path) -> Result<(), BenchError> {
         let object = |config: &RunConfig| serde_json::to_value(config).unwrap_or_default();
         let (then, now) = (object(&self.config), object(config));
-        let differences: Vec<String> = then
-            .as_object()
+        let members = |config: &Value| config.as_object().cloned().unwrap_or_default();
+        // What is left out where it is not asked for may be in one of them only.
+        let names: std::collections::BTreeSet<String> = members(&then)
             .into_iter()
-            .flatten()
-            .filter(|(name, value)| now.get(name.as_str()) != Some(value))
-            .map(|(name, value)| {
-                let now = now.get(name.as_str()).cloned().unwrap_or_default();
-                format!("{name} was {value} and is {now}")
+            .chain(members(&now))
+            .map(|(name, _)| name)
+            .collect();
+        let differences: Vec<String> = names
+            .into_iter()
+            .filter(|name| then.get(name) != now.get(name))
+            .map(|name| {
+                let value = |config: &Value| config.get(&name).cloned().unwrap_or_default();
+                format!("{name} was {} and is {}", value(&then), value(&now))
             })
             .collect();
         if differences.is_empty() {

@@ -3,21 +3,28 @@
 //! One dispatcher owns what is known; a sample is a task of its own that returns its [`Record`]. Sandboxes and Python scorers
 //! are the caller's, behind [`Sandboxes`] and [`Grader`].
 
+mod asking;
 mod capability;
 mod compare;
 mod dispatch;
 mod failure;
+mod forgetful;
+mod gate;
 mod ledger;
+mod live;
 mod log;
 mod manifest;
+mod memory;
 mod merge;
 mod original;
+mod pace;
 mod plain;
 mod plan;
 mod report;
 mod rescore;
 mod sample;
 mod sandboxed;
+mod standing;
 mod summary;
 
 use std::future::Future;
@@ -25,15 +32,19 @@ use std::path::PathBuf;
 
 pub use capability::Capabilities;
 pub use compare::{Comparison, Side, compare};
-pub use dispatch::{Dispatch, Progress, Stop, run};
+pub use dispatch::{Dispatch, Stop, Told, run};
+pub use gate::Gate;
 pub use ledger::{Ledger, Record, Status, Times};
+pub use live::{Live, Stalled, Wait};
 pub use manifest::{Manifest, Mode, RunConfig, Shard};
+pub use memory::Memory;
 pub use merge::merge;
 pub use original::write as write_results;
 pub use plan::{Job, jobs};
 pub use report::{Report, report};
 pub use rescore::{Rescored, rescore};
 pub use sample::{Models, Shared};
+pub use standing::Standing;
 pub use summary::{Summary, summarize};
 
 use crate::agent::SandboxFacts;

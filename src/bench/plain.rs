@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Grader;
+use super::asking::Asking;
 use super::failure::{chain, failure};
 use super::ledger::seconds;
 use super::log::Log;
 use super::plan::Job;
-use super::sample::{Permitted, Shared, Worked, row};
-use crate::agent::{self, AgentConfig, SandboxFacts};
+use super::sample::{Shared, Worked, row};
+use crate::agent::{self, AgentConfig, Limits, SandboxFacts};
 use crate::llm::{ChatModel, ChatRequest, Completion, LlmError, Message};
 use crate::outcome::{Cause, Outcome, Policy};
 use crate::task::Row;
@@ -19,7 +20,7 @@ pub(super) async fn work<S, G: Grader>(
     shared: &Shared<S, G>,
     job: &Job,
     folder: &Path,
-    model: &Permitted<'_>,
+    model: &Asking<'_>,
     log: &mut Log,
 ) -> Worked {
     let row = row(shared, job);
@@ -46,7 +47,7 @@ pub(super) async fn work<S, G: Grader>(
         max_tokens: shared.max_response_len,
     };
     let begun = Instant::now();
-    let answer = ask(model, &request, shared.limits.task_timeout).await;
+    let answer = ask(model, &request, &shared.limits).await;
     let waited = begun.elapsed();
     if let Ok(completion) = &answer {
         tell(&completed(completion, waited));
@@ -86,6 +87,7 @@ fn header<S, G>(shared: &Shared<S, G>, job: &Job, row: &Row, text: &str) -> Head
         limits: shared.limits.clone(),
         style: shared.style,
         shell: shared.shell,
+        ablations: shared.ablations.clone(),
     };
     let (prompt, none) = (&shared.task.prompt, SandboxFacts::default());
     let mut header = agent::header(&shared.settings, &config, prompt, row.problem(), none);
@@ -150,12 +152,12 @@ enum Unanswered {
 }
 
 async fn ask(
-    model: &Permitted<'_>,
+    model: &Asking<'_>,
     request: &ChatRequest<'_>,
-    limit: Option<Duration>,
+    limits: &Limits,
 ) -> Result<Completion, Unanswered> {
-    let answer = model.chat(request);
-    let answer = match limit {
+    let answer = limits.within_turn(model.chat(request));
+    let answer = match limits.task_timeout {
         None => answer.await,
         Some(limit) => match tokio::time::timeout(limit, answer).await {
             Ok(answer) => answer,

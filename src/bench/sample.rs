@@ -5,19 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
-
+use super::asking::Asking;
 use super::failure::{failure, of_io};
+use super::gate::Gate;
 use super::ledger::{Record, Status, Times, seconds};
+use super::live::{Activity, Live, Wait};
 use super::log::Log;
 use super::manifest::Mode;
 use super::plan::Job;
 use super::{Grader, Sandboxes, plain, sandboxed};
-use crate::agent::{Cancel, Limits, Shell, Style};
-use crate::llm::{
-    ChatModel, ChatRequest, Completion, HttpModel, LlmError, Model, ModelSettings, ReplayModel,
-    TokenUsage,
-};
+use crate::agent::{Ablation, Cancel, Limits, Shell, Style};
+use crate::llm::{HttpModel, LlmError, Model, ModelSettings, ReplayModel, RetryPolicy, TokenUsage};
 use crate::outcome::{Cause, Outcome};
 use crate::reward::{Reward, Truth, boxed};
 use crate::spec::Usage;
@@ -47,7 +45,10 @@ impl Models {
             ModelSettings::Replay(path) if path.is_dir() => Self::Directory(path.clone()),
             ModelSettings::Replay(path) => Self::Replay(ReplayModel::open(path)?),
             ModelSettings::Http(config) => {
-                Self::Http(Box::new(HttpModel::new((**config).clone())?))
+                let mut config = (**config).clone();
+                // Attempts are made by whoever holds the permits.
+                config.retry.attempts = 1;
+                Self::Http(Box::new(HttpModel::new(config)?))
             }
         })
     }
@@ -75,8 +76,10 @@ pub struct Shared<S, G> {
     pub settings: ModelSettings,
     /// The models.
     pub models: Models,
-    /// Requests that may be under way at once.
-    pub requests: Semaphore,
+    /// Permits for requests.
+    pub gate: Gate,
+    /// What goes on.
+    pub live: Live,
     /// Budgets of a sample.
     pub limits: Limits,
     /// Tokens of the one answer of the plain mode.
@@ -85,6 +88,8 @@ pub struct Shared<S, G> {
     pub style: Style,
     /// What carries out commands.
     pub shell: Shell,
+    /// What the model is to do without.
+    pub ablations: Vec<Ablation>,
     /// Sandboxes; none in the plain mode.
     pub sandboxes: Option<S>,
     /// Python scorers, where the task needs them.
@@ -93,21 +98,6 @@ pub struct Shared<S, G> {
     pub folder: PathBuf,
     /// Keep every request and its answer.
     pub save_exchanges: bool,
-}
-
-/// A model whose requests wait for a permit.
-pub(super) struct Permitted<'a> {
-    model: Model,
-    permits: &'a Semaphore,
-}
-
-impl ChatModel for Permitted<'_> {
-    async fn chat(&self, request: &ChatRequest<'_>) -> Result<Completion, LlmError> {
-        // The semaphore is never closed; without a permit nothing is asked.
-        let permit = self.permits.acquire().await;
-        let _permit = permit.map_err(|e| LlmError::Config(e.to_string()))?;
-        self.model.chat(request).await
-    }
 }
 
 /// What a sample came to, before it is scored.
@@ -154,16 +144,18 @@ pub(super) async fn run<S: Sandboxes, G: Grader>(
 ) -> Record {
     let begun = Instant::now();
     let shared = &*shared;
+    let activity = shared.live.begin(&job.name);
     let mut log = Log::default();
     let (folder, worked) = match make_folder(&shared.folder, &job.name) {
         Ok(folder) => {
-            let worked = Box::pin(work(shared, &job, &folder, cancel, &mut log)).await;
+            let worked = Box::pin(work(shared, &job, &folder, (&activity, cancel), &mut log)).await;
             (folder, worked)
         }
         Err(error) => (shared.folder.clone(), Worked::failed(of_io(&error))),
     };
     let row = row(shared, &job);
     let scoring = Instant::now();
+    activity.waits_for(Wait::Grader);
     let (status, score, pending) = match &worked.outcome {
         Outcome::Infrastructure(_) => (Status::Failed, None, None),
         Outcome::Policy(_) => {
@@ -252,13 +244,19 @@ async fn work<S: Sandboxes, G: Grader>(
     shared: &Shared<S, G>,
     job: &Job,
     folder: &Path,
-    mut cancel: Cancel,
+    (activity, mut cancel): (&Activity, Cancel),
     log: &mut Log,
 ) -> Worked {
     let model = match shared.models.model(job) {
-        Ok(model) => Permitted {
+        Ok(model) => Asking {
             model,
-            permits: &shared.requests,
+            retry: match &shared.settings {
+                ModelSettings::Http(config) => config.retry.clone(),
+                ModelSettings::Replay(_) => RetryPolicy::default(),
+            },
+            gate: &shared.gate,
+            live: &shared.live,
+            activity,
         },
         Err(error) => return Worked::failed(failure(Cause::Llm, &error)),
     };

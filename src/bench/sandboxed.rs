@@ -4,16 +4,21 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Sandboxes;
+use super::asking::Asking;
 use super::failure::{failure, of_env};
+use super::forgetful::Forgetful;
 use super::ledger::{Times, seconds};
+use super::live::Wait;
 use super::log::Log;
 use super::plan::Job;
-use super::sample::{Permitted, Shared, Worked, row, unless};
-use crate::agent::{self, AgentConfig, Cancel, PrepareError, Progress, SandboxFacts};
+use super::sample::{Shared, Worked, row, unless};
+use crate::agent::{self, Ablation, AgentConfig, Cancel, PrepareError, SandboxFacts};
 use crate::env::{Env, EnvError, FileError, GuestPath};
 use crate::outcome::{Cause, Outcome};
 use crate::trajectory::{Event, Recorder};
 
+/// The file that holds it.
+pub(super) const ANSWER: &str = "answer.txt";
 /// Largest answer that is read.
 const MAX_ANSWER: u64 = 1 << 20;
 /// Time for one file operation of ours in a sandbox.
@@ -24,41 +29,51 @@ pub(super) async fn work<S: Sandboxes, G>(
     sandboxes: &S,
     job: &Job,
     folder: &Path,
-    (model, mut cancel): (&Permitted<'_>, Cancel),
+    (model, mut cancel): (&Asking<'_>, Cancel),
     log: &mut Log,
 ) -> Worked {
     let begun = Instant::now();
+    let activity = model.activity;
     let started = match unless(&mut cancel, Box::pin(sandboxes.start())).await {
         None => return Worked::interrupted(),
         Some(Err(outcome)) => return Worked::failed(outcome),
         Some(Ok(env)) => env,
     };
+    let counted = shared.live.sandbox();
     let ready = Box::pin(prepare(shared, job, &started));
     let ready = unless(&mut cancel, ready).await;
     let start = seconds(begun.elapsed());
     let facts = sandboxes.facts(&started);
-    let (mut worked, record) = match ready {
-        None => (Worked::interrupted(), None),
-        Some(Err(outcome)) => (Worked::failed(outcome), None),
+    let (mut worked, record, last) = match ready {
+        None => (Worked::interrupted(), None, Some(started)),
+        Some(Err(outcome)) => (Worked::failed(outcome), None, Some(started)),
+        Some(Ok(())) if shared.ablations.contains(&Ablation::NoFiles) => {
+            let env = Forgetful::new(sandboxes, &shared.task.prompt, started);
+            let inside = (&env, facts);
+            let work = agent_works(shared, job, folder, inside, (model, cancel), log);
+            let (worked, record) = Box::pin(work).await;
+            (worked, record, env.into_last())
+        }
         Some(Ok(())) => {
-            Box::pin(agent_works(
-                shared,
-                job,
-                folder,
-                (&started, facts),
-                (model, cancel),
-                log,
-            ))
-            .await
+            let inside = (&started, facts);
+            let work = agent_works(shared, job, folder, inside, (model, cancel), log);
+            let (worked, record) = Box::pin(work).await;
+            (worked, record, Some(started))
         }
     };
     worked.times.start = start;
     let ending = Instant::now();
-    match sandboxes.end(started).await {
-        Ok(usage) => worked.sandbox = Some(usage),
-        // The answer is out: what is left behind is the host's trouble, told but not the sample's.
-        Err(outcome) => tracing::warn!(?outcome, sample = job.name, "the sandbox did not end well"),
+    activity.waits_for(Wait::Teardown);
+    if let Some(last) = last {
+        match sandboxes.end(last).await {
+            Ok(usage) => worked.sandbox = Some(usage),
+            // The answer is out: what is left behind is the host's trouble, told but not the sample's.
+            Err(outcome) => {
+                tracing::warn!(?outcome, sample = job.name, "the sandbox did not end well");
+            }
+        }
     }
+    drop(counted);
     worked.times.end = seconds(ending.elapsed());
     if let Some(record) = record {
         close(record, &mut worked);
@@ -99,6 +114,10 @@ async fn prepare<S: Sandboxes, G>(
         })?;
     let files = row(shared, job).files();
     let files = files.map_err(|problem| Outcome::infrastructure(Cause::Other, problem))?;
+    if !files.is_empty() && shared.ablations.contains(&Ablation::NoFiles) {
+        let problem = "the row gives its problem as files, and the run is without";
+        return Err(Outcome::infrastructure(Cause::Other, problem));
+    }
     let directory = GuestPath::from(prompt.input_dir.as_str());
     for (name, text) in files {
         let path = directory.join(&name);
@@ -117,12 +136,12 @@ async fn prepare<S: Sandboxes, G>(
     Ok(())
 }
 
-async fn agent_works<S: Sandboxes, G>(
+async fn agent_works<E: Env, S, G>(
     shared: &Shared<S, G>,
     job: &Job,
     folder: &Path,
-    (env, facts): (&S::Env, SandboxFacts),
-    (model, cancel): (&Permitted<'_>, Cancel),
+    (env, facts): (&E, SandboxFacts),
+    (model, cancel): (&Asking<'_>, Cancel),
     log: &mut Log,
 ) -> (Worked, Option<Open>) {
     let row = row(shared, job);
@@ -133,6 +152,7 @@ async fn agent_works<S: Sandboxes, G>(
         limits: shared.limits.clone(),
         style: shared.style,
         shell: shared.shell,
+        ablations: shared.ablations.clone(),
     };
     let mut header = agent::header(&shared.settings, &config, prompt, row.problem(), facts);
     header.sampling.seed = job.seed;
@@ -140,24 +160,14 @@ async fn agent_works<S: Sandboxes, G>(
         Ok(recorder) => recorder,
         Err(error) => return (Worked::failed(failure(Cause::HostFiles, &error)), None),
     };
-    let mut sink = |progress: Progress<'_>| match progress {
-        Progress::Event(event) => {
-            recorder.event(event);
-            log.event(event);
-            if matches!(event, Event::ToolResult { .. }) {
-                recorder.connections(env.connections());
-            }
-        }
-        Progress::Exchange {
-            messages,
-            tools,
-            completion,
-        } => {
-            let base_url = header.base_url.as_deref();
-            recorder.exchange(&header.model, base_url, messages, tools, completion);
+    let record = (&mut recorder, &header);
+    let mut show = |event: &Event| {
+        log.event(event);
+        if matches!(event, Event::ToolCall { .. }) {
+            model.activity.waits_for(Wait::Tool);
         }
     };
-    let ended = agent::run(env, model, &config, &mut sink, cancel).await;
+    let ended = agent::run_recorded(env, model, &config, record, &mut show, cancel).await;
     let mut worked = Worked {
         outcome: ended.outcome.clone(),
         detail: ended.detail.clone(),
@@ -182,7 +192,7 @@ async fn agent_works<S: Sandboxes, G>(
 
 /// What the model left as its answer; a sandbox that a limit ended holds none any more.
 async fn answer<E: Env>(env: &E, directory: &str) -> Result<Option<String>, Outcome> {
-    let path = GuestPath::from(directory).join("answer.txt");
+    let path = GuestPath::from(directory).join(ANSWER);
     let read = tokio::time::timeout(FILE_DEADLINE, env.read_file(&path, MAX_ANSWER)).await;
     match read {
         Ok(Ok(bytes)) => Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned())),

@@ -1,8 +1,11 @@
 //! `benchmark`: a model on all samples of a task.
 
+mod board;
+mod events;
 mod grader;
 mod merge;
 mod report;
+mod runner;
 mod sandboxes;
 mod settle;
 mod verify;
@@ -12,21 +15,24 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use clap::{Args, ValueEnum};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use super::output::{self, note, result};
 use super::run::{self, AgentArgs};
 use super::sanitize::one_line;
 use super::signals::Signals;
 use crate::bench::{
-    self, Dispatch, Ledger, Manifest, Models, Progress, Shared, Status, Stop, Summary,
+    self, Dispatch, Gate, Ledger, Live, Manifest, Memory, Models, Shared, Status, Stop, Summary,
+    Told,
 };
 use crate::exit;
-use crate::outcome::Outcome;
 use crate::settings::Environment;
+use crate::sys::process;
+use board::Board;
 use grader::PythonGrader;
 pub(super) use merge::{MergeArgs, merge};
 pub(super) use report::{ReportArgs, report};
+use runner::RunnerArgs;
 use sandboxes::Pool;
 use settle::Settled;
 pub(super) use verify::{VerifyArgs, verify};
@@ -84,6 +90,8 @@ pub(super) struct BenchmarkArgs {
     #[arg(long, value_name = "NAME")]
     grader_image: Option<String>,
     #[command(flatten)]
+    runner: RunnerArgs,
+    #[command(flatten)]
     agent: AgentArgs,
 }
 
@@ -122,6 +130,7 @@ enum Reward {
 
 /// Carries it out; gives the exit code. Errors are told on stderr.
 pub(super) async fn benchmark(args: BenchmarkArgs, state: Option<&Path>) -> u8 {
+    process::keep_freed_memory();
     let signals = Signals::listen();
     let settled = settle::settle(
         args,
@@ -206,6 +215,8 @@ struct Begun {
     manifest: Manifest,
     jobs: Vec<bench::Job>,
     how: Dispatch,
+    /// Events go to stdout as JSON, and words to stderr.
+    json: bool,
 }
 
 async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::Error> {
@@ -244,16 +255,21 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         workers: settled.workers,
         retries: settled.retries,
         max_failures: settled.max_failures.unwrap_or((all.len() / 10).max(10)),
+        timeout: settled.timeout,
+        stalled_after: settled.stalled_after,
+        memory: Memory::of_host,
     };
     let shared = Arc::new(Shared {
         mode: manifest.config.mode,
         settings: agent.model,
         models,
-        requests: Semaphore::new(settled.requests),
+        gate: Gate::new(settled.requests),
+        live: Live::default(),
         limits: agent.limits,
         max_response_len: manifest.config.max_response_len,
         style: agent.style,
         shell: agent.shell,
+        ablations: settled.ablations,
         sandboxes: pool,
         grader,
         folder: ledger.folder().to_owned(),
@@ -266,6 +282,7 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         manifest,
         jobs: all,
         how,
+        json: settled.json,
     })
 }
 
@@ -276,6 +293,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         manifest,
         jobs,
         how,
+        json,
     } = begun;
     for line in &shared.task.notes {
         note(line);
@@ -295,8 +313,18 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         how.workers,
         folder.display()
     ));
+    if json {
+        let begin = events::begin(&folder, jobs.len(), missing.len(), how.workers);
+        output::json_line(&begin);
+    }
     let begun = Instant::now();
-    let mut tell = |progress: &Progress<'_>| note(&line(progress));
+    let mut board = Board::new();
+    let mut tell = |told: Told<'_>| {
+        if json {
+            output::json_line(&events::told(&told));
+        }
+        board.tell(&told);
+    };
     let stop = bench::run(
         Arc::clone(&shared),
         missing,
@@ -306,30 +334,31 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         &mut tell,
     )
     .await;
+    board.close();
     if let Some(grader) = &shared.grader {
         grader.close().await;
     }
     let stop = stop?;
     let again = format!("llm-in-sandbox benchmark --resume {}", folder.display());
-    match stop {
-        Stop::Interrupted => {
-            note(&format!("interrupted; go on with: {again}"));
-            return Ok(run::EXIT_INTERRUPTED);
+    if let Some(why) = ended_early(stop, how) {
+        note(&format!("{why}; go on with: {again}"));
+    }
+    if stop == Stop::Interrupted {
+        if json {
+            output::json_line(&events::end(&folder, stop, None));
         }
-        Stop::TooManyFailures => {
-            note(&format!(
-                "stopped: more than {} samples failed through no fault of the model; mend that and go on with: {again}",
-                how.max_failures
-            ));
-        }
-        Stop::Finished => {}
+        return Ok(run::EXIT_INTERRUPTED);
     }
     let summary =
         bench::write_results(&mut ledger, &manifest, &shared.task, &jobs, begun.elapsed())?;
-    for line in summary_lines(&summary) {
-        result(&line);
+    if json {
+        output::json_line(&events::end(&folder, stop, Some(&summary)));
+    } else {
+        for line in summary_lines(&summary) {
+            result(&line);
+        }
+        result(&format!("results:    {}", folder.display()));
     }
-    result(&format!("results:    {}", folder.display()));
     let complete = summary.missing == 0 && summary.infrastructure_failures == 0;
     if !complete && stop == Stop::Finished {
         note(&format!("to do what failed once more: {again}"));
@@ -337,40 +366,17 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
     Ok(if complete { 0 } else { 1 })
 }
 
-/// One line for each sample that ends.
-fn line(progress: &Progress<'_>) -> String {
-    let record = progress.record;
-    let score = match (record.status, record.score) {
-        (Status::Failed, _) => "failed (infrastructure)".to_owned(),
-        (_, Some(score)) => format!("{score:.3}"),
-        (_, None) => "pending".to_owned(),
-    };
-    let why = match &record.outcome {
-        Outcome::Infrastructure(failure) => format!(": {}", one_line(&failure.detail)),
-        Outcome::Policy(_) => String::new(),
-    };
-    let mean = mean(progress.sum, progress.scored);
-    let failed = match progress.failed {
-        0 => String::new(),
-        n => format!(", {n} failed"),
-    };
-    format!(
-        "[{}/{}] {}: {score}{why}; mean {mean} (n {}){failed}, {} running, {:.0} s",
-        progress.done,
-        progress.total,
-        one_line(&record.id),
-        progress.scored,
-        progress.running,
-        progress.elapsed.as_secs_f64()
-    )
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of samples")]
-fn mean(sum: f64, count: usize) -> String {
-    if count == 0 {
-        return "-".to_owned();
+/// Why a run ended before all was done.
+fn ended_early(stop: Stop, how: Dispatch) -> Option<String> {
+    match stop {
+        Stop::Finished => None,
+        Stop::Interrupted => Some("interrupted".to_owned()),
+        Stop::OutOfTime => Some("the time of the run is up".to_owned()),
+        Stop::TooManyFailures => Some(format!(
+            "stopped: more than {} samples failed through no fault of the model; mend that",
+            how.max_failures
+        )),
     }
-    format!("{:.4}", sum / count as f64)
 }
 
 fn summary_lines(summary: &Summary) -> Vec<String> {

@@ -19,6 +19,13 @@ pub(super) fn json<T: serde::Serialize>(value: &T) -> Result<(), super::error::C
     Ok(())
 }
 
+/// Writes a value as one line of JSON to stdout, and sees that it leaves at once.
+pub(super) fn json_line(value: &serde_json::Value) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{}", escape_json(&value.to_string()));
+    let _ = out.flush();
+}
+
 /// A value as JSON that can be shown on a terminal.
 pub(super) fn to_json<T: serde::Serialize>(value: &T) -> serde_json::Result<String> {
     serde_json::to_string_pretty(value).map(|text| escape_json(&text))

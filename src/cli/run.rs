@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 pub use args::{AgentArgs, Compat, ShellMode, Truth};
 pub use resolve::{AgentSettings, RunSettings, resolve};
-pub(super) use resolve::{resolve_agent, value};
+pub(super) use resolve::{resolve_agent, seconds, value};
 pub use session::Session;
 pub(super) use session::make_folder;
 

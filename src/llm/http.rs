@@ -20,7 +20,7 @@ use super::endpoint::{
 };
 use super::retry::retry_after;
 use super::sse::SseParser;
-use super::types::{ChatRequest, Completion, LlmError, Message};
+use super::types::{ChatRequest, Completion, LlmError};
 
 /// Largest answer.
 const MAX_BODY: usize = 64 << 20;
@@ -183,16 +183,12 @@ impl HttpModel {
     async fn attempt(
         &self,
         params: &Map<String, Value>,
-        messages: &Value,
+        messages: &str,
         tools: &[Value],
     ) -> Result<Answer, LlmError> {
-        let mut body = params.clone();
-        body.insert("messages".into(), messages.clone());
-        if !tools.is_empty() {
-            body.insert("tools".into(), Value::Array(tools.to_vec()));
-        }
+        let body = body(params.clone(), messages, tools)?;
         let total = self.config.timeouts.total;
-        timeout(total, self.exchange(&body))
+        timeout(total, self.exchange(body))
             .await
             .unwrap_or(Err(LlmError::Timeout {
                 what: "no whole answer",
@@ -200,9 +196,10 @@ impl HttpModel {
             }))
     }
 
-    async fn exchange(&self, body: &Map<String, Value>) -> Result<Answer, LlmError> {
+    async fn exchange(&self, body: String) -> Result<Answer, LlmError> {
         let first_byte = self.config.timeouts.first_byte;
-        let send = self.client.post(&self.url).json(body).send();
+        let post = self.client.post(&self.url).body(body);
+        let send = post.header(CONTENT_TYPE, "application/json").send();
         let mut response = timeout(first_byte, send)
             .await
             .map_err(|_| LlmError::Timeout {
@@ -358,8 +355,8 @@ impl HttpModel {
 
 impl ChatModel for HttpModel {
     async fn chat(&self, request: &ChatRequest<'_>) -> Result<Completion, LlmError> {
-        let messages = to_value(request.messages)?;
-        let bytes = messages.to_string().len();
+        let messages = encode(request.messages)?;
+        let bytes = messages.len();
         let (mut attempts, mut failures, mut shrinks) = (0_u32, 0_u32, 0_u32);
         let mut forced = None;
         loop {
@@ -403,9 +400,31 @@ impl ChatModel for HttpModel {
     }
 }
 
-fn to_value(messages: &[Message]) -> Result<Value, LlmError> {
-    serde_json::to_value(messages)
-        .map_err(|e| LlmError::Config(format!("encode the messages: {e}")))
+/// A request's body. The conversation is by far the largest part, so it is encoded once, whatever the number of attempts.
+fn body(
+    mut params: Map<String, Value>,
+    messages: &str,
+    tools: &[Value],
+) -> Result<String, LlmError> {
+    params.shift_remove("messages");
+    if !tools.is_empty() {
+        params.shift_remove("tools");
+    }
+    let mut body = encode(&params)?;
+    // The brace; there is always a model before it.
+    body.pop();
+    body.push_str(",\"messages\":");
+    body.push_str(messages);
+    if !tools.is_empty() {
+        body.push_str(",\"tools\":");
+        body.push_str(&encode(tools)?);
+    }
+    body.push('}');
+    Ok(body)
+}
+
+fn encode<T: serde::Serialize + ?Sized>(part: &T) -> Result<String, LlmError> {
+    serde_json::to_string(part).map_err(|e| LlmError::Config(format!("encode the request: {e}")))
 }
 
 #[cfg(test)]

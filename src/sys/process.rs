@@ -109,6 +109,22 @@ pub fn ignore_file_size_signal() {
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
+/// Memory that was freed is kept for the next use, up to 64 MiB: for a program that takes and frees buffers all the time, as the
+/// runner of an evaluation does. Else glibc gives the end of the heap back and asks for it again, with a fault for each page:
+/// mallopt(3).
+pub fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    for (name, value) in [
+        (libc::M_TRIM_THRESHOLD, 64 << 20),
+        (libc::M_TOP_PAD, 1 << 20),
+        // Setting the first one fixes this one, which would grow by itself.
+        (libc::M_MMAP_THRESHOLD, 4 << 20),
+    ] {
+        // SAFETY: it only sets numbers of the allocator.
+        unsafe { libc::mallopt(name, value) };
+    }
+}
+
 /// Raises the limit of open files as far as it goes: a host holds several for each sandbox.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ use std::time::Instant;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::event::{Event, Header, Line};
+use super::event::{Event, Header};
 use super::original::OriginalTrajectory;
 use crate::llm::{Completion, Message};
 use crate::outcome::Connections;
@@ -28,6 +28,14 @@ pub enum RecorderError {
     /// An event could not be encoded.
     #[error("encode an event")]
     Encode(#[from] serde_json::Error),
+}
+
+/// A [`Line`](super::event::Line) that is only written.
+#[derive(Serialize)]
+struct BorrowedLine<'a> {
+    n: u64,
+    t_us: u64,
+    event: &'a Event,
 }
 
 /// Connections of one run that become lines; a scan of ports could make millions.
@@ -91,10 +99,10 @@ impl Recorder {
         self.original.push(event);
         self.ordinal += 1;
         let elapsed = self.start.elapsed().as_micros();
-        let line = Line {
+        let line = BorrowedLine {
             n: self.ordinal,
             t_us: u64::try_from(elapsed).unwrap_or(u64::MAX),
-            event: event.clone(),
+            event,
         };
         let written = self.write_line(&line);
         self.keep(written);

@@ -41,6 +41,7 @@ pub(crate) fn config() -> AgentConfig {
         },
         style: Style::Native,
         shell: Shell::Persistent,
+        ablations: Vec::new(),
     }
 }
 

@@ -10,6 +10,10 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::validator;
 
 #[derive(Debug, Clone)]
+#[allow(
+    dead_code,
+    reason = "shared between tests, none of which uses all of it"
+)]
 pub(crate) enum Reply {
     /// Events of a whole stream.
     Stream(Vec<String>),
@@ -21,6 +25,12 @@ pub(crate) enum Reply {
     Plain(u16, &'static str, String),
     /// The same as the other, later.
     Late(std::time::Duration, Box<Reply>),
+    /// The same, and this is kept until it is on its way.
+    Holding(
+        std::time::Duration,
+        Box<Reply>,
+        Arc<dyn std::any::Any + Send + Sync>,
+    ),
     /// The connection breaks at once.
     Reset,
     /// The request is taken, and no byte comes.
@@ -124,8 +134,13 @@ async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Seen>>, answer: Arc<Answer
         tokio::time::sleep(delay).await;
         reply = *later;
     }
+    if let Reply::Holding(delay, later, held) = reply {
+        tokio::time::sleep(delay).await;
+        drop(held);
+        reply = *later;
+    }
     match reply {
-        Reply::Reset | Reply::Late(..) => {}
+        Reply::Reset | Reply::Late(..) | Reply::Holding(..) => {}
         Reply::Silent => tokio::time::sleep(Duration::from_secs(20)).await,
         Reply::Flood(headers, byte) => {
             let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n{headers}\r\n");

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::process::Child;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -57,7 +59,7 @@ fn assert_each_once(lines: &[Value], count: usize) {
 
 #[test]
 fn a_run_killed_at_random_moments_loses_no_sample_and_does_none_twice() {
-    let samples = 60;
+    let samples = 120;
     let (server, _runtime) = serve(|request| {
         let turns = request["messages"].as_array().unwrap().len();
         let answer = answering("/testbed", "yes");
@@ -81,7 +83,7 @@ fn a_run_killed_at_random_moments_loses_no_sample_and_does_none_twice() {
         || bench.path("out").exists() && bench.folder().join("results.jsonl").exists()
     ));
     let folder = bench.folder().to_str().unwrap().to_owned();
-    let mut done = 0;
+    let (mut done, mut struck) = (0, 0);
     for _ in 0..KILLS {
         // It gets on between the kills, so that they come at every stage.
         let wanted = done + usize::try_from(random.below(4)).unwrap();
@@ -89,6 +91,7 @@ fn a_run_killed_at_random_moments_loses_no_sample_and_does_none_twice() {
             || bench.lines().len() >= wanted || child.try_wait().unwrap().is_some()
         ));
         std::thread::sleep(Duration::from_millis(random.below(60)));
+        struck += usize::from(child.try_wait().unwrap().is_none());
         let _ = child.kill();
         collect(child);
         let before = bench.lines().len();
@@ -96,6 +99,7 @@ fn a_run_killed_at_random_moments_loses_no_sample_and_does_none_twice() {
         done = before;
         child = bench.start(&["--resume", &folder, "--num_workers", "4"]);
     }
+    assert!(struck * 4 >= KILLS * 3, "{struck} kills met a run at work");
     let output = collect(child);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_each_once(&bench.lines(), samples);
@@ -184,11 +188,7 @@ fn an_interrupt_ends_a_run_soon_leaves_nothing_and_can_be_resumed() {
     assert!(took < Duration::from_secs(3), "{took:?}");
     assert!(stderr(&output).contains("--resume"), "{}", stderr(&output));
     assert!(bench.lines().is_empty(), "what was cut short is no result");
-    let mut ps = crate::bare(&["ps", "--json"]);
-    ps.env("LLM_IN_SANDBOX_RUNTIME_DIR", bench.path("registry"));
-    let ps = finish(ps);
-    assert_eq!(code(&ps), 0, "{}", stderr(&ps));
-    assert_eq!(String::from_utf8(ps.stdout).unwrap().trim(), "[]");
+    assert_eq!(sandboxes(&bench), 0);
     for at in 0..4 {
         bench.record(&format!("r{at:03}"), &answering("/testbed", "yes"));
     }
@@ -196,6 +196,106 @@ fn an_interrupt_ends_a_run_soon_leaves_nothing_and_can_be_resumed() {
     let output = bench.run(&["--resume", &folder]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_each_once(&bench.lines(), 4);
+}
+
+/// Sandboxes of a run that are there, by `ps`.
+fn sandboxes(bench: &Bench) -> usize {
+    let mut ps = crate::bare(&["ps", "--json"]);
+    ps.env("LLM_IN_SANDBOX_RUNTIME_DIR", bench.path("registry"));
+    let ps = finish(ps);
+    assert_eq!(code(&ps), 0, "{}", stderr(&ps));
+    let all: Value = serde_json::from_slice(&ps.stdout).unwrap();
+    all.as_array().unwrap().len()
+}
+
+#[test]
+fn an_interrupt_ends_sixteen_samples_that_wait_for_a_server_that_hangs() {
+    let hangs = Arc::new(AtomicBool::new(true));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let seen = (Arc::clone(&hangs), Arc::clone(&asked));
+    let (server, _runtime) = serve(move |request| {
+        let turns = request["messages"].as_array().unwrap().len();
+        seen.1.fetch_add(1, Ordering::SeqCst);
+        if seen.0.load(Ordering::SeqCst) {
+            return Reply::Silent;
+        }
+        streamed(&answering("/testbed", "yes")[usize::from(turns > 1)])
+    });
+    let bench = Bench::new();
+    task(&bench.path("t"), "reward: exact\n", &rows(20));
+    let url = server.url();
+    let model = ["--llm_name", "m", "--llm_base_url", &url];
+    let flags = ["t", "--num_workers", "16", "--json", "--stalled_after", "1"];
+    let child = bench.start(&[&flags[..], &model].concat());
+    assert!(eventually(|| asked.load(Ordering::SeqCst) == 16));
+    assert!(eventually(|| sandboxes(&bench) >= 16));
+    let begun = Instant::now();
+    signal(&child, Signal::SIGINT);
+    let output = collect(child);
+    let took = begun.elapsed();
+    println!("ended after {took:?}");
+    assert_eq!(code(&output), 130, "{}", stderr(&output));
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert_eq!(sandboxes(&bench), 0, "nothing is left");
+    assert!(bench.lines().is_empty(), "what was cut short is no result");
+    // Stdout holds events alone, the first and the last of which are these.
+    let told = String::from_utf8(output.stdout).unwrap();
+    let events: Vec<Value> = told
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(events.iter().all(|event| event["v"] == 1), "{told}");
+    assert_eq!(events[0]["event"], "begin");
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["event"], &last["stop"]),
+        (&json!("end"), &json!("interrupted"))
+    );
+    hangs.store(false, Ordering::SeqCst);
+    let folder = bench.folder().to_str().unwrap().to_owned();
+    let output = bench.run(&["--resume", &folder, "--num_workers", "4"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_each_once(&bench.lines(), 20);
+}
+
+#[test]
+fn a_run_whose_time_is_up_is_resumed_like_any_other() {
+    let hangs = AtomicBool::new(true);
+    let (server, _runtime) = serve(move |request| {
+        let messages = request["messages"].as_array().unwrap();
+        let slow = messages[0].to_string().contains("slow");
+        if slow && hangs.swap(false, Ordering::SeqCst) {
+            return Reply::Silent;
+        }
+        streamed(&answering("/testbed", "yes")[usize::from(messages.len() > 1)])
+    });
+    let bench = Bench::new();
+    let mut rows = rows(3);
+    rows[2]["problem_statement"] = "Be slow.".into();
+    task(&bench.path("t"), "reward: exact\n", &rows);
+    let url = server.url();
+    let flags = [
+        "t",
+        "--num_workers",
+        "3",
+        "--llm_name",
+        "m",
+        "--llm_base_url",
+        &url,
+    ];
+    let output = bench.run(&[&flags[..], &["--run_timeout", "8"]].concat());
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("the time of the run is up"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(bench.lines().len(), 2);
+    assert_eq!(bench.json("results.json")["summary"]["missing"], 1);
+    let folder = bench.folder().to_str().unwrap().to_owned();
+    let output = bench.run(&["--resume", &folder]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_each_once(&bench.lines(), 3);
 }
 
 #[test]

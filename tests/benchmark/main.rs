@@ -12,9 +12,11 @@
     reason = "all of this crate is tests: a panic is how they fail"
 )]
 
+mod ablations;
 mod crash;
 mod faulty;
 mod goldens;
+mod load;
 #[path = "../agent/memory_env.rs"]
 #[allow(dead_code, reason = "shared with tests/agent, which uses the rest")]
 mod memory_env;

@@ -13,6 +13,8 @@ use crate::trajectory::ToolErrorKind;
 pub(crate) const PERSISTENT: &str = "* The shell stays alive between calls: its working directory, variables and background jobs are kept.\n";
 /// What a model is told of shells that do not.
 pub(crate) const FRESH: &str = "* Every call gets a new shell in the working directory: changes of directory and variables do not last, files do.\n";
+/// What a model is told of commands that each have a sandbox of their own.
+pub(crate) const FORGETFUL: &str = "* Every call gets a new computer: no file, variable or process lasts until the next call, but answer.txt in the output directory does.\n";
 /// What a model is told of all shells.
 pub(crate) const DESCRIPTION: &str = "\
 * There is nobody to type answers: standard input is empty, so use flags such as `-y`.\n\

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::ablations::Ablation;
 use super::observation::Style;
 use crate::env::{Env, EnvError, FileError};
 use crate::outcome::LimitHit;
@@ -59,6 +60,7 @@ pub struct Tools {
     cmd_timeout: Duration,
     history: editor::History,
     copies: u32,
+    execution: bool,
 }
 
 impl Tools {
@@ -70,7 +72,15 @@ impl Tools {
             cmd_timeout,
             history: editor::History::default(),
             copies: 0,
+            execution: true,
         }
+    }
+
+    /// Some of them are not there.
+    #[must_use]
+    pub fn without(mut self, ablations: &[Ablation]) -> Self {
+        self.execution = !ablations.contains(&Ablation::NoExecution);
+        self
     }
 
     /// Carries out one call.
@@ -84,6 +94,10 @@ impl Tools {
         arguments: &Map<String, Value>,
     ) -> Result<Observation, EnvError> {
         match name {
+            "execute_bash" if !self.execution => Ok(Observation::error(
+                ToolErrorKind::UnknownTool,
+                "Not run: there is no execute_bash here. The functions are str_replace_editor and submit.",
+            )),
             "execute_bash" => {
                 bash::call(
                     env,
@@ -133,10 +147,11 @@ pub enum Shell {
 
 /// The schemas as they are sent, in the original's order.
 #[must_use]
-pub fn schemas(style: Style, shell: Shell) -> Vec<Value> {
+pub fn schemas(style: Style, shell: Shell, ablations: &[Ablation]) -> Vec<Value> {
     let bash = format!(
         "Runs a bash command in the terminal of the computer and returns its exit code and output.\n{}{}",
         match shell {
+            _ if ablations.contains(&Ablation::NoFiles) => bash::FORGETFUL,
             Shell::Persistent => bash::PERSISTENT,
             Shell::Fresh => bash::FRESH,
         },
@@ -153,7 +168,7 @@ pub fn schemas(style: Style, shell: Shell) -> Vec<Value> {
             "parameters": {"type": "object", "properties": properties, "required": required},
         }})
     };
-    vec![
+    let all = [
         function(
             "str_replace_editor",
             editor::DESCRIPTION,
@@ -175,7 +190,12 @@ pub fn schemas(style: Style, shell: Shell) -> Vec<Value> {
             json!(["command"]),
         ),
         function("submit", submit::DESCRIPTION, json!({}), json!([])),
-    ]
+    ];
+    let execution = !ablations.contains(&Ablation::NoExecution);
+    let offered = |schema: &Value| {
+        execution || schema.pointer("/function/name") != Some(&json!("execute_bash"))
+    };
+    all.into_iter().filter(offered).collect()
 }
 
 /// Waits for the sandbox, but not for ever: silence is a fault of ours, not of the task.
@@ -283,9 +303,9 @@ mod tests {
 
     #[test]
     fn the_schemas_have_the_originals_names_and_types() {
-        let fresh = schemas(Style::Native, Shell::Fresh)[1].to_string();
+        let fresh = schemas(Style::Native, Shell::Fresh, &[])[1].to_string();
         assert!(fresh.contains("new shell") && !fresh.contains("stays alive"));
-        let schemas = schemas(Style::Original, Shell::Persistent);
+        let schemas = schemas(Style::Original, Shell::Persistent, &[]);
         let names: Vec<_> = schemas
             .iter()
             .map(|s| s.pointer("/function/name").unwrap().as_str().unwrap())

@@ -2,20 +2,21 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum;
 
 use super::super::error::CliError;
 use super::super::run::{self, AgentSettings, Compat, RunError, ShellMode, Truth};
 use super::{BenchmarkArgs, Mode, Reward};
-use crate::agent::{Shell, Style};
+use crate::agent::{Ablation, Shell, Style};
 use crate::bench::{self, BenchError, Manifest, RunConfig};
 use crate::exit;
 use crate::image::DEFAULT_NAME;
 use crate::llm::{ModelSettings, Sampling};
 use crate::reward;
 use crate::settings::{self, Environment, SettingsError};
-use crate::spec::NetworkLimits;
+use crate::spec::{Network, NetworkLimits};
 use crate::task::{Task, TaskError, Wanted};
 
 /// Tokens of a plain answer, as in the original.
@@ -93,6 +94,10 @@ pub(super) struct Settled {
     pub(super) retries: u32,
     pub(super) max_failures: Option<usize>,
     pub(super) grader_image: Option<String>,
+    pub(super) ablations: Vec<Ablation>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) stalled_after: Duration,
+    pub(super) json: bool,
 }
 
 /// Settles all settings.
@@ -106,7 +111,16 @@ pub(super) fn settle(
         fill(&mut args, manifest);
     }
     let file = settings::load(args.agent.settings.as_deref(), environment, home)?;
-    let agent = run::resolve_agent(&args.agent, &file, environment)?;
+    let mut agent = run::resolve_agent(&args.agent, &file, environment)?;
+    let ablations = args.runner.ablations();
+    if ablations.contains(&Ablation::NoNetwork) {
+        if args.agent.net.as_deref().is_some_and(|net| net != "none") {
+            let problem = "the ablation no-network is asked for, too".to_owned();
+            return Err(run::value("--net", problem).into());
+        }
+        agent.net = Network::None;
+    }
+    let (timeout, stalled_after) = (args.runner.timeout()?, args.runner.stalled_after()?);
     let workers = workers(&args, file.num_workers, environment)?;
     let requests = at_least_one("--llm_requests", args.llm_requests.unwrap_or(workers))?;
     let max_response_len = args.max_response_len.unwrap_or(MAX_RESPONSE_LEN);
@@ -124,7 +138,12 @@ pub(super) fn settle(
         Some(Mode::Llm) => bench::Mode::Llm,
         Some(Mode::LlmInSandbox) | None => bench::Mode::LlmInSandbox,
     };
+    if mode == bench::Mode::Llm && !ablations.is_empty() {
+        let problem = "the mode llm has nothing that could be taken away".to_owned();
+        return Err(run::value("--ablation", problem).into());
+    }
     let mut config = config(&agent, mode, max_response_len, args.repeat.unwrap_or(1));
+    config.ablations.clone_from(&ablations);
     config.describe(&task);
     let mut manifest = Manifest::new(config, absolute(&wanted.task));
     manifest.data = wanted.data.map(|path| absolute(&path.to_string_lossy()));
@@ -144,6 +163,10 @@ pub(super) fn settle(
         retries: args.infra_retries,
         max_failures: args.max_infra_failures,
         grader_image: args.grader_image,
+        ablations,
+        timeout,
+        stalled_after,
+        json: args.runner.json,
     })
 }
 
@@ -192,6 +215,9 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
     or_fill(&mut args.shard, manifest.shard);
     args.repeat.get_or_insert(config.repeat);
     args.max_response_len.get_or_insert(config.max_response_len);
+    if args.runner.ablation.is_empty() {
+        args.runner.ablation.clone_from(&config.ablations);
+    }
     let agent = &mut args.agent;
     agent.llm_name.get_or_insert_with(|| config.model.clone());
     or_fill(&mut agent.llm_base_url, manifest.base_url.clone());
@@ -206,6 +232,7 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
         .max_tokens_per_call
         .get_or_insert(config.max_tokens_per_call);
     agent.cmd_timeout.get_or_insert(config.cmd_timeout_s);
+    or_fill(&mut agent.turn_timeout, config.turn_timeout_s);
     or_fill(&mut agent.task_timeout, config.task_timeout_s);
     or_fill(&mut agent.temperature, config.sampling.temperature);
     or_fill(&mut agent.top_p, config.sampling.top_p);
@@ -259,6 +286,8 @@ fn config(
         max_tokens_per_call: limits.max_tokens_per_call,
         max_response_len,
         cmd_timeout_s: limits.cmd_timeout.as_secs_f64(),
+        turn_timeout_s: limits.turn_timeout.map(|time| time.as_secs_f64()),
+        ablations: Vec::new(),
         task_timeout_s: limits.task_timeout.map(|time| time.as_secs_f64()),
         shell: match agent.shell {
             Shell::Persistent => "persistent",

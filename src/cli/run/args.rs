@@ -62,6 +62,9 @@ pub struct AgentArgs {
     /// Seconds one command may take [default: 120]
     #[arg(long, value_name = "S")]
     pub cmd_timeout: Option<f64>,
+    /// Seconds one answer of the model may take, with all attempts to get it [default: no limit]
+    #[arg(long, value_name = "S")]
+    pub turn_timeout: Option<f64>,
     /// Seconds the task may take [default: no limit]
     #[arg(long, value_name = "S")]
     pub task_timeout: Option<f64>,

@@ -212,6 +212,7 @@ fn limits(args: &AgentArgs, file: &SettingsFile) -> Result<Limits, SettingsError
     let max_token_limit = args.max_token_limit.or(file.max_token_limit);
     let per_call = args.max_tokens_per_call.or(file.max_tokens_per_call);
     let cmd_timeout = args.cmd_timeout.or(file.cmd_timeout);
+    let turn_timeout = args.turn_timeout.or(file.turn_timeout);
     let task_timeout = args.task_timeout.or(file.task_timeout);
     Ok(Limits {
         max_steps: steps,
@@ -227,6 +228,9 @@ fn limits(args: &AgentArgs, file: &SettingsFile) -> Result<Limits, SettingsError
             Some(s) => seconds("--cmd_timeout", s)?,
             None => default.cmd_timeout,
         },
+        turn_timeout: turn_timeout
+            .map(|s| seconds("--turn_timeout", s))
+            .transpose()?,
         task_timeout: task_timeout
             .map(|s| seconds("--task_timeout", s))
             .transpose()?,
@@ -341,7 +345,8 @@ fn object(text: &str) -> Result<Map<String, Value>, SettingsError> {
         .map_err(|e| value("--extra_body", format!("it must be a JSON object: {e}")))
 }
 
-fn seconds(name: &str, seconds: f64) -> Result<Duration, SettingsError> {
+/// A time that a person may ask for.
+pub(in crate::cli) fn seconds(name: &str, seconds: f64) -> Result<Duration, SettingsError> {
     let wrong = || value(name, "it must be a number of seconds above 0".into());
     if !(seconds > 0.0 && seconds <= MAX_SECONDS) {
         return Err(wrong());

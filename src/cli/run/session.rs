@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{EXIT_NOT_SUBMITTED, EXIT_SUBMITTED, RunError, RunSettings};
-use crate::agent::{self, AgentConfig, Cancel, Outcome, Progress, SandboxFacts, StopReason};
+use crate::agent::{self, AgentConfig, Cancel, Outcome, SandboxFacts, StopReason};
 use crate::cli::display::Display;
 use crate::cli::output::{note, result};
 use crate::env::{Env, GuestPath};
@@ -118,28 +118,14 @@ impl Session {
             limits: agent.limits.clone(),
             style: agent.style,
             shell: agent.shell,
+            ablations: Vec::new(),
         };
         let header = agent::header(&agent.model, &config, prompt, query, facts);
         let mut recorder = Recorder::create(&self.folder, &header, agent.save_exchanges)?;
-        let display = &self.display;
-        let mut sink = |progress: Progress<'_>| match progress {
-            Progress::Event(event) => {
-                recorder.event(event);
-                display.show(event);
-                if matches!(event, Event::ToolResult { .. }) {
-                    recorder.connections(env.connections());
-                }
-            }
-            Progress::Exchange {
-                messages,
-                tools,
-                completion,
-            } => {
-                let base_url = header.base_url.as_deref();
-                recorder.exchange(&header.model, base_url, messages, tools, completion);
-            }
-        };
-        let outcome = agent::run(env, &self.model, &config, &mut sink, cancel).await;
+        let record = (&mut recorder, &header);
+        let mut show = |event: &Event| self.display.show(event);
+        let outcome =
+            agent::run_recorded(env, &self.model, &config, record, &mut show, cancel).await;
         let stop = outcome.stop;
         self.recorder = Some(recorder);
         self.outcome = Some(outcome);

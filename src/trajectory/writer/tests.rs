@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::super::event::Line;
 use super::*;
 use crate::llm::{Sampling, TokenUsage};
 use crate::trajectory::{SCHEMA, StopReason, VERSION};
