@@ -43,6 +43,7 @@ pub mod llm;
 pub mod net;
 pub mod outcome;
 pub mod overhead;
+pub mod packages;
 pub mod plan;
 pub mod policy;
 pub mod reward;

@@ -108,6 +108,11 @@ pub const NET: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_NET",
     doc: "network of `run`, as --net",
 };
+/// Package cache.
+pub const PACKAGE_CACHE: EnvVar = EnvVar {
+    name: "LLM_IN_SANDBOX_PACKAGE_CACHE",
+    doc: "package cache of `run` and `benchmark`, as --package_cache",
+};
 /// Limits of the network.
 pub const NET_LIMITS: EnvVar = EnvVar {
     name: "LLM_IN_SANDBOX_NET_LIMITS",
@@ -120,7 +125,7 @@ pub const NO_COLOR: EnvVar = EnvVar {
 };
 
 /// All variables that are read here.
-pub const ENV_VARS: [EnvVar; 19] = [
+pub const ENV_VARS: [EnvVar; 20] = [
     CONFIG,
     LLM_NAME,
     LLM_BASE_URL,
@@ -138,6 +143,7 @@ pub const ENV_VARS: [EnvVar; 19] = [
     HF_HUB_OFFLINE,
     SECCOMP,
     NET,
+    PACKAGE_CACHE,
     NET_LIMITS,
     NO_COLOR,
 ];
@@ -224,6 +230,8 @@ pub struct SettingsFile {
     pub seccomp: Option<String>,
     /// Network.
     pub net: Option<String>,
+    /// Package cache.
+    pub package_cache: Option<String>,
     /// Limits of the network.
     pub net_limits: Option<String>,
 }

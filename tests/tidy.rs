@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "host",
         &[
-            "sys", "wire", "outcome", "spec", "env", "plan", "tree", "policy", "net",
+            "sys", "wire", "outcome", "spec", "env", "plan", "tree", "policy", "net", "packages",
         ],
     ),
     ("image", &["host", "spec", "env", "tree"]),
@@ -35,6 +35,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("agent", &["llm", "trajectory", "outcome", "env", "spec"]),
     ("settings", &["llm"]),
     ("net", &["sys", "outcome"]),
+    ("packages", &["sys", "net"]),
     ("reward", &[]),
     ("hub", &["llm"]),
     ("task", &["agent", "reward", "hub"]),

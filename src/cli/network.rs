@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::output;
 use super::sandbox::size;
-use crate::image::{self, CaBundle, HostService};
+use crate::image::{self, FilteredNetwork, HostService};
 use crate::net::rules::{Exception, MAX_TEXT, Rules, Service};
+use crate::packages::{self, Address};
 use crate::spec::{BindMount, Network, NetworkLimits};
 
 /// What a sandbox gets for its network.
@@ -16,6 +17,8 @@ pub(super) struct Connected {
     pub(super) network: Network,
     pub(super) binds: Vec<BindMount>,
     pub(super) env: Vec<(String, String)>,
+    /// The package cache, where there is one.
+    pub(super) packages: Option<packages::Settings>,
 }
 
 /// `none`, `host`, `internet`, `allow:` with rules or the path of a file of them.
@@ -75,34 +78,46 @@ fn read(path: &Path) -> Result<String, std::io::Error> {
     Ok(text)
 }
 
-/// What a sandbox of this network is given of the host's configuration. Notes go to the person.
-pub(super) fn connect(network: Network) -> Connected {
+/// What a sandbox of this network is given of the host's configuration, and of a package cache in that directory.
+/// Notes go to the person.
+pub(super) fn connect(network: Network, cache: Option<PathBuf>) -> Connected {
+    if cache.is_some() && !matches!(network, Network::Rules(_)) {
+        output::note("warning: a package cache is only for networks by rules, so there is none");
+    }
     match network {
         Network::None => Connected {
             network,
             binds: Vec::new(),
             env: Vec::new(),
+            packages: None,
         },
         Network::Host => {
             output::note(
                 "warning: the sandbox shares the host's network, its local services included",
             );
-            let (binds, env) = image::host_network_settings(CaBundle::InPlace);
+            let settings = image::shared_network_settings();
+            tell(&settings.notes);
             Connected {
                 network,
-                binds,
-                env,
+                binds: settings.binds,
+                env: settings.env,
+                packages: None,
             }
         }
-        Network::Rules(text) => by_rules(&text),
+        Network::Rules(text) => by_rules(&text, cache),
     }
 }
 
-fn by_rules(text: &str) -> Connected {
-    let settings = image::filtered_network_settings();
-    for note in &settings.notes {
+fn tell(notes: &[String]) {
+    for note in notes {
         output::note(&format!("warning: {note}"));
     }
+}
+
+fn by_rules(text: &str, cache: Option<PathBuf>) -> Connected {
+    let mut settings = image::filtered_network_settings();
+    let packages = cache.and_then(|directory| through_cache(&mut settings, directory));
+    tell(&settings.notes);
     // It was parsed before.
     let rules: Rules = text.parse().unwrap_or_default();
     let mut exceptions = Vec::new();
@@ -123,6 +138,28 @@ fn by_rules(text: &str) -> Connected {
         network: Network::Rules(rules.with_configured(exceptions).to_string()),
         binds: settings.binds,
         env: settings.env,
+        packages,
+    }
+}
+
+/// Has pip and uv ask the cache, which asks the indexes that they would have asked.
+fn through_cache(settings: &mut FilteredNetwork, directory: PathBuf) -> Option<packages::Settings> {
+    let behind = settings.through_cache(packages::index_address, &packages::host());
+    let addresses: Result<Vec<_>, _> = behind.indexes.iter().map(|one| Address::new(one)).collect();
+    let proxy = behind.proxy.as_deref().map(Address::new).transpose();
+    match (addresses, proxy) {
+        (Ok(indexes), Ok(proxy)) => Some(packages::Settings {
+            directory,
+            indexes,
+            proxy,
+        }),
+        _ => {
+            output::note(
+                "warning: pip's index or proxy is malformed, so there is no package cache",
+            );
+            *settings = image::filtered_network_settings();
+            None
+        }
     }
 }
 

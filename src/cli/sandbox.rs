@@ -12,6 +12,7 @@ use super::seccomp::profile;
 use crate::host::{HostError, Launcher, LauncherConfig, Sandbox};
 use crate::image::{self, DEFAULT_NAME, Image, ImageHold, Store};
 use crate::outcome::Refused;
+use crate::packages::{self, Cache, Choice};
 use crate::spec::{BindMount, Limits, Network, NetworkLimits, Root, SandboxSpec, Seccomp, Upper};
 
 /// What a sandbox is like.
@@ -24,6 +25,9 @@ pub(super) struct SandboxArgs {
     /// `allow:./FILE`: what the rules say; `host`: the host's network, unprotected
     #[arg(long, value_name = "MODE", default_value = "none", value_parser = network::network)]
     pub(super) net: Network,
+    /// Python packages are downloaded once for all sandboxes: `on`, `off`, or the directory of the cache
+    #[arg(long, value_name = "off|on|DIR", default_value = "off")]
+    pub(super) package_cache: Choice,
     /// Of a network by rules: `connections=N` at once, `bytes=SIZE` at all, `bandwidth=SIZE` a second, `connect=S` and
     /// `idle=S` in seconds, with commas between them
     #[arg(long, value_name = "LIST", value_parser = network::limits)]
@@ -110,6 +114,7 @@ impl SandboxArgs {
         Self {
             image,
             net: Network::None,
+            package_cache: Choice::Off,
             net_limits: None,
             memory: limits.memory_bytes.unwrap_or(0),
             pids: limits.pids.unwrap_or(0),
@@ -167,16 +172,18 @@ impl SandboxArgs {
         };
         let launcher = Launcher::start(config).await?;
         launcher.begin(&self.net).await?;
-        let store = Store::open(&image::state_dir(state)?)?;
+        let state = image::state_dir(state)?;
+        let store = Store::open(&state)?;
         let found = store.find(local_name(&self.image));
         let image = match found? {
             Some(image) => image,
             None => build_missing(&launcher, &store, &self.image).await?,
         };
         let hold = store.hold(&image)?;
+        let (spec, packages) = self.spec(&image, purpose, &state);
         Ok(Ground {
-            spec: self.spec(&image, purpose),
-            launcher,
+            spec,
+            launcher: launcher.with_packages(packages.map(Cache::new)),
             image,
             hold,
         })
@@ -194,11 +201,17 @@ impl SandboxArgs {
         }
     }
 
-    fn spec(self, image: &Image, purpose: &str) -> SandboxSpec {
+    fn spec(
+        self,
+        image: &Image,
+        purpose: &str,
+        state: &Path,
+    ) -> (SandboxSpec, Option<packages::Settings>) {
         let limits = self.limits();
         let mut spec = image.spec();
         spec.binds = self.ro_bind;
-        let connected = network::connect(self.net);
+        let cache = self.package_cache.directory(state);
+        let connected = network::connect(self.net, cache);
         spec.binds.extend(connected.binds);
         spec.env.extend(connected.env);
         spec.network = connected.network;
@@ -211,7 +224,7 @@ impl SandboxArgs {
         spec.workdir = self.workdir;
         spec.purpose = purpose.into();
         spec.record_effects = self.record_effects;
-        spec
+        (spec, connected.packages)
     }
 }
 

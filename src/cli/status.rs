@@ -11,6 +11,7 @@ use super::sanitize::one_line;
 use crate::host::{Reclaimed, Registry, Remains};
 use crate::image::{self, Store, state_dir};
 use crate::outcome::LeftBehind;
+use crate::packages::{self, Choice, Swept};
 
 /// Arguments of `ps`.
 #[derive(Debug, Args)]
@@ -57,6 +58,7 @@ struct Cleaned {
     #[serde(flatten)]
     reclaimed: Reclaimed,
     unfinished_images: usize,
+    packages: Swept,
     left_behind: LeftBehind,
 }
 
@@ -65,12 +67,14 @@ struct Cleaned {
 pub(super) async fn gc(args: &GcArgs, state: Option<&Path>) -> Result<u8, CliError> {
     let remains = Remains::of(&Registry::open()?)?;
     let (reclaimed, unfinished_images) = sweep(state).await?;
+    let packages = sweep_packages(state)?;
     let left_behind = remains.count();
     let failed = !reclaimed.failed.is_empty() || left_behind.total > 0;
     if args.json {
         output::json(&Cleaned {
             reclaimed,
             unfinished_images,
+            packages,
             left_behind,
         })?;
         return Ok(u8::from(failed));
@@ -78,11 +82,30 @@ pub(super) async fn gc(args: &GcArgs, state: Option<&Path>) -> Result<u8, CliErr
     for failed in &reclaimed.failed {
         output::note(&one_line(&format!("not removed: {failed}")));
     }
+    if packages.unfinished > 0 {
+        let unfinished = packages.unfinished;
+        output::result(&format!(
+            "{unfinished} unfinished downloads of packages removed"
+        ));
+    }
     output::result(&format!(
         "{} dead sandboxes and {unfinished_images} unfinished images removed\nleft behind: {left_behind}",
         reclaimed.sandboxes.len()
     ));
     Ok(u8::from(failed))
+}
+
+/// What killed processes left in the package cache of the state directory.
+fn sweep_packages(state: Option<&Path>) -> Result<Swept, CliError> {
+    let Some(directory) = Choice::On
+        .directory(&state_dir(state)?)
+        .filter(|path| path.exists())
+    else {
+        return Ok(Swept::default());
+    };
+    let store = packages::Store::open(&directory, packages::MAX_BYTES);
+    let swept = store.and_then(|store| store.sweep());
+    swept.map_err(|error| CliError::Io("clean up the package cache", error))
 }
 
 /// The work of [`gc`]: what went, and how many unfinished images.

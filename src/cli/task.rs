@@ -38,6 +38,7 @@ async fn in_sandbox(
     arguments.workdir.clone_from(&settings.prompt.working_dir);
     arguments.seccomp.clone_from(&settings.agent.seccomp);
     arguments.net.clone_from(&settings.agent.net);
+    arguments.package_cache = settings.agent.package_cache.clone().unwrap_or_default();
     arguments.net_limits = Some(settings.agent.net_limits);
     arguments.seccomp_log = settings.seccomp_log;
     arguments.record_effects = settings.record_effects;

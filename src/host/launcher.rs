@@ -21,6 +21,7 @@ use super::walls::Walls;
 use super::zygote::{Ids, Zygote};
 use super::{DEFAULT_ENV, HostError};
 use crate::net::rules::Rules;
+use crate::packages::Cache;
 use crate::plan;
 use crate::spec::{Network, Root, SandboxSpec, Upper};
 use crate::sys::landlock;
@@ -79,6 +80,7 @@ impl LauncherConfig {
 pub struct Launcher {
     site: Arc<Site>,
     ahead: Ahead,
+    packages: Option<Cache>,
 }
 
 impl Launcher {
@@ -148,7 +150,17 @@ impl Launcher {
             false => Network::None,
         };
         ahead.fill(plan::network(&expected, &site.host));
-        Ok(Self { site, ahead })
+        Ok(Self {
+            site,
+            ahead,
+            packages: None,
+        })
+    }
+
+    /// Its sandboxes have this package cache at their gateway, where their networks have rules.
+    #[must_use]
+    pub fn with_packages(self, packages: Option<Cache>) -> Self {
+        Self { packages, ..self }
     }
 
     /// Starts a sandbox and waits until its PID 1 serves.
@@ -195,7 +207,9 @@ impl Launcher {
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
         self.ahead.fill(source);
         let protect_host = !site.config.lacks(OWN_ADDRESSES);
-        let network = rules.map(|rules| device.serve(rules, spec.limits.network, protect_host));
+        let packages = self.packages.as_ref();
+        let limits = spec.limits.network;
+        let network = rules.map(|rules| device.serve(rules, limits, protect_host, packages));
         let network = network.transpose()?;
         let root_bounded = !matches!(spec.root, Root::Writable(_));
         let strikes = Strikes::new(&in_force, root_bounded, slot.held.cgroup.events());

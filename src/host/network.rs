@@ -12,8 +12,9 @@ use crate::net::gate::{HostAddresses, Protocol};
 use crate::net::rules::Rules;
 use crate::net::{self, Attachment, Ended, Entries, Gate, Ledger, Net, NetLimits, Struck, Verdict};
 use crate::outcome::{Connection, Connections, LimitHit};
+use crate::packages::Cache;
 use crate::spec::NetworkLimits;
-use crate::sys::tun;
+use crate::sys::{socket, tun};
 use crate::wire::NetworkDevice;
 
 /// Entries that wait until somebody asks: those of one command, and of a flood its beginning.
@@ -61,6 +62,7 @@ impl Device {
         rules: Rules,
         limits: NetworkLimits,
         protect_host: bool,
+        packages: Option<&Cache>,
     ) -> Result<Network, HostError> {
         let device = self.0.take();
         let device =
@@ -70,8 +72,11 @@ impl Device {
             false => HostAddresses::default(),
         };
         let (ledger, entries) = Ledger::new(ROOM);
+        let packages = packages.map(|cache| cache.service(rules.clone(), ledger.clone()));
+        let packages = packages.transpose().map_err(HostError::Network)?;
         let gate = Gate::new(rules, own);
-        let attachment = engine()?.attach(device, gate, bounds(limits), ledger);
+        let bounds = bounds(limits);
+        let attachment = engine()?.attach_serving(device, gate, bounds, ledger, packages);
         Ok(Network {
             attachment: Some(attachment),
             entries: Mutex::new(Taken {
@@ -83,6 +88,11 @@ impl Device {
             began: Instant::now(),
         })
     }
+}
+
+/// All addresses of this host's interfaces now.
+fn own_addresses() -> io::Result<HostAddresses> {
+    Ok(socket::interface_addresses()?.into_iter().collect())
 }
 
 fn bounds(limits: NetworkLimits) -> NetLimits {
@@ -105,17 +115,6 @@ fn bounds(limits: NetworkLimits) -> NetLimits {
 pub(super) fn open_node() -> io::Result<()> {
     let opened = std::fs::File::options().read(true).write(true).open(NODE);
     opened.map(drop)
-}
-
-/// All addresses of this host's interfaces now.
-fn own_addresses() -> io::Result<HostAddresses> {
-    let interfaces = nix::ifaddrs::getifaddrs()?;
-    let address = |interface: nix::ifaddrs::InterfaceAddress| {
-        let address = interface.address?;
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-    };
-    Ok(interfaces.filter_map(address).collect())
 }
 
 /// The engine, started for the first sandbox that needs it.
@@ -232,6 +231,7 @@ impl Network {
             verdict: verdict(entry.verdict).to_owned(),
             rule: entry.rule.to_string(),
             ended: ended(entry.ended).to_owned(),
+            cache: entry.cache_hit.map(|hit| cache(hit).to_owned()),
         }
     }
 
@@ -247,6 +247,10 @@ fn protocol(protocol: Protocol) -> &'static str {
         Protocol::Icmp => "icmp",
         Protocol::Dns => "dns",
     }
+}
+
+fn cache(hit: bool) -> &'static str {
+    if hit { "hit" } else { "miss" }
 }
 
 fn verdict(verdict: Verdict) -> &'static str {

@@ -1,6 +1,7 @@
 //! What this host can do, found out by trying where it can be tried.
 
 mod device;
+mod packages;
 mod surroundings;
 
 use std::fs;
@@ -93,6 +94,7 @@ pub async fn all(state: &Path) -> Vec<Finding> {
         runtime_directory(),
         sandbox().await,
     ];
+    findings.extend(packages::finding(state));
     // After the sandbox: each start cleans up.
     findings.extend(remains.map(left_behind));
     findings

@@ -29,6 +29,17 @@ const INDEXES: [&str; 7] = [
     "npm_config_registry",
     "NPM_CONFIG_REGISTRY",
 ];
+/// Those of Python packages.
+const PYTHON_INDEXES: [&str; 5] = [
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "UV_INDEX_URL",
+    "UV_DEFAULT_INDEX",
+    "UV_EXTRA_INDEX_URL",
+];
+/// What pip and uv use when nothing is configured.
+const PUBLIC_INDEX: &str = "https://pypi.org/simple/";
+const PIP_PROXY: &str = "PIP_PROXY";
 /// Passed as they are.
 const PASSED: [&str; 4] = [
     "NO_PROXY",
@@ -63,6 +74,35 @@ pub struct FilteredNetwork {
     pub services: Vec<HostService>,
     /// What a person should know.
     pub notes: Vec<String>,
+    /// Of Python, as they are configured: variable, addresses.
+    indexes: Vec<(String, Vec<Hidden>)>,
+    /// Of pip alone.
+    pip_proxy: Option<Hidden>,
+}
+
+/// What may hold a password.
+#[derive(Clone, PartialEq, Eq)]
+struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&without_secret(&self.0).0)
+    }
+}
+
+/// What a package cache is in front of. Passwords and all: nothing of it goes inside.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct PackageIndexes {
+    /// In the order of their numbers.
+    pub indexes: Vec<String>,
+    /// The proxy of pip alone.
+    pub proxy: Option<String>,
+}
+
+impl std::fmt::Debug for PackageIndexes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} indexes", self.indexes.len())
+    }
 }
 
 /// A proxy or an index.
@@ -82,6 +122,21 @@ pub fn filtered_network_settings() -> FilteredNetwork {
     collect(Path::new("/"), |name| {
         std::env::var(name).ok().filter(|value| !value.is_empty())
     })
+}
+
+/// The same for a sandbox that shares the host's network: also how the host looks names up.
+#[must_use]
+pub fn shared_network_settings() -> FilteredNetwork {
+    let mut found = filtered_network_settings();
+    for path in ["/etc/resolv.conf", "/etc/hosts"] {
+        found
+            .binds
+            .extend(file(PathBuf::from(path)).map(|source| BindMount {
+                source,
+                target: path.to_owned(),
+            }));
+    }
+    found
 }
 
 fn collect(host: &Path, variable: impl Fn(&str) -> Option<String>) -> FilteredNetwork {
@@ -149,9 +204,9 @@ impl FilteredNetwork {
         for address in value.split_whitespace() {
             let (bare, secret) = without_secret(address);
             if secret {
-                self.notes.push(format!(
-                    "the user and password in {name} stay outside the sandbox: {bare} will refuse what needs them"
-                ));
+                let stays = stays_outside(name);
+                self.notes
+                    .push(format!("{stays}: {bare} will refuse what needs them"));
             }
             match service(&bare, kind == Kind::Proxy) {
                 Some(service) => self.serves(service),
@@ -159,9 +214,86 @@ impl FilteredNetwork {
                     "{name} is no address of a server of HTTP, so the sandbox does without it"
                 )),
             }
+            if name == PIP_PROXY {
+                self.pip_proxy = Some(Hidden(address.to_owned()));
+            }
             kept.push(bare);
         }
+        if PYTHON_INDEXES.contains(&name) {
+            let addresses = value.split_whitespace();
+            let addresses = addresses.map(|one| Hidden(one.to_owned()));
+            self.indexes.push((name.to_owned(), addresses.collect()));
+        }
         self.env.push((name.to_owned(), kept.join(" ")));
+    }
+
+    /// Has pip and uv ask a package cache, whose address for the index of a number `inside` gives; `host` is its host.
+    pub fn through_cache(
+        &mut self,
+        inside: impl Fn(usize) -> String,
+        host: &str,
+    ) -> PackageIndexes {
+        let mut behind = PackageIndexes {
+            proxy: self.pip_proxy.take().map(|proxy| proxy.0),
+            ..PackageIndexes::default()
+        };
+        let mut asks = |address: String| {
+            let known = behind.indexes.iter().position(|known| *known == address);
+            let number = known.unwrap_or(behind.indexes.len());
+            if known.is_none() {
+                behind.indexes.push(address);
+            }
+            inside(number)
+        };
+        let mut replaced: Vec<(String, String)> = Vec::new();
+        for (name, addresses) in std::mem::take(&mut self.indexes) {
+            let inside: Vec<_> = addresses.into_iter().map(|one| asks(one.0)).collect();
+            replaced.push((name, inside.join(" ")));
+        }
+        let of = |replaced: &[(String, String)], names: &[&str]| {
+            let found = replaced
+                .iter()
+                .find(|(name, _)| names.contains(&name.as_str()));
+            found.map(|(_, inside)| inside.clone())
+        };
+        let pip = of(&replaced, &["PIP_INDEX_URL"]).unwrap_or_else(|| {
+            let inside = asks(PUBLIC_INDEX.to_owned());
+            replaced.push(("PIP_INDEX_URL".to_owned(), inside.clone()));
+            inside
+        });
+        if of(&replaced, &["UV_DEFAULT_INDEX", "UV_INDEX_URL"]).is_none() {
+            replaced.push(("UV_DEFAULT_INDEX".to_owned(), pip));
+        }
+        self.env
+            .retain(|(name, _)| name != PIP_PROXY && replaced.iter().all(|(one, _)| one != name));
+        self.notes.retain(|note| {
+            let about = |name: &str| note.starts_with(&stays_outside(name));
+            !about(PIP_PROXY) && !replaced.iter().any(|(name, _)| about(name))
+        });
+        self.env.append(&mut replaced);
+        // It is plain HTTP, no further than the sandbox's own gateway; and no proxy leads there.
+        self.also("PIP_TRUSTED_HOST", " ", host);
+        if self.services.iter().any(|service| service.proxy) {
+            // Programs read either: what only one says holds for both.
+            for (name, other) in [("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY")] {
+                let known = |name: &str| self.env.iter().find(|(known, _)| known == name);
+                if let (None, Some((_, list))) = (known(name), known(other)) {
+                    let list = list.clone();
+                    self.env.push((name.to_owned(), list));
+                }
+            }
+            self.also("NO_PROXY", ",", host);
+            self.also("no_proxy", ",", host);
+        }
+        behind
+    }
+
+    /// Adds to a list in a variable.
+    fn also(&mut self, name: &str, between: &str, value: &str) {
+        match self.env.iter_mut().find(|(known, _)| known == name) {
+            Some((_, list)) => *list = format!("{list}{between}{value}"),
+            None => self.env.push((name.to_owned(), value.to_owned())),
+        }
     }
 
     fn serves(&mut self, service: HostService) {
@@ -185,6 +317,10 @@ impl FilteredNetwork {
         }
         self.binds.push(bind);
     }
+}
+
+fn stays_outside(variable: &str) -> String {
+    format!("the user and password in {variable} stay outside the sandbox")
 }
 
 /// An address without user and password, and whether there was one.
@@ -363,6 +499,53 @@ mod tests {
             [(true, "[2a00::1]", 3128), (false, "env.corp", 443)]
         );
         assert_eq!(found.notes.len(), 1);
+    }
+
+    #[test]
+    fn a_cache_stands_before_the_indexes_and_gets_their_passwords() {
+        let host = host(&[(
+            "etc/pip.conf",
+            "[global]\nindex-url = https://me:hunter2@pip.corp/simple\nextra-index-url = https://b.corp/ https://a.corp/\nproxy = me:hunter2@proxy.corp:3128\n",
+        )]);
+        let variable = |name: &str| match name {
+            "UV_DEFAULT_INDEX" => Some("https://a.corp/".to_owned()),
+            "HTTPS_PROXY" => Some("http://web.corp:8080".to_owned()),
+            "NO_PROXY" => Some("localhost".to_owned()),
+            _ => None,
+        };
+        let mut found = collect(host.path(), variable);
+        assert_eq!(found.notes.len(), 2, "{:?}", found.notes);
+        let behind = found.through_cache(|number| format!("http://inside/{number}/"), "inside");
+        assert_eq!(
+            behind.indexes,
+            [
+                "https://a.corp/",
+                "https://me:hunter2@pip.corp/simple",
+                "https://b.corp/"
+            ]
+        );
+        assert_eq!(behind.proxy.as_deref(), Some("me:hunter2@proxy.corp:3128"));
+        for (name, expected) in [
+            ("PIP_INDEX_URL", Some("http://inside/1/")),
+            (
+                "PIP_EXTRA_INDEX_URL",
+                Some("http://inside/2/ http://inside/0/"),
+            ),
+            ("UV_DEFAULT_INDEX", Some("http://inside/0/")),
+            ("PIP_PROXY", None),
+            ("PIP_TRUSTED_HOST", Some("inside")),
+            ("NO_PROXY", Some("localhost,inside")),
+            ("no_proxy", Some("localhost,inside")),
+        ] {
+            assert_eq!(value(&found, name), expected, "{name}");
+        }
+        assert!(found.notes.is_empty(), "{:?}", found.notes);
+        assert!(!format!("{found:?}{behind:?}").contains("hunter2"));
+        let mut found = FilteredNetwork::default();
+        let behind = found.through_cache(|number| format!("http://inside/{number}/"), "inside");
+        assert_eq!(behind.indexes, [PUBLIC_INDEX]);
+        assert_eq!(value(&found, "UV_DEFAULT_INDEX"), Some("http://inside/0/"));
+        assert_eq!(value(&found, "NO_PROXY"), None);
     }
 
     #[test]

@@ -29,7 +29,10 @@ pub use draft::Draft;
 pub use error::ImageError;
 pub use export::{export, verify};
 pub use fetch::{FetchError, FetchLimits, fetch, fetch_text};
-pub use filtered_network::{FilteredNetwork, HostService, filtered_network_settings};
+pub use filtered_network::{
+    FilteredNetwork, HostService, PackageIndexes, filtered_network_settings,
+    shared_network_settings,
+};
 pub use host_network::{CaBundle, host_network_settings};
 pub use import::{Contents, import, read_archive};
 pub use manifest::{MANIFEST_FORMAT, Manifest, Package, Packages, rfc3339};

@@ -14,6 +14,7 @@ use super::flow::Flow;
 use super::gate::{Gate, Protocol};
 use super::ledger::{Ended, Ledger};
 use super::link::{Link, ROOM};
+use super::service::Service;
 use super::{NetLimits, dns, gateway};
 
 /// Packets and flows of one round: then it is another sandbox's turn.
@@ -71,6 +72,7 @@ pub(super) struct Device {
     pub gate: Gate,
     pub limits: NetLimits,
     pub ledger: Ledger,
+    pub service: Option<Box<dyn Service>>,
     pub flows: HashMap<u32, Slot>,
     pub keys: HashMap<Key, u32>,
     next: u32,
@@ -112,6 +114,7 @@ impl Device {
             gate,
             limits,
             ledger,
+            service: None,
             flows: HashMap::new(),
             keys: HashMap::new(),
             next: 0,
@@ -347,7 +350,7 @@ impl Device {
         if let Flow::Tcp(flow) = &slot.flow {
             self.wire.room += flow.waiting();
         }
-        // The lookups on it have their entries.
+        // The lookups on it have their entries, and so has what was asked of the service.
         let ours = slot
             .key
             .is_some_and(|(_, guest, to)| to.ip() == gateway(guest));

@@ -13,6 +13,7 @@ use super::link::{Counted, Socket};
 use super::packet::icmp::{self, Echo, Failure};
 use super::packet::tcp::{ACK, RST, SYN, Segment};
 use super::packet::{self, ICMP, ICMPV6, Ip, TCP, UDP};
+use super::service::SERVICE_PORT;
 use super::{GUEST_V4, GUEST_V6, dns, echo, gateway, tcp, udp};
 use crate::sys::socket;
 
@@ -138,25 +139,32 @@ impl Device {
         }
     }
 
-    /// The gateway answers names, and nothing else.
+    /// The gateway answers names, and what its service is asked.
     fn connect_to_gateway(&mut self, syn: &Segment, key: Key, shared: &mut Shared) {
-        let asks = syn.to.port() == dns::PORT && !self.is_spent();
-        let room =
-            self.other_flows < self.limits.udp_flows && self.tcp_flows < self.limits.tcp_flows;
+        let port = syn.to.port();
+        let served = self.service.is_some() && port == SERVICE_PORT;
+        let asks = (port == dns::PORT || served) && !self.is_spent();
+        let room = (served || self.other_flows < self.limits.udp_flows)
+            && self.tcp_flows < self.limits.tcp_flows;
         if asks && !room {
             self.ledger.over();
         }
         let pair = (asks && room).then(|| Socket::pair(&shared.sockets).ok());
         let pair = pair.flatten();
-        let Some((ours, resolver)) = pair else {
+        let Some((ours, theirs)) = pair else {
             tcp::refuse(syn, 0, &mut self.wire.link(shared));
             return;
         };
         let allowed = Decision::Peek;
         let attempt = Attempt::new(Protocol::Tcp, syn.to, &allowed, shared.now);
-        let token = self.next_token();
-        if self.watch(&resolver, token, shared).is_ok() {
-            self.add(Flow::Resolver(dns::Stream::new(resolver)), None, shared);
+        match &self.service {
+            Some(service) if served => service.accept(theirs.into_call()),
+            _ => {
+                let token = self.next_token();
+                if self.watch(&theirs, token, shared).is_ok() {
+                    self.add(Flow::Resolver(dns::Stream::new(theirs)), None, shared);
+                }
+            }
         }
         let mut flow = self.new_flow(syn, attempt, shared);
         let token = self.next_token();

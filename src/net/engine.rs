@@ -19,6 +19,7 @@ use super::gate::Gate;
 use super::ledger::Ledger;
 use super::link::Sockets;
 use super::packet::PACKET_MAX;
+use super::service::Service;
 use super::tcp::First;
 use super::{NetLimits, Settings};
 use crate::sys::tun;
@@ -62,6 +63,7 @@ struct Guest {
     gate: Gate,
     limits: NetLimits,
     ledger: Ledger,
+    service: Option<Box<dyn Service>>,
 }
 
 #[derive(Debug)]
@@ -129,6 +131,19 @@ impl Net {
         limits: NetLimits,
         ledger: Ledger,
     ) -> Attachment {
+        self.attach_serving(tun, gate, limits, ledger, None)
+    }
+
+    /// The same, and has the gateway serve [`super::SERVICE_PORT`].
+    #[must_use]
+    pub fn attach_serving(
+        &self,
+        tun: OwnedFd,
+        gate: Gate,
+        limits: NetLimits,
+        ledger: Ledger,
+        service: Option<Box<dyn Service>>,
+    ) -> Attachment {
         let number = self.attached.fetch_add(1, Ordering::Relaxed);
         // 0 is the bell.
         let id = number.checked_add(1).unwrap_or(1);
@@ -141,6 +156,7 @@ impl Net {
                 gate,
                 limits,
                 ledger,
+                service,
             };
             mailbox.send(Command::Attach(Box::new(guest)));
         }
@@ -273,8 +289,10 @@ impl Engine {
                         gate,
                         limits,
                         ledger,
+                        service,
                     } = *guest;
-                    let device = Device::new(id, tun, gate, limits, ledger, self.shared.now);
+                    let mut device = Device::new(id, tun, gate, limits, ledger, self.shared.now);
+                    device.service = service;
                     // One that cannot be watched stays silent.
                     let _ = device.register(&self.shared);
                     self.devices.insert(id, device);

@@ -33,6 +33,8 @@ pub struct Connection {
     pub rule: Arc<str>,
     /// How it ended.
     pub ended: Ended,
+    /// Of what the package cache was asked for: whether it had it.
+    pub cache_hit: Option<bool>,
 }
 
 /// Whether a connection was let through.
@@ -128,6 +130,7 @@ impl Attempt {
             verdict: self.verdict,
             rule: self.rule,
             ended,
+            cache_hit: None,
         }
     }
 }
@@ -182,7 +185,8 @@ impl Ledger {
         (ledger, Entries { entries, counts })
     }
 
-    pub(super) fn add(&self, entry: Connection) {
+    /// One more entry; counted only, when there is no room.
+    pub fn add(&self, entry: Connection) {
         let counts = &self.counts;
         if counts.waiting.fetch_add(1, Ordering::Relaxed) >= self.room {
             counts.waiting.fetch_sub(1, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use nix::unistd;
 
+use super::service::Call;
 use crate::sys::socket;
 
 /// Bytes that a device may keep for all servers that do not read.
@@ -112,6 +113,14 @@ impl Socket {
         Ok((one, Self::new(room()?, other)))
     }
 
+    /// To be served by others.
+    pub(super) fn into_call(self) -> Call {
+        Call {
+            stream: self.fd,
+            counted: self._counted,
+        }
+    }
+
     /// Reads what is `offset` bytes behind what was taken: where the last reading ended, or [`Socket::rewind`] put it.
     pub(super) fn peek(
         &self,
@@ -173,7 +182,7 @@ pub(super) struct Sockets {
 
 /// One of them.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<AtomicUsize>);
+pub(crate) struct Counted(Arc<AtomicUsize>);
 
 impl Sockets {
     pub(super) fn new(most: usize, peek_offset: bool) -> Self {

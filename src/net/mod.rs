@@ -24,6 +24,7 @@ pub mod names;
 mod packet;
 pub mod ranges;
 pub mod rules;
+mod service;
 mod tcp;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod trial;
@@ -32,6 +33,7 @@ mod udp;
 pub use engine::{Attachment, Net};
 pub use gate::Gate;
 pub use ledger::{Connection, Ended, Entries, Ledger, Struck, Verdict};
+pub use service::{Call, SERVICE_PORT, Service};
 
 /// The sandbox's address. Shared address space (RFC 6598) is refused as a destination, so this hides none.
 pub const GUEST_V4: Ipv4Addr = Ipv4Addr::new(100, 96, 0, 2);

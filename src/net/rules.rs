@@ -142,12 +142,24 @@ impl Rules {
     }
 
     fn wants(&self, index: &Exception) -> bool {
-        let (name, address) = match &index.host {
+        self.permits(&index.host, index.port).is_ok()
+    }
+
+    /// Whether a server may be talked to, as far as its name or address as written says it, and the rule that says so.
+    ///
+    /// # Errors
+    /// The rule that refuses it.
+    pub fn permits(&self, host: &Host, port: u16) -> Result<String, String> {
+        let (name, address) = match host {
             Host::Name(name) => (Some(name), None),
             Host::Address(address) => (None, Some(*address)),
         };
-        self.verdict(name, (address, index.port), Protocol::Tcp)
-            .allow
+        let verdict = self.verdict(name, (address, port), Protocol::Tcp);
+        if verdict.allow {
+            Ok(verdict.rule)
+        } else {
+            Err(verdict.rule)
+        }
     }
 
     pub(super) fn denies_names(&self) -> bool {

@@ -33,6 +33,9 @@ pub struct Connection {
     pub rule: String,
     /// How it ended.
     pub ended: String,
+    /// `hit` or `miss`, of what the package cache was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
 }
 
 /// Connections that were not told before.

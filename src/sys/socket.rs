@@ -1,7 +1,7 @@
 //! What the translator of packets needs of sockets: reading without taking, and taking without reading.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::sockopt;
@@ -179,4 +179,18 @@ pub fn reset_on_close(fd: BorrowedFd<'_>) {
         l_linger: 0,
     };
     let _ = setsockopt(&fd, sockopt::Linger, &linger);
+}
+
+/// All addresses of this host's interfaces now.
+///
+/// # Errors
+/// The kernel does not tell.
+pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs()?;
+    let address = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    };
+    Ok(interfaces.filter_map(address).collect())
 }

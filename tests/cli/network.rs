@@ -108,6 +108,37 @@ fn a_file_of_rules_is_named_with_its_line() {
 }
 
 #[test]
+fn a_password_of_the_hosts_goes_inside_only_when_it_is_said() {
+    let index = "http://me:hunter2@index.example/simple";
+    let inside = |flags: &[&str]| {
+        let mut command = bare(&[&["exec", "--net", "host"][..], flags, &["--", "env"]].concat());
+        command
+            .env("PIP_INDEX_URL", index)
+            .env("https_proxy", "http://me:hunter2@proxy.example:3128")
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let output = collect(command.spawn().unwrap());
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shown = inside(&[]);
+    assert!(
+        shown.contains("PIP_INDEX_URL=http://index.example/simple\n"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("https_proxy=http://proxy.example:3128\n"),
+        "{shown}"
+    );
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let shown = inside(&["--env", &format!("PIP_INDEX_URL={index}")]);
+    assert!(
+        shown.contains(&format!("PIP_INDEX_URL={index}\n")),
+        "{shown}"
+    );
+}
+
+#[test]
 fn limits_of_the_network_are_told_when_they_strike() {
     if !has_device("limits_of_the_network_are_told_when_they_strike") {
         return;

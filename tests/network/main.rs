@@ -11,8 +11,11 @@
 )]
 
 mod device;
+mod git;
+mod index;
 mod lists;
 mod near;
+mod packages;
 mod real;
 mod translator;
 mod world;

@@ -1,6 +1,6 @@
 //! Sandboxes of one evaluation: one zygote and one image, a new sandbox for each sample.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use serde_json::json;
@@ -11,9 +11,10 @@ use super::super::sandbox::{Ground, SandboxArgs, warn_unenforced};
 use crate::agent::{PromptConfig, SandboxFacts, Shell};
 use crate::bench::Sandboxes;
 use crate::host::{LauncherConfig, Sandbox, ShellMode};
-use crate::image::DEFAULT_NAME;
+use crate::image::{DEFAULT_NAME, state_dir};
 use crate::outcome::Outcome;
-use crate::spec::Usage;
+use crate::packages::{self, Choice};
+use crate::spec::{Network, Usage};
 
 /// Where they come from.
 #[derive(Debug)]
@@ -36,6 +37,12 @@ impl Pool {
         arguments.seccomp.clone_from(&agent.seccomp);
         arguments.net.clone_from(&agent.net);
         arguments.record_effects = true;
+        arguments.package_cache = match &agent.package_cache {
+            Some(choice) => choice.clone(),
+            // Nobody asked for it: where it cannot be, there is none.
+            None if is_of_use(&agent.net, &state_dir(state)?) => Choice::On,
+            None => Choice::Off,
+        };
         arguments.net_limits = Some(agent.net_limits);
         // Unlike one command it starts many.
         let config = LauncherConfig::default();
@@ -54,6 +61,12 @@ impl Pool {
     pub(super) fn digest(&self) -> &str {
         &self.ground.image.manifest.digest
     }
+}
+
+/// Whether there can be a package cache in the state directory, and sandboxes of this network have something of it.
+fn is_of_use(network: &Network, state: &Path) -> bool {
+    let usable = |path: PathBuf| packages::Store::open(&path, packages::MAX_BYTES).is_ok();
+    matches!(network, Network::Rules(_)) && Choice::On.directory(state).is_some_and(usable)
 }
 
 impl Sandboxes for Pool {

@@ -80,6 +80,10 @@ pub struct AgentArgs {
     /// Network: `none`, `internet`, `allow:HOST,HOST…`, `allow:./FILE` or `host` [env: LLM_IN_SANDBOX_NET] [default: internet]
     #[arg(long, value_name = "MODE")]
     pub net: Option<String>,
+    /// Python packages are downloaded once for all sandboxes: `on`, `off`, or the directory of the cache
+    /// [env: LLM_IN_SANDBOX_PACKAGE_CACHE] [default: on for `benchmark`, else off]
+    #[arg(long, value_name = "off|on|DIR")]
+    pub package_cache: Option<String>,
     /// Limits of the network, as in `connections=100,bytes=2g,bandwidth=10m,connect=5,idle=600` [env: LLM_IN_SANDBOX_NET_LIMITS]
     #[arg(long, value_name = "LIST")]
     pub net_limits: Option<String>,

@@ -10,6 +10,7 @@ use super::super::seccomp::profile;
 use super::{AgentArgs, Compat, RunArgs, RunError, ShellMode, Truth};
 use crate::agent::{Limits, PromptConfig, Shell, Style};
 use crate::llm::{HttpConfig, ModelSettings, Sampling, Secret};
+use crate::packages::Choice;
 use crate::settings::{self, EnvVar, Environment, SettingsError, SettingsFile};
 use crate::spec::{Network, NetworkLimits, Seccomp};
 
@@ -37,6 +38,8 @@ pub struct AgentSettings {
     pub seccomp: Seccomp,
     /// Its network, as asked for.
     pub net: Network,
+    /// Its package cache; the command has a default.
+    pub package_cache: Option<Choice>,
     /// Limits of that.
     pub net_limits: NetworkLimits,
     /// Parent of the run folder.
@@ -122,6 +125,7 @@ pub(in crate::cli) fn resolve_agent(
         limits: limits(args, file)?,
         seccomp: seccomp(args, file, environment)?,
         net: net(args, file, environment)?,
+        package_cache: package_cache(args, file, environment)?,
         net_limits: net_limits(args, file, environment)?,
         model: model(args, file, environment)?,
         image: image.filter(|name| !name.is_empty() && name != ORIGINAL_IMAGE),
@@ -162,6 +166,20 @@ fn net(
         .or_else(|| file.net.clone())
         .map_or_else(|| Ok(Network::internet()), |text| network(&text))
         .map_err(|problem| value("--net", problem))
+}
+
+fn package_cache(
+    args: &AgentArgs,
+    file: &SettingsFile,
+    environment: Environment<'_>,
+) -> Result<Option<Choice>, SettingsError> {
+    let given = args.package_cache.clone();
+    given
+        .or_else(|| environment.get(settings::PACKAGE_CACHE))
+        .or_else(|| file.package_cache.clone())
+        .map(|text| text.parse())
+        .transpose()
+        .map_err(|problem| value("--package_cache", problem))
 }
 
 fn net_limits(

@@ -182,6 +182,7 @@ fn of_connections() -> [Event; 2] {
         verdict: "allowed".into(),
         rule: "internet".into(),
         ended: "done".into(),
+        cache: None,
     };
     let denied = Connection {
         protocol: "udp".into(),

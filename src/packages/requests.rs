@@ -1,0 +1,416 @@
+//! What is asked for: `/N/simple/PROJECT/` is the page of a project at the index of that number, and `/N/files/PROJECT/SHA256/NAME` a
+//! file that this page names; with `.metadata` behind its name, the metadata beside it. There is nothing else.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::Url;
+use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
+
+use super::Settings;
+use super::address::Address;
+use super::flights::Flights;
+use super::http::{Body, Connection, Request};
+use super::page::{ACCEPTED, HTML, JSON, Page, digest};
+use super::store::Store;
+use super::upstream::{Failure, Fetched, Upstream, host};
+use crate::net::gate::Protocol;
+use crate::net::rules::Rules;
+use crate::net::{Connection as Entry, Ended, GATEWAY_V4, Ledger, SERVICE_PORT, Verdict};
+
+/// A page is asked for again after this time.
+const FRESH: Duration = Duration::from_secs(600);
+/// Bytes of pages, as they came, that are kept.
+const MAX_PAGES: usize = 64 << 20;
+/// Between looks at what another process downloads, and how long that is waited for.
+const LOOK: Duration = Duration::from_millis(50);
+const OTHERS: Duration = Duration::from_secs(1800);
+
+/// A sandbox, as far as one of its connections knows.
+#[derive(Debug)]
+pub(super) struct Visitor {
+    pub rules: Arc<Rules>,
+    pub ledger: Ledger,
+    /// For what is not there yet.
+    pub waiting: Arc<Semaphore>,
+}
+
+/// What all requests share.
+#[derive(Debug)]
+pub(super) struct Desk {
+    store: Store,
+    indexes: Vec<Address>,
+    upstream: Upstream,
+    pages: Mutex<HashMap<PageKey, Kept>>,
+    page_flights: Flights<PageKey, Result<Arc<Page>, Failure>>,
+    file_flights: Flights<String, Result<bool, Failure>>,
+}
+
+type PageKey = (usize, String);
+
+#[derive(Debug, Clone)]
+struct Kept {
+    page: Arc<Page>,
+    etag: Option<String>,
+    at: Instant,
+    bytes: usize,
+}
+
+/// A request that was understood.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    Page,
+    /// A file, or the metadata beside it.
+    File {
+        sha256: String,
+        metadata: bool,
+    },
+}
+
+/// What is answered, and whether it was there.
+type Answer = Result<(&'static str, Body, bool), Failure>;
+
+impl Desk {
+    pub(super) fn new(store: Store, settings: &Settings) -> reqwest::Result<Self> {
+        Ok(Self {
+            store,
+            indexes: settings.indexes.clone(),
+            upstream: Upstream::new(settings.proxy.as_ref())?,
+            pages: Mutex::default(),
+            page_flights: Flights::default(),
+            file_flights: Flights::default(),
+        })
+    }
+
+    /// Answers what comes over one connection.
+    pub(super) async fn serve(
+        self: &Arc<Self>,
+        stream: UnixStream,
+        visitor: &Visitor,
+    ) -> io::Result<()> {
+        let mut connection = Connection::new(stream);
+        while let Some(request) = connection.request().await? {
+            let mut record = Record::new(&visitor.ledger);
+            let (request, answer) = match request {
+                Ok(request) => {
+                    let work = self.answer(&request, visitor, &mut record.entry);
+                    let answer = connection.wait_for(&request, work).await?;
+                    (request, answer)
+                }
+                Err(status) => (
+                    Request::none(),
+                    Err(Failure::new(status, "no request for a package")),
+                ),
+            };
+            let (head, body) = record.answered(answer);
+            let sent = connection.respond(&request, head, body).await;
+            (record.entry.up, record.entry.down) = (connection.up, connection.down);
+            record.entry.ended = match &sent {
+                Ok(()) => Ended::Done,
+                Err(_) => Ended::ResetInside,
+            };
+            sent?;
+            if request.last {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        request: &Request,
+        visitor: &Visitor,
+        entry: &mut Entry,
+    ) -> Answer {
+        let not_found = || Failure::new(404, "only projects and their files are served");
+        let (number, project, asked) = understood(&request.path).ok_or_else(not_found)?;
+        let index = self.indexes.get(number).ok_or_else(not_found)?;
+        permitted(&visitor.rules, index.url(), entry)?;
+        let key = (number, project);
+        let (page, known) = self.page(&key, index, visitor).await?;
+        let Asked::File { sha256, metadata } = asked else {
+            let base = format!("/{number}/files/{}/", key.1);
+            let (kind, text) = match request.json {
+                true => (JSON, page.json(&key.1, &base)),
+                false => (HTML, page.html(&base)),
+            };
+            return Ok((kind, Body::Text(text), known));
+        };
+        let unnamed = || Failure::new(404, "the page of the project names no such file");
+        let file = page.file(&sha256).ok_or_else(unnamed)?;
+        let mut url = file.url.clone();
+        let sha256 = if metadata {
+            url.set_path(&format!("{}.metadata", url.path()));
+            file.metadata.clone().ok_or_else(unnamed)?
+        } else {
+            sha256
+        };
+        permitted(&visitor.rules, &url, entry)?;
+        let known = self.file(index, url, &sha256, visitor).await?;
+        let gone = || {
+            Failure::gateway(
+                "the package cache lost the file: it is too small for what is asked of it at once",
+            )
+        };
+        let (file, length) = self.store.get(&sha256).ok_or_else(gone)?;
+        Ok(("application/octet-stream", Body::File(file, length), known))
+    }
+
+    /// The page of a project, and whether it was there.
+    async fn page(
+        self: &Arc<Self>,
+        key: &PageKey,
+        index: &Address,
+        visitor: &Visitor,
+    ) -> Result<(Arc<Page>, bool), Failure> {
+        let kept = self.pages().get(key).cloned();
+        if let Some(kept) = kept.filter(|kept| kept.at.elapsed() < FRESH) {
+            return Ok((kept.page, true));
+        }
+        let Ok(turn) = Arc::clone(&visitor.waiting).acquire_owned().await else {
+            return Err(lost());
+        };
+        let (desk, own_key, index) = (Arc::clone(self), key.clone(), index.clone());
+        let work = async move {
+            let _turn = turn;
+            desk.fetch_page(own_key, &index).await
+        };
+        let (page, own) = self
+            .page_flights
+            .join(key.clone(), work)
+            .await
+            .ok_or_else(lost)?;
+        Ok((page?, !own))
+    }
+
+    async fn fetch_page(&self, key: PageKey, index: &Address) -> Result<Arc<Page>, Failure> {
+        let old = self.pages().get(&key).cloned();
+        let etag = old.as_ref().and_then(|old| old.etag.as_deref());
+        let url = index.page(&key.1);
+        let fetched = self.upstream.page(index, url, ACCEPTED, etag).await?;
+        let kept = match (fetched, old) {
+            (Fetched::Unchanged, Some(old)) => Kept {
+                at: Instant::now(),
+                ..old
+            },
+            (Fetched::Unchanged, None) => {
+                return Err(Failure::gateway("the index tells of no page"));
+            }
+            (
+                Fetched::New {
+                    url,
+                    kind,
+                    text,
+                    etag,
+                },
+                _,
+            ) => {
+                let page = Page::read(&url, &kind, &text);
+                let page =
+                    page.ok_or_else(|| Failure::gateway("the page of the index is malformed"))?;
+                Kept {
+                    page: Arc::new(page),
+                    etag,
+                    at: Instant::now(),
+                    bytes: text.len(),
+                }
+            }
+        };
+        let page = Arc::clone(&kept.page);
+        self.keep_page(key, kept);
+        Ok(page)
+    }
+
+    /// Those that were asked for least lately make room.
+    fn keep_page(&self, key: PageKey, kept: Kept) {
+        let mut pages = self.pages();
+        pages.insert(key, kept);
+        let mut bytes: usize = pages.values().map(|kept| kept.bytes).sum();
+        while bytes > MAX_PAGES && pages.len() > 1 {
+            let oldest = pages.iter().min_by_key(|(_, kept)| kept.at);
+            let Some(key) = oldest.map(|(key, _)| key.clone()) else {
+                break;
+            };
+            bytes -= pages.remove(&key).map_or(0, |kept| kept.bytes);
+        }
+    }
+
+    /// Has a file in the store; whether it was there.
+    async fn file(
+        self: &Arc<Self>,
+        index: &Address,
+        url: Url,
+        sha256: &str,
+        visitor: &Visitor,
+    ) -> Result<bool, Failure> {
+        if self.store.get(sha256).is_some() {
+            return Ok(true);
+        }
+        let Ok(turn) = Arc::clone(&visitor.waiting).acquire_owned().await else {
+            return Err(lost());
+        };
+        let (desk, own, index) = (Arc::clone(self), sha256.to_owned(), index.clone());
+        let work = async move {
+            let _turn = turn;
+            desk.fetch_file(&index, &url, &own).await
+        };
+        let (there, own) = self
+            .file_flights
+            .join(sha256.to_owned(), work)
+            .await
+            .ok_or_else(lost)?;
+        Ok(there? || !own)
+    }
+
+    /// Downloads a file, unless another process does: then it waits for that one. Whether it was there.
+    async fn fetch_file(&self, index: &Address, url: &Url, sha256: &str) -> Result<bool, Failure> {
+        let broken = |error: io::Error| Failure::gateway(format!("the package cache: {error}"));
+        let begun = Instant::now();
+        let mut incoming = loop {
+            if self.store.get(sha256).is_some() {
+                return Ok(true);
+            }
+            if let Some(incoming) = self.store.begin(sha256).map_err(broken)? {
+                break incoming;
+            }
+            if begun.elapsed() > OTHERS {
+                return Err(Failure::gateway(
+                    "another process does not end its download",
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        // Another process may have been done between the two looks.
+        if self.store.get(sha256).is_some() {
+            return Ok(true);
+        }
+        let limit = self.store.limit();
+        self.upstream.file(index, url, limit, &mut incoming).await?;
+        let (store, own) = (self.store.clone(), sha256.to_owned());
+        let kept = tokio::task::spawn_blocking(move || store.keep(&incoming, &own)).await;
+        match kept
+            .map_err(io::Error::other)
+            .and_then(|kept| kept)
+            .map_err(broken)?
+        {
+            true => Ok(false),
+            false => Err(Failure::gateway(
+                "what came is not what the index names: its SHA-256 differs",
+            )),
+        }
+    }
+
+    fn pages(&self) -> MutexGuard<'_, HashMap<PageKey, Kept>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn lost() -> Failure {
+    Failure::gateway("the package cache failed")
+}
+
+/// What the sandbox might not ask for itself, it is not given. A server is looked at as it is written: its name is looked up by the
+/// host, where it is nobody's who asks.
+fn permitted(rules: &Rules, url: &Url, entry: &mut Entry) -> Result<(), Failure> {
+    let port = url.port_or_known_default().unwrap_or(0);
+    entry.name = url.host_str().map(Arc::from);
+    let verdict = match host(url) {
+        Some(host) => rules.permits(&host, port),
+        None => Err("no name of a host".to_owned()),
+    };
+    let (verdict, rule) = match verdict {
+        Ok(rule) => (Verdict::Allowed, rule),
+        Err(rule) => (Verdict::Denied, rule),
+    };
+    entry.verdict = verdict;
+    entry.rule = format!("package cache, {rule}").into();
+    match verdict {
+        Verdict::Allowed => Ok(()),
+        Verdict::Denied | Verdict::Limited => Err(Failure::new(
+            403,
+            format!("the rules of the network: {rule}"),
+        )),
+    }
+}
+
+/// The number of the index, the project as indexes name it (PEP 503), and what of it.
+fn understood(path: &str) -> Option<(usize, String, Asked)> {
+    let mut parts = path.strip_prefix('/')?.split('/');
+    let number = parts.next()?;
+    let number = number.parse().ok().filter(|_| number.len() <= 2)?;
+    let kind = parts.next()?;
+    let project = project(parts.next()?)?;
+    let rest: Vec<_> = parts.collect();
+    let asked = match (kind, rest.as_slice()) {
+        ("simple", [] | [""]) => Asked::Page,
+        ("files", [sha256, name]) => Asked::File {
+            sha256: digest(sha256)?,
+            metadata: name.ends_with(".metadata"),
+        },
+        _ => return None,
+    };
+    Some((number, project, asked))
+}
+
+fn project(text: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let ends = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    let good =
+        text.len() <= 128 && text.bytes().all(plain) && ends(bytes.first()) && ends(bytes.last());
+    let words = text.split(['.', '_', '-']).filter(|word| !word.is_empty());
+    good.then(|| words.collect::<Vec<_>>().join("-").to_ascii_lowercase())
+}
+
+/// What the ledger gets of one request, also of one that is broken off.
+struct Record<'a> {
+    ledger: &'a Ledger,
+    entry: Entry,
+}
+
+impl<'a> Record<'a> {
+    fn new(ledger: &'a Ledger) -> Self {
+        let entry = Entry {
+            started: Instant::now(),
+            lasted: Duration::ZERO,
+            protocol: Protocol::Tcp,
+            name: None,
+            address: GATEWAY_V4.into(),
+            port: SERVICE_PORT,
+            up: 0,
+            down: 0,
+            verdict: Verdict::Denied,
+            rule: Arc::from("package cache, no request for a package"),
+            ended: Ended::Detached,
+            cache_hit: None,
+        };
+        Self { ledger, entry }
+    }
+
+    fn answered(&mut self, answer: Answer) -> ((u16, &'static str), Body) {
+        match answer {
+            Ok((kind, body, known)) => {
+                self.entry.cache_hit = Some(known);
+                ((200, kind), body)
+            }
+            Err(Failure { status, why }) => (
+                (status, "text/plain; charset=utf-8"),
+                Body::Text(format!("{why}\n").into()),
+            ),
+        }
+    }
+}
+
+impl Drop for Record<'_> {
+    fn drop(&mut self) {
+        self.entry.lasted = self.entry.started.elapsed();
+        self.ledger.add(self.entry.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests;
