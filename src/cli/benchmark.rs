@@ -136,15 +136,16 @@ pub(super) async fn benchmark(args: BenchmarkArgs, state: Option<&Path>) -> u8 {
             return exit::FAILED;
         }
     };
+    let home = std::env::home_dir();
+    let checked = match settle::check(args, Environment::process(), home.as_deref()) {
+        Ok(checked) => checked,
+        Err(error) => return tell_error(&error),
+    };
     let fetched = tokio::select! {
-        fetched = Box::pin(fetch::fetch(&args, state)) => fetched,
+        fetched = Box::pin(fetch::fetch(&checked.args, state)) => fetched,
         code = signals.next() => return code,
     };
-    let settled = fetched.and_then(|fetched| {
-        let home = std::env::home_dir();
-        settle::settle(args, fetched, Environment::process(), home.as_deref())
-    });
-    let settled = match settled {
+    let settled = match fetched.and_then(|fetched| checked.settle(fetched)) {
         Ok(settled) => settled,
         Err(error) => return tell_error(&error),
     };

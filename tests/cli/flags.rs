@@ -127,6 +127,12 @@ fn a_seccomp_profile_that_would_loosen_is_named() {
 }
 
 #[test]
+fn a_setting_that_cannot_be_used_is_told_before_a_hub_is_asked() {
+    let message = nothing_starts(&["benchmark", "math", "--llm_name", "m", "--num_workers", "0"]);
+    assert!(message.contains("num_workers"), "{message}");
+}
+
+#[test]
 fn a_contradiction_is_told_with_its_reason() {
     let message = nothing_starts(&["exec", "--disk", "2g", "--memory", "2g", "--", "true"]);
     assert!(message.contains("more than half of memory"), "{message}");

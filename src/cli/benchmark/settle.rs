@@ -105,13 +105,29 @@ pub(super) struct Settled {
     pub(super) judge: Option<JudgeSettings>,
 }
 
-/// Settles all settings.
-pub(super) fn settle(
+/// Settings that hold whatever the rows are.
+pub(super) struct Checked {
+    pub(super) args: BenchmarkArgs,
+    agent: AgentSettings,
+    judge: Option<JudgeSettings>,
+    ablations: Vec<Ablation>,
+    timeout: Option<Duration>,
+    stalled_after: Duration,
+    workers: usize,
+    requests: usize,
+    task: String,
+    mode: bench::Mode,
+}
+
+/// Settles what needs no rows: nothing is fetched for settings that cannot be used.
+///
+/// # Errors
+/// A setting cannot be used.
+pub(super) fn check(
     mut args: BenchmarkArgs,
-    fetched: Option<Fetched>,
     environment: Environment<'_>,
     home: Option<&Path>,
-) -> Result<Settled, Error> {
+) -> Result<Checked, Error> {
     let earlier = args.resume.as_deref().map(read_manifest).transpose()?;
     if let Some(manifest) = &earlier {
         fill(&mut args, manifest);
@@ -130,22 +146,9 @@ pub(super) fn settle(
     let (timeout, stalled_after) = (args.runner.timeout()?, args.runner.stalled_after()?);
     let workers = workers(&args, file.num_workers, environment)?;
     let requests = at_least_one("--llm_requests", args.llm_requests.unwrap_or(workers))?;
-    let max_response_len = args.max_response_len.unwrap_or(MAX_RESPONSE_LEN);
-    let name = args.task.or(args.task_flag).filter(|name| !name.is_empty());
-    let name = name.ok_or_else(|| run::value("--task", "no task is named".into()))?;
-    let wanted = Wanted {
-        task: name,
-        data: args.data,
-        fetched,
-        context_in_prompt: args.context == Some(Context::Prompt),
-        reward: args.reward,
-        start: args.start_id,
-        end: args.end_id,
-    };
-    let task = Task::load(&wanted)?;
-    // A judge may be named once and for all; most tasks do not ask it.
-    let judged = matches!(task.scorer, Scorer::Native(reward) if reward.is_judged());
-    let judge = judge.filter(|_| judged);
+    let task = args.task.clone().or_else(|| args.task_flag.clone());
+    let task = task.filter(|name| !name.is_empty());
+    let task = task.ok_or_else(|| run::value("--task", "no task is named".into()))?;
     let mode = match args.mode {
         Some(Mode::Llm) => bench::Mode::Llm,
         Some(Mode::LlmInSandbox) | None => bench::Mode::LlmInSandbox,
@@ -158,36 +161,73 @@ pub(super) fn settle(
         let problem = "a model without a sandbox has no files".to_owned();
         return Err(run::value("--context", problem).into());
     }
-    let mut config = config(&agent, mode, max_response_len, args.repeat.unwrap_or(1));
-    config.ablations.clone_from(&ablations);
-    config.describe(&task);
-    let mut manifest = Manifest::new(config, absolute(&wanted.task));
-    manifest.data = wanted.data.map(|path| absolute(&path.to_string_lossy()));
-    manifest.hub = wanted.fetched;
-    manifest.context_in_prompt = wanted.context_in_prompt;
-    manifest.reward = wanted.reward;
-    manifest.start_id = wanted.start;
-    manifest.end_id = wanted.end;
-    manifest.shard = args.shard;
-    manifest.base_url = agent.model.shown_url();
-    manifest.save_exchanges = agent.save_exchanges;
-    manifest.judge = judge.as_ref().map(JudgeSettings::describe);
-    Ok(Settled {
-        manifest,
-        task,
+    Ok(Checked {
+        args,
         agent,
-        folder: args.resume,
-        workers,
-        requests,
-        retries: args.infra_retries,
-        max_failures: args.max_infra_failures,
-        grader_image: args.grader_image,
+        judge,
         ablations,
         timeout,
         stalled_after,
-        json: args.runner.json,
-        judge,
+        workers,
+        requests,
+        task,
+        mode,
     })
+}
+
+impl Checked {
+    /// The rest, with the rows.
+    ///
+    /// # Errors
+    /// The task or its rows cannot be used.
+    pub(super) fn settle(self, fetched: Option<Fetched>) -> Result<Settled, Error> {
+        let Self { args, agent, .. } = self;
+        let wanted = Wanted {
+            task: self.task,
+            data: args.data,
+            fetched,
+            context_in_prompt: args.context == Some(Context::Prompt),
+            reward: args.reward,
+            start: args.start_id,
+            end: args.end_id,
+        };
+        let task = Task::load(&wanted)?;
+        // A judge may be named once and for all; most tasks do not ask it.
+        let judged = matches!(task.scorer, Scorer::Native(reward) if reward.is_judged());
+        let judge = self.judge.filter(|_| judged);
+        let max_response_len = args.max_response_len.unwrap_or(MAX_RESPONSE_LEN);
+        let repeat = args.repeat.unwrap_or(1);
+        let mut config = config(&agent, self.mode, max_response_len, repeat);
+        config.ablations.clone_from(&self.ablations);
+        config.describe(&task);
+        let mut manifest = Manifest::new(config, absolute(&wanted.task));
+        manifest.data = wanted.data.map(|path| absolute(&path.to_string_lossy()));
+        manifest.hub = wanted.fetched;
+        manifest.context_in_prompt = wanted.context_in_prompt;
+        manifest.reward = wanted.reward;
+        manifest.start_id = wanted.start;
+        manifest.end_id = wanted.end;
+        manifest.shard = args.shard;
+        manifest.base_url = agent.model.shown_url();
+        manifest.save_exchanges = agent.save_exchanges;
+        manifest.judge = judge.as_ref().map(JudgeSettings::describe);
+        Ok(Settled {
+            manifest,
+            task,
+            agent,
+            folder: args.resume,
+            workers: self.workers,
+            requests: self.requests,
+            retries: args.infra_retries,
+            max_failures: args.max_infra_failures,
+            grader_image: args.grader_image,
+            ablations: self.ablations,
+            timeout: self.timeout,
+            stalled_after: self.stalled_after,
+            json: args.runner.json,
+            judge,
+        })
+    }
 }
 
 /// Reads the folder of a run, and its task as it is now.
