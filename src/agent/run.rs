@@ -327,7 +327,9 @@ impl<E: Env, M: ChatModel> Run<'_, E, M> {
 
     /// Records what a call did, or with none what was there before all calls.
     async fn effects(&mut self, step: Option<u32>, call_id: Option<String>) {
-        if let Some(effects) = self.env.effects().await {
+        let asked = self.env.effects();
+        // The next wait meets the same interrupt or deadline, and ends the run.
+        if let Ok(Some(effects)) = guard(&mut self.cancel, self.deadline, asked).await {
             self.tell(&Event::Effects {
                 step,
                 call_id,

@@ -2,6 +2,7 @@
 //!
 //! A sandbox starts in a millisecond or two, so what would else be a promise of the prompt is kept by the kernel.
 
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -13,7 +14,8 @@ use crate::agent::{self, PromptConfig};
 use crate::env::{
     Env, EnvError, ExecRequest, ExecResult, FileError, FileStat, GuestPath, Listing, ShellResult,
 };
-use crate::outcome::Outcome;
+use crate::outcome::{Connections, Outcome};
+use crate::spec::Effects;
 
 /// Time for one step from a sandbox to the next.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -27,6 +29,8 @@ pub(super) struct Forgetful<'a, S: Sandboxes> {
     answer: GuestPath,
     /// Absent once one has ended and no other could be started.
     current: Mutex<Option<S::Env>>,
+    /// Of the sandbox that has just ended: what is still to be told.
+    seen: std::sync::Mutex<(Connections, Option<Effects>)>,
 }
 
 impl<'a, S: Sandboxes> Forgetful<'a, S> {
@@ -37,6 +41,7 @@ impl<'a, S: Sandboxes> Forgetful<'a, S> {
             prompt,
             answer: GuestPath::from(prompt.output_dir.as_str()).join(ANSWER),
             current: Mutex::new(Some(first)),
+            seen: std::sync::Mutex::default(),
         }
     }
 
@@ -46,14 +51,14 @@ impl<'a, S: Sandboxes> Forgetful<'a, S> {
     }
 
     /// Ends a sandbox, and makes another one ready that has nothing of it but the answer.
-    async fn replace(&self, used: S::Env) -> Result<S::Env, EnvError> {
-        let answer = match used.read_file(&self.answer, MAX_ANSWER).await {
-            Ok(answer) => Some(answer),
-            Err(EnvError::File { .. }) => None,
-            Err(error) => return Err(error),
-        };
+    async fn replace(&self, used: S::Env, answer: Option<Vec<u8>>) -> Result<S::Env, EnvError> {
         let host = |outcome: Outcome| EnvError::Infrastructure(format!("{outcome:?}"));
-        self.sandboxes.end(used).await.map_err(host)?;
+        let effects = used.effects().await;
+        let mut connections = used.connections();
+        let usage = self.sandboxes.end(used).await.map_err(host)?;
+        connections.listed.extend(usage.connections.listed);
+        connections.omitted += usage.connections.omitted;
+        *self.seen() = (connections, effects);
         let new = self.sandboxes.start().await.map_err(host)?;
         let ready = agent::prepare(&new, self.prompt).await;
         ready.map_err(|error| EnvError::Infrastructure(error.to_string()))?;
@@ -61,7 +66,13 @@ impl<'a, S: Sandboxes> Forgetful<'a, S> {
             new.write_file(&self.answer, &answer, /*exclusive*/ false)
                 .await?;
         }
+        // What made it ready is nobody's doing.
+        let _ = new.effects().await;
         Ok(new)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, (Connections, Option<Effects>)> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -79,11 +90,28 @@ where
         let mut result = sandbox.shell(command, limit).await?;
         // What it lost with its shell it would have lost anyway.
         result.restarted = None;
+        let answer = match sandbox.read_file(&self.answer, MAX_ANSWER).await {
+            Ok(answer) => Some(answer),
+            Err(EnvError::File { .. }) => None,
+            Err(error) => return Err(error),
+        };
         let used = current.take().ok_or_else(gone)?;
-        let replaced = timeout(DEADLINE, self.replace(used)).await;
+        let replaced = timeout(DEADLINE, self.replace(used, answer)).await;
         let late = || EnvError::Infrastructure(format!("no new sandbox within {DEADLINE:?}"));
         *current = Some(replaced.unwrap_or_else(|_| Err(late()))?);
         Ok(result)
+    }
+
+    fn connections(&self) -> Connections {
+        std::mem::take(&mut self.seen().0)
+    }
+
+    async fn effects(&self) -> Option<Effects> {
+        let ended = self.seen().1.take();
+        if ended.is_some() {
+            return ended;
+        }
+        self.current.lock().await.as_ref()?.effects().await
     }
 
     async fn exec(&self, request: &ExecRequest) -> Result<ExecResult, EnvError> {

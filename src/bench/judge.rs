@@ -200,7 +200,7 @@ impl Judge {
             }
         }
         let asks = Asks {
-            models: Models::open(&model)?,
+            models: Models::repeating(&model)?,
             config: settings.describe(),
             permits: Semaphore::new(settings.requests),
             deadline: settings.deadline,

@@ -1,5 +1,6 @@
 //! What a run was begun with: `run.json`.
 
+use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -189,6 +190,18 @@ impl Manifest {
             )));
         }
         Ok(manifest)
+    }
+
+    /// Takes the place of that of a run folder; a reader never sees half of it.
+    ///
+    /// # Errors
+    /// [`BenchError`] when the disk refuses it.
+    pub fn write(&self, folder: &Path) -> Result<(), BenchError> {
+        let path = folder.join(FILE);
+        let text = serde_json::to_string_pretty(self).unwrap_or_default();
+        super::original::replace(&path, |file| {
+            writeln!(file, "{text}").map_err(BenchError::file("write", &path))
+        })
     }
 
     /// Whether a run with this configuration is the same run.

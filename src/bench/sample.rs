@@ -45,14 +45,21 @@ impl Models {
     /// # Errors
     /// [`LlmError`] when settings or files cannot be used.
     pub fn open(settings: &ModelSettings) -> Result<Self, LlmError> {
+        let mut settings = settings.clone();
+        if let ModelSettings::Http(config) = &mut settings {
+            // Attempts are made by whoever holds the permits.
+            config.retry.attempts = 1;
+        }
+        Self::repeating(&settings)
+    }
+
+    /// Those that make a failed request again by themselves.
+    pub(super) fn repeating(settings: &ModelSettings) -> Result<Self, LlmError> {
         Ok(match settings {
             ModelSettings::Replay(path) if path.is_dir() => Self::Directory(path.clone()),
             ModelSettings::Replay(path) => Self::Replay(ReplayModel::open(path)?),
             ModelSettings::Http(config) => {
-                let mut config = (**config).clone();
-                // Attempts are made by whoever holds the permits.
-                config.retry.attempts = 1;
-                Self::Http(Box::new(HttpModel::new(config)?))
+                Self::Http(Box::new(HttpModel::new((**config).clone())?))
             }
         })
     }
@@ -275,6 +282,9 @@ pub(super) async fn score<G: Grader>(
         (Scorer::Python(_), None) => return Err("there is no grader".to_owned()),
     };
     let parts = Parts::of(row);
+    if parts.truth.trim().is_empty() && parts.aliases.is_empty() {
+        return Err("its row has no ground_truth".to_owned());
+    }
     if let Some(score) = reward.score(answer, parts.truth()) {
         return Ok(score);
     }

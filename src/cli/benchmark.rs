@@ -11,23 +11,24 @@ mod report;
 mod runner;
 mod sandboxes;
 mod settle;
+mod summary;
 mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use tokio::sync::watch;
 
-use super::output::{self, note, result};
+use super::output::{self, note};
 use super::run::{self, AgentArgs};
 use super::sanitize::one_line;
 use super::signals::Signals;
 use crate::bench::{
     self, Dispatch, Gate, JUDGEMENTS, Judge, JudgeConfig, Ledger, Live, Manifest, Memory, Models,
-    Shared, Status, Stop, Summary, Told,
+    Shared, Status, Stop, Told,
 };
 use crate::exit;
 use crate::reward::Reward;
@@ -42,6 +43,7 @@ pub(super) use report::{ReportArgs, report};
 use runner::RunnerArgs;
 use sandboxes::Pool;
 use settle::Settled;
+use summary::{ended_early, summary_lines, tell_summary};
 pub(super) use verify::{VerifyArgs, verify};
 
 /// Flags of `benchmark`.
@@ -178,6 +180,22 @@ async fn evaluate(settled: Settled, state: Option<&Path>, cancel: watch::Receive
     worked.unwrap_or_else(|error| tell_error(&error))
 }
 
+/// Whether a run may be gone on with like this. One that was begun without a judge has one from now on.
+fn go_on(folder: &Path, manifest: &Manifest) -> Result<(), settle::Error> {
+    let earlier = Manifest::read(folder)?;
+    earlier.check(&manifest.config, folder)?;
+    if earlier.shard != manifest.shard {
+        let problem = "the run was begun with another part of the samples".to_owned();
+        return Err(run::value("--shard", problem).into());
+    }
+    JudgeConfig::check(earlier.judge.as_ref(), manifest.judge.as_ref(), folder)?;
+    if earlier.judge.is_none() && manifest.judge.is_some() {
+        let judge = manifest.judge.clone();
+        Manifest { judge, ..earlier }.write(folder)?;
+    }
+    Ok(())
+}
+
 /// Makes the folders that a run folder holds.
 fn make_parts(folder: &Path) -> Result<(), settle::Error> {
     for name in ["samples", "logs"] {
@@ -215,6 +233,9 @@ fn tell_error(error: &settle::Error) -> u8 {
     error.exit()
 }
 
+/// Of a run that no time was set.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// A run that can start.
 struct Begun {
     shared: Arc<Shared<Pool, PythonGrader>>,
@@ -235,6 +256,8 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
         grader_image,
         ..
     } = settled;
+    // Another process on the same folder is found out before anything starts.
+    let held = folder.as_deref().map(Ledger::open).transpose()?;
     let models = Models::open(&agent.model).map_err(bench::BenchError::from)?;
     let pool = match manifest.config.mode {
         bench::Mode::LlmInSandbox => Some(Pool::open(&agent, &task.prompt, state).await?),
@@ -244,12 +267,9 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
     let grader = PythonGrader::needed(&task, mode, grader_image.as_deref(), state).await?;
     manifest.config.image_digest = pool.as_ref().map(|pool| pool.digest().to_owned());
     manifest.digest = manifest.config.digest();
-    let ledger = match folder {
-        Some(folder) => {
-            let ledger = Ledger::open(&folder)?;
-            let earlier = Manifest::read(&folder)?;
-            earlier.check(&manifest.config, &folder)?;
-            JudgeConfig::check(earlier.judge.as_ref(), manifest.judge.as_ref(), &folder)?;
+    let ledger = match folder.zip(held) {
+        Some((folder, ledger)) => {
+            go_on(&folder, &manifest)?;
             ledger
         }
         None => {
@@ -320,37 +340,30 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         .cloned()
         .collect();
     let folder = ledger.folder().to_owned();
+    let (task, at) = (one_line(&shared.task.name), folder.display());
+    let (left, all, workers) = (missing.len(), jobs.len(), how.workers);
     note(&format!(
-        "{} of {} samples of {} to do, {} at once, results in {}",
-        missing.len(),
-        jobs.len(),
-        one_line(&shared.task.name),
-        how.workers,
-        folder.display()
+        "{left} of {all} samples of {task} to do, {workers} at once, results in {at}"
     ));
     if json {
         let begin = events::begin(&folder, jobs.len(), missing.len(), how.workers);
         output::json_line(&begin);
     }
     let (begun, mut board) = (Instant::now(), Board::new());
+    let interrupt = cancel.clone();
     let mut tell = |told: Told<'_>| {
         if json {
             output::json_line(&events::told(&told));
         }
         board.tell(&told);
     };
-    let stop = bench::run(
-        Arc::clone(&shared),
-        missing,
-        &mut ledger,
-        how,
-        cancel,
-        &mut tell,
-    )
-    .await;
+    let samples = Arc::clone(&shared);
+    let mut stop = bench::run(samples, missing, &mut ledger, how, cancel, &mut tell).await;
     board.close();
     if let Ok(Stop::Finished) = stop {
-        judge::fill(&mut ledger, &shared, waiting).await?;
+        let left = how.timeout.map(|time| time.saturating_sub(begun.elapsed()));
+        let filled = judge::fill(&mut ledger, &shared, waiting);
+        stop = Ok(unless_stopped(filled, interrupt, left.unwrap_or(FOREVER)).await?);
     }
     if let Some(grader) = &shared.grader {
         grader.close().await;
@@ -381,48 +394,16 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
     Ok(if complete { 0 } else { 1 })
 }
 
-fn tell_summary(summary: &Summary, folder: &Path) {
-    for line in summary_lines(summary) {
-        result(&line);
+/// What is done after the last sample ends as the run does: when told to, and when its time is up.
+async fn unless_stopped(
+    work: impl Future<Output = Result<(), settle::Error>>,
+    mut interrupt: watch::Receiver<bool>,
+    left: Duration,
+) -> Result<Stop, settle::Error> {
+    tokio::select! {
+        biased;
+        Ok(_) = interrupt.wait_for(|stop| *stop) => Ok(Stop::Interrupted),
+        () = tokio::time::sleep(left) => Ok(Stop::OutOfTime),
+        done = work => done.map(|()| Stop::Finished),
     }
-    result(&format!("results:    {}", folder.display()));
-}
-
-/// Why a run ended before all was done.
-fn ended_early(stop: Stop, how: Dispatch) -> Option<String> {
-    match stop {
-        Stop::Finished => None,
-        Stop::Interrupted => Some("interrupted".to_owned()),
-        Stop::OutOfTime => Some("the time of the run is up".to_owned()),
-        Stop::TooManyFailures => Some(format!(
-            "stopped: more than {} samples failed through no fault of the model; mend that",
-            how.max_failures
-        )),
-    }
-}
-
-fn summary_lines(summary: &Summary) -> Vec<String> {
-    let mut lines = vec![match (summary.mean, summary.interval_95) {
-        (Some(mean), Some([low, high])) => {
-            format!(
-                "mean score: {mean:.4} (95 % interval {low:.4} to {high:.4}, n {})",
-                summary.scored
-            )
-        }
-        (Some(mean), None) => format!("mean score: {mean:.4} (n {})", summary.scored),
-        (None, _) => "mean score: none (n 0)".to_owned(),
-    }];
-    for (k, rate) in &summary.pass_at {
-        lines.push(format!("pass@{k}:     {rate:.4}"));
-    }
-    for (name, count) in [
-        ("pending:   ", summary.pending),
-        ("failed:    ", summary.infrastructure_failures),
-        ("not done:  ", summary.missing),
-    ] {
-        if count > 0 {
-            lines.push(format!("{name} {count} of {}, in no mean", summary.total));
-        }
-    }
-    lines
 }

@@ -14,7 +14,7 @@ use crate::wire::{ToInit, decode};
 /// PID 1 looks for a quarter of a second and reads 32 MiB at most.
 const DEADLINE: Duration = Duration::from_secs(20);
 /// No honest answer is larger.
-const MAX_REPLY: u64 = 4 << 20;
+const MAX_REPLY: u64 = 8 << 20;
 
 /// The account since this was asked last. What cannot be had is no failure of the call, which is over.
 pub(super) async fn ask(link: &Init) -> Option<Effects> {
@@ -25,7 +25,9 @@ pub(super) async fn ask(link: &Init) -> Option<Effects> {
     let (reply, writer) = process::reading_pipe().ok()?;
     let answers = link.open();
     let request = ToInit::Effects { id: answers.id };
-    link.send(&request, &[writer.as_fd()]).await.ok()?;
+    let fds = [writer.as_fd()];
+    let sent = timeout(DEADLINE, link.send(&request, &fds)).await;
+    sent.ok()?.ok()?;
     drop(writer);
     let mut bytes = Vec::new();
     let mut reply = reply.take(MAX_REPLY);

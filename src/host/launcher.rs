@@ -55,8 +55,9 @@ pub struct LauncherConfig {
     /// program's answer to a question of the kernel, and a sandbox has no listener of its own.
     pub report_refusals: bool,
     /// How many sandboxes are begun before they are asked for, so that a start takes a quarter of the
-    /// time. Each has ids, a cgroup, namespaces and a PID 1 that waits, but no image, no limit, no file
-    /// and no command: about 0.7 MB. When absent, 8 from the second sandbox on.
+    /// time. Each has ids, a cgroup, namespaces and a PID 1 that waits: about 0.7 MB. After two sandboxes
+    /// that are alike it has their image and limits, too; no command runs in any. When absent, 8 from the
+    /// second sandbox on.
     pub ahead: Option<usize>,
     /// Walls to leave out, each named by the beginning of its step's `Debug` form (`MaskFile`,
     /// `Seccomp(Unknown`), or `Ids` (inside-root is the caller himself), `InheritedSeccomp` or

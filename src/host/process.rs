@@ -266,6 +266,8 @@ pub(super) async fn capture(
             Ok(count) => {
                 printed.fetch_add(count as u64, Ordering::Relaxed);
                 kept.push(buffer.get(..count).unwrap_or_default());
+                // A flood must not keep this thread from the clock.
+                tokio::task::coop::consume_budget().await;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 if over {

@@ -165,7 +165,10 @@ impl Hub {
             None if self.offline => return Err(HubError::Offline(name.to_owned())),
             known => match (self.client.text(&url).await, known) {
                 (Ok(text), _) => {
-                    self.cache.keep_answer(&url, &text)?;
+                    // A captive portal's page takes the place of nothing.
+                    if parse(&text).is_some() {
+                        self.cache.keep_answer(&url, &text)?;
+                    }
                     text
                 }
                 (Err(error), Some(known)) if error.is_unreachable() => {

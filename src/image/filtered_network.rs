@@ -210,9 +210,14 @@ impl FilteredNetwork {
             }
             match service(&bare, kind == Kind::Proxy) {
                 Some(service) => self.serves(service),
-                None => self.notes.push(format!(
-                    "{name} is no address of a server of HTTP, so the sandbox does without it"
-                )),
+                None => {
+                    self.notes.push(format!(
+                        "{name} is no address of a server of HTTP, so the sandbox does without it"
+                    ));
+                    if kind == Kind::Proxy {
+                        continue;
+                    }
+                }
             }
             if name == PIP_PROXY {
                 self.pip_proxy = Some(Hidden(address.to_owned()));
@@ -291,6 +296,8 @@ impl FilteredNetwork {
     /// Adds to a list in a variable.
     fn also(&mut self, name: &str, between: &str, value: &str) {
         match self.env.iter_mut().find(|(known, _)| known == name) {
+            // It has its meaning only where it stands alone.
+            Some((_, list)) if list.trim() == "*" && between == "," => {}
             Some((_, list)) => *list = format!("{list}{between}{value}"),
             None => self.env.push((name.to_owned(), value.to_owned())),
         }

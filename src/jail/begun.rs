@@ -42,8 +42,12 @@ impl Begun {
     }
 
     fn hand_over(&self, mounts: &Mounts) -> Result<Vec<OwnedFd>, SetupFailure> {
-        let (root, mut served) =
-            root::prepare(&mounts.root, self.ids, self.user_namespace.as_fd())?;
+        let (root, mut served) = root::prepare(
+            &mounts.root,
+            self.ids,
+            self.user_namespace.as_fd(),
+            mounts.layers,
+        )?;
         let mut made = vec![root];
         if mounts.layers {
             made.extend(root::layers(&served).map_err(|e| failure("open the layers", &e))?);

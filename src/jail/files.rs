@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -32,6 +32,12 @@ pub(super) fn start(context: &Context<'_>, op: &FileOp, fds: Vec<OwnedFd>) -> io
         Forked::Parent(pid) => Ok(pid),
         Forked::Child => {
             let _ = nix::unistd::setsid();
+            // A path may lead through /proc/self/fd: nothing of PID 1's is to be there.
+            let mut keep = vec![0, 1, 2, reply.as_raw_fd()];
+            keep.extend(data.as_ref().map(AsRawFd::as_raw_fd));
+            if process::close_all_but(&keep).is_err() {
+                exit_now(70);
+            }
             process::reset_signals();
             // A host that stops reading is an error of write(2), not a death without reply.
             ignore_broken_pipes();

@@ -289,6 +289,10 @@ impl Init<'_> {
                     Err(error) => self.refuse(id, &error),
                 }
             }
+            ToInit::CommandBegins => {
+                self.account.iter_mut().for_each(Account::begin);
+                Ok(())
+            }
             ToInit::PrepareCommand {
                 id,
                 number,
@@ -365,7 +369,6 @@ impl Init<'_> {
         let used_up = used_up::now(processes);
         match shell.prepare(number) {
             Ok(files) => {
-                self.account.iter_mut().for_each(Account::begin);
                 let fds = files.each_ref().map(AsFd::as_fd);
                 self.say(&FromInit::CommandPrepared { id, used_up }, &fds)
             }

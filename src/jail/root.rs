@@ -23,6 +23,7 @@ pub(super) fn prepare(
     root: &RootSource,
     ids: IdMap,
     namespace: BorrowedFd<'_>,
+    layers: bool,
 ) -> Result<(OwnedFd, Vec<OwnedFd>), SetupFailure> {
     match root {
         RootSource::Writable(directory) => {
@@ -46,6 +47,14 @@ pub(super) fn prepare(
             };
             let overlay = overlay(tree.as_fd(), upper.as_fd(), *user_xattr)
                 .map_err(|e| failure("mount the overlay", &e))?;
+            if layers {
+                // Nothing to the overlay, which has clones of its own. While they are attached: a mount that is
+                // no more cannot be changed (EINVAL).
+                for layer in [&tree, &upper] {
+                    set_attributes(layer.as_fd(), RDONLY | NODEV | NOSUID | NOEXEC)
+                        .map_err(|e| failure("make the layers read-only", &e))?;
+                }
+            }
             drop(attached);
             Ok((overlay, vec![tree, upper]))
         }
@@ -53,13 +62,12 @@ pub(super) fn prepare(
 }
 
 /// The upper and the lower layer of an overlay as directories to read, given the mounts that [`prepare`] has left.
-/// Those become read-only, which is nothing to the overlay: it has clones of its own.
+/// With its `layers`, so that nothing can be written through them.
 pub(super) fn layers(served: &[OwnedFd]) -> io::Result<[OwnedFd; 2]> {
     let [lower, upper] = served else {
         return Err(io::Error::other("the root has no layers"));
     };
     let directory = |mount: &OwnedFd, name| {
-        set_attributes(mount.as_fd(), RDONLY | NODEV | NOSUID | NOEXEC)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok::<_, io::Error>(openat(mount, name, flags, Mode::empty())?)
     };

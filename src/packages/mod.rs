@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedSender, channel, unbounded_channel};
 use tokio::task::JoinSet;
 
 pub use address::{Address, BadAddress};
@@ -108,7 +108,7 @@ pub struct Cache {
 /// A sandbox that uses it.
 #[derive(Debug)]
 struct Guest {
-    calls: UnboundedReceiver<Call>,
+    calls: Receiver<Call>,
     /// What the index is asked for on its behalf is allowed by these.
     rules: Rules,
     ledger: Ledger,
@@ -117,15 +117,15 @@ struct Guest {
 /// The sandbox's end.
 #[derive(Debug)]
 struct Door {
-    calls: UnboundedSender<Call>,
+    calls: Sender<Call>,
     /// The thread lives as long as somebody can write to it.
     _thread: UnboundedSender<Guest>,
 }
 
 impl Service for Door {
     fn accept(&self, call: Call) {
-        // Nobody is there any more: the connection ends.
-        let _ = self.calls.send(call);
+        // Nobody is there any more, or too many wait: the connection ends.
+        let _ = self.calls.try_send(call);
     }
 }
 
@@ -149,7 +149,7 @@ impl Cache {
             Some(mailbox) => mailbox.clone(),
             None => guests.insert(start(&self.settings)?).clone(),
         };
-        let (door, calls) = unbounded_channel();
+        let (door, calls) = channel(CALLS);
         let guest = Guest {
             calls,
             rules,

@@ -254,10 +254,8 @@ fn attributes(mut text: &str) -> (HashMap<String, String>, &str) {
         if let Some(rest) = text.strip_prefix('>') {
             return (found, rest);
         }
-        let end = text.find(['=', '>']).unwrap_or(text.len());
-        let end = text
-            .find(char::is_whitespace)
-            .map_or(end, |space| space.min(end));
+        let ends = |c: char| matches!(c, '=' | '>') || c.is_whitespace();
+        let end = text.find(ends).unwrap_or(text.len());
         let (name, rest) = text.split_at(end);
         let Some(rest) = rest.trim_start().strip_prefix('=') else {
             // A slash, or an attribute without value.

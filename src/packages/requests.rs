@@ -25,6 +25,8 @@ use crate::net::{Connection as Entry, Ended, GATEWAY_V4, Ledger, SERVICE_PORT, V
 const FRESH: Duration = Duration::from_secs(600);
 /// Bytes of pages, as they came, that are kept.
 const MAX_PAGES: usize = 64 << 20;
+/// Until a page has come.
+const PAGE: Duration = Duration::from_secs(300);
 /// Between looks at what another process downloads, and how long that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 const OTHERS: Duration = Duration::from_secs(1800);
@@ -189,9 +191,16 @@ impl Desk {
 
     async fn fetch_page(&self, key: PageKey, index: &Address) -> Result<Arc<Page>, Failure> {
         let old = self.pages().get(&key).cloned();
+        // It may have come while we waited for our turn.
+        if let Some(kept) = old.as_ref().filter(|old| old.at.elapsed() < FRESH) {
+            return Ok(Arc::clone(&kept.page));
+        }
         let etag = old.as_ref().and_then(|old| old.etag.as_deref());
-        let url = index.page(&key.1);
-        let fetched = self.upstream.page(index, url, ACCEPTED, etag).await?;
+        let asked = self
+            .upstream
+            .page(index, index.page(&key.1), ACCEPTED, etag);
+        let fetched = tokio::time::timeout(PAGE, asked).await;
+        let fetched = fetched.map_err(|_| Failure::gateway("the page takes too long"))??;
         let kept = match (fetched, old) {
             (Fetched::Unchanged, Some(old)) => Kept {
                 at: Instant::now(),
@@ -225,7 +234,7 @@ impl Desk {
         Ok(page)
     }
 
-    /// Those that were asked for least lately make room.
+    /// Those that came, or were confirmed, least lately make room.
     fn keep_page(&self, key: PageKey, kept: Kept) {
         let mut pages = self.pages();
         pages.insert(key, kept);

@@ -7,6 +7,8 @@ use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -17,6 +19,8 @@ use sha2::{Digest, Sha256};
 pub struct Store {
     directory: PathBuf,
     limit: u64,
+    /// Bytes of unfinished downloads of this process.
+    arriving: Arc<AtomicU64>,
 }
 
 /// What [`Store::sweep`] found.
@@ -37,6 +41,8 @@ pub(super) struct Incoming {
     path: PathBuf,
     hash: Sha256,
     bytes: u64,
+    arriving: Arc<AtomicU64>,
+    most: u64,
 }
 
 impl Store {
@@ -58,6 +64,7 @@ impl Store {
         let store = Self {
             directory: directory.to_owned(),
             limit,
+            arriving: Arc::default(),
         };
         make(directory)?;
         make(&store.files())?;
@@ -112,6 +119,8 @@ impl Store {
             path,
             hash: Sha256::new(),
             bytes: 0,
+            arriving: Arc::clone(&self.arriving),
+            most: self.limit,
         }))
     }
 
@@ -172,8 +181,12 @@ impl Store {
 
 impl Incoming {
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let more = bytes.len() as u64;
+        self.bytes += more;
+        if self.arriving.fetch_add(more, Ordering::Relaxed) + more > self.most {
+            return Err(io::Error::other("too much is downloaded at once"));
+        }
         self.hash.update(bytes);
-        self.bytes += bytes.len() as u64;
         self.file.write_all(bytes)
     }
 
@@ -184,6 +197,7 @@ impl Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
+        self.arriving.fetch_sub(self.bytes, Ordering::Relaxed);
         // While the lock is held; after a rename it is somewhere else.
         if is_at(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);

@@ -9,7 +9,7 @@ use reqwest::header::{ACCEPT, ETAG, IF_NONE_MATCH, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
 
-use super::address::{Address, bare};
+use super::address::Address;
 use super::store::Incoming;
 use crate::net::Gate;
 use crate::net::gate::{Decision, Protocol};
@@ -266,7 +266,9 @@ fn refusal(status: u16, url: &Url) -> Failure {
         400..=499 if status != 429 => 403,
         _ => 502,
     };
-    Failure::new(told, format!("{} answered {status}", bare(url)))
+    // No more of the address: a page led to it by a signature, perhaps, or a token in its path.
+    let host = url.host_str().unwrap_or_default();
+    Failure::new(told, format!("{host} answered {status}"))
 }
 
 async fn chunk(

@@ -180,6 +180,8 @@ pub enum ToInit {
         /// Names the request.
         id: RequestId,
     },
+    /// The shell's next command begins: look at the programs from now on.
+    CommandBegins,
     /// Tell what happened since this was asked last. Descriptor: where an [`Effects`] goes; nothing does when no account
     /// is kept.
     Effects {

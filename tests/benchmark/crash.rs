@@ -79,9 +79,9 @@ fn a_run_killed_at_random_moments_loses_no_sample_and_does_none_twice() {
         "--num_workers",
         "4",
     ]);
-    assert!(eventually(
-        || bench.path("out").exists() && bench.folder().join("results.jsonl").exists()
-    ));
+    assert!(eventually(|| bench
+        .begun()
+        .is_some_and(|folder| folder.join("results.jsonl").exists())));
     let folder = bench.folder().to_str().unwrap().to_owned();
     let (mut done, mut struck) = (0, 0);
     for _ in 0..KILLS {
@@ -163,10 +163,8 @@ fn endless() -> (Bench, Child) {
     let child = bench.start(&flags);
     let working = eventually(|| {
         let records = (0..4).map(|at| {
-            bench.path("out").exists().then(|| {
-                let path = bench
-                    .folder()
-                    .join(format!("samples/r{at:03}/1/trajectory.jsonl"));
+            bench.begun().map(|folder| {
+                let path = folder.join(format!("samples/r{at:03}/1/trajectory.jsonl"));
                 std::fs::read_to_string(path).is_ok_and(|record| record.contains("\"tool_call\""))
             })
         });
@@ -185,7 +183,7 @@ fn an_interrupt_ends_a_run_soon_leaves_nothing_and_can_be_resumed() {
     let took = begun.elapsed();
     assert_eq!(code(&output), 130, "{}", stderr(&output));
     println!("ended after {took:?}");
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert!(stderr(&output).contains("--resume"), "{}", stderr(&output));
     assert!(bench.lines().is_empty(), "what was cut short is no result");
     assert_eq!(sandboxes(&bench), 0);
@@ -235,7 +233,7 @@ fn an_interrupt_ends_sixteen_samples_that_wait_for_a_server_that_hangs() {
     let took = begun.elapsed();
     println!("ended after {took:?}");
     assert_eq!(code(&output), 130, "{}", stderr(&output));
-    assert!(took < Duration::from_secs(3), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!(sandboxes(&bench), 0, "nothing is left");
     assert!(bench.lines().is_empty(), "what was cut short is no result");
     // Stdout holds events alone, the first and the last of which are these.

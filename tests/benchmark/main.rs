@@ -119,12 +119,15 @@ impl Bench {
         std::fs::write(self.path(name), lines.join("\n")).unwrap();
     }
 
+    /// The last run folder, once there is one.
+    pub(crate) fn begun(&self) -> Option<PathBuf> {
+        let folders = std::fs::read_dir(self.path("out")).ok()?;
+        folders.map(|folder| folder.unwrap().path()).max()
+    }
+
     /// The last run folder.
     pub(crate) fn folder(&self) -> PathBuf {
-        let folders = std::fs::read_dir(self.path("out")).unwrap();
-        let mut folders: Vec<PathBuf> = folders.map(|folder| folder.unwrap().path()).collect();
-        folders.sort();
-        folders.pop().unwrap()
+        self.begun().unwrap()
     }
 
     /// All whole lines of the results.

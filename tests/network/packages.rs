@@ -245,7 +245,7 @@ fn a_kill_during_transfers_leaves_nothing() {
                 let killed = Instant::now();
                 while all.iter().any(|pid| lives(*pid)) {
                     assert!(
-                        killed.elapsed() < Duration::from_secs(2),
+                        killed.elapsed() < Duration::from_secs(10),
                         "{path}: something of it lives on"
                     );
                     thread::sleep(Duration::from_millis(20));

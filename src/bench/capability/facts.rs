@@ -52,6 +52,7 @@ pub(super) fn reached(connection: &Connection, amounts: &mut Amounts) -> bool {
 }
 
 fn is_work(path: &str) -> bool {
+    let path = format!("{path}/");
     !SYSTEM.iter().any(|start| path.starts_with(start))
         && !CACHES.iter().any(|part| path.contains(part))
 }

@@ -16,7 +16,7 @@ use crate::llm::{ModelSettings, Sampling};
 use crate::reward::Reward;
 use crate::settings::{self, Environment, SettingsError};
 use crate::spec::{Network, NetworkLimits};
-use crate::task::{Scorer, Task, TaskError, Wanted};
+use crate::task::{Row, Scorer, Task, TaskError, Wanted};
 
 /// Tokens of a plain answer, as in the original.
 const MAX_RESPONSE_LEN: u64 = 65_536;
@@ -161,6 +161,7 @@ pub(super) fn check(
         let problem = "a model without a sandbox has no files".to_owned();
         return Err(run::value("--context", problem).into());
     }
+    bench::Models::open(&agent.model).map_err(BenchError::from)?;
     Ok(Checked {
         args,
         agent,
@@ -192,9 +193,17 @@ impl Checked {
             end: args.end_id,
         };
         let task = Task::load(&wanted)?;
+        let has_files = |row: &Row| row.files().is_ok_and(|files| !files.is_empty());
+        if self.ablations.contains(&Ablation::NoFiles) && task.rows.iter().any(has_files) {
+            let problem = "some problems have files; `--context prompt` puts them into the prompt";
+            return Err(run::value("--ablation", problem.into()).into());
+        }
         // A judge may be named once and for all; most tasks do not ask it.
         let judged = matches!(task.scorer, Scorer::Native(reward) if reward.is_judged());
         let judge = self.judge.filter(|_| judged);
+        if let Some(judge) = &judge {
+            bench::Models::open(&judge.model).map_err(BenchError::from)?;
+        }
         let max_response_len = args.max_response_len.unwrap_or(MAX_RESPONSE_LEN);
         let repeat = args.repeat.unwrap_or(1);
         let mut config = config(&agent, self.mode, max_response_len, repeat);

@@ -224,6 +224,10 @@ impl Shell {
                     error: FileError::NoSpace,
                 }
             })?;
+        if self.link.account {
+            let begins = self.link.send(&ToInit::CommandBegins, &[]);
+            begins.await.map_err(lost)?;
+        }
         // A write to a shell that has just died fails; its exit tells the rest.
         let _ = self.lines.write_all(constant_lines(self.number).as_bytes());
         let end = self.wait(&mut streams, began + limit).await?;

@@ -140,11 +140,13 @@ impl Stream {
 /// Reads a pipe to its end in the background and throws all away.
 pub(super) fn discard(pipe: pipe::Receiver) {
     tokio::spawn(async move {
-        let mut buffer = vec![0; 4096];
+        let mut buffer = vec![0; 64 << 10];
         while pipe.readable().await.is_ok() {
             if matches!(pipe.try_read(&mut buffer), Ok(0)) {
                 return;
             }
+            // A daemon that prints without end must not keep this thread from everybody else.
+            tokio::task::yield_now().await;
         }
     });
 }

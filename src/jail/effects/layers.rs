@@ -23,6 +23,8 @@ use crate::wire::{Bound, Change};
 const MAX_ENTRIES: usize = 50_000;
 /// Directories below each other; each holds a descriptor while it is looked at.
 const MAX_DEPTH: usize = 64;
+/// Bytes of the path of a directory that is looked into.
+const MAX_LENGTH: usize = 1024;
 /// Time for one look.
 const TIME: Duration = Duration::from_millis(250);
 /// Before Linux 6.13 two changes within a tick of the kernel's clock have the same time.
@@ -196,7 +198,8 @@ impl Walk<'_> {
         name: &CStr,
         seen: SeenDirectory,
     ) {
-        if path.iter().filter(|byte| **byte == b'/').count() + 1 >= MAX_DEPTH {
+        let levels = path.iter().filter(|byte| **byte == b'/').count() + 1;
+        if levels >= MAX_DEPTH || path.len() > MAX_LENGTH {
             self.bounds.insert(Bound::Depth);
             return;
         }
@@ -239,9 +242,9 @@ impl Walk<'_> {
         let hidden = old
             .as_ref()
             .is_some_and(|old| old.is_whiteout() || !old.is_directory() || old.opaque);
+        node.opaque = hidden && node.is_directory();
         let mut suspected = false;
         if let Some(old) = old.as_mut().filter(|_| same) {
-            node.opaque = old.opaque;
             suspected = old.unsettled && old.content.is_some();
             if !suspected {
                 node.content = old.content.take();
