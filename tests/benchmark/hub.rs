@@ -251,6 +251,19 @@ fn blobs(bench: &Bench) -> Vec<String> {
     names
 }
 
+/// Of the rows of both files; one has no expected answer.
+fn scores() -> BTreeMap<String, Value> {
+    let scores = [
+        ("a", Some(1.0)),
+        ("row_00001", None),
+        ("c", Some(1.0)),
+        ("d", Some(0.0)),
+    ];
+    scores
+        .map(|(id, score)| (id.to_owned(), json!(score)))
+        .into()
+}
+
 #[test]
 fn a_data_set_by_name_is_fetched_once_pinned_and_there_without_the_hub() {
     let commit = Arc::new(Mutex::new(COMMIT));
@@ -258,16 +271,7 @@ fn a_data_set_by_name_is_fetched_once_pinned_and_there_without_the_hub() {
     let hub = hub(&cdn, &commit);
     let bench = prepared("org/set");
     let env = [("HF_ENDPOINT", hub.url.as_str()), ("HF_TOKEN", "hf_secret")];
-    // One row has no expected answer.
-    let scores = [
-        ("a", Some(1.0)),
-        ("row_00001", None),
-        ("c", Some(1.0)),
-        ("d", Some(0.0)),
-    ];
-    let known: BTreeMap<String, Value> = scores
-        .map(|(id, score)| (id.to_owned(), json!(score)))
-        .into();
+    let known = scores();
     let output = command(&bench, &RUN, &env);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_eq!(bench.scores(), known);
