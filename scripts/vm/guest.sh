@@ -180,7 +180,7 @@ run_phase() {
     v2)
         mount_v2
         limits_hold 2
-        tests walls:: exec:: lifetime:: reports::what_a_killed_host_leaves_is_taken_away
+        tests walls:: exec:: lifetime:: effects::what_a_call effects::no_ reports::what_a_killed_host_leaves_is_taken_away
         check "nothing is left" nothing_left
         ;;
     delegated)
