@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use llm_in_sandbox::net::Net;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -64,10 +64,12 @@ pub(crate) fn measure(net: &Net) {
     };
     thread::sleep(Duration::from_secs(1));
     counting.store(true, Ordering::Relaxed);
+    let began = Instant::now();
     // One more that only asks, while all others pull.
     let asker = paths::ours(net);
     let latency = transfers::What::Get.measure(&asker.place, server);
     thread::sleep(WINDOW);
+    let counted = began.elapsed();
     stop.store(true, Ordering::Relaxed);
     reader.join().unwrap();
     let shares: Vec<f64> = bytes
@@ -79,7 +81,7 @@ pub(crate) fn measure(net: &Net) {
     let most = shares.iter().copied().fold(0.0, f64::max);
     println!(
         "{count} sandboxes that pull at once: {:.0} MB/s together, Jain's index {:.3}, least/most {:.2}, a new connection beside them {:.0} µs",
-        sum / WINDOW.as_secs_f64() / 1e6,
+        sum / counted.as_secs_f64() / 1e6,
         sum * sum / (count as f64 * squares),
         least / most,
         latency.unwrap_or(f64::NAN)

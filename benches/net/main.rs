@@ -79,7 +79,7 @@ fn compare(all: &[Path], what: &[What], rounds: usize) {
     for _ in 0..rounds {
         for (number, one) in what.iter().enumerate() {
             for (path, values) in all.iter().zip(&mut values) {
-                values[number].push(one.measure(&path.place, server).unwrap_or(0.0));
+                values[number].push(one.measure(&path.place, server).unwrap_or(f64::NAN));
             }
         }
     }

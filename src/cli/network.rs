@@ -43,6 +43,9 @@ pub(super) fn network(text: &str) -> Result<Network, String> {
     Ok(Network::Rules(rules.to_string()))
 }
 
+/// A packet of 64 KiB then takes four seconds; with less, nothing could be told in time.
+const MIN_RATE: u64 = 16 << 10;
+
 /// As in `connections=100,bytes=2g,bandwidth=10m,connect=5,idle=600`. What is not named stays as it is.
 pub(super) fn limits(text: &str) -> Result<NetworkLimits, String> {
     let mut limits = NetworkLimits::default();
@@ -55,7 +58,10 @@ pub(super) fn limits(text: &str) -> Result<NetworkLimits, String> {
         match name {
             "connections" => limits.connections = number()?,
             "bytes" => limits.bytes = Some(size(value)?),
-            "bandwidth" => limits.bytes_per_second = Some(size(value)?),
+            "bandwidth" => match size(value)? {
+                rate @ MIN_RATE.. => limits.bytes_per_second = Some(rate),
+                _ => return Err(format!("bandwidth is less than {MIN_RATE} bytes a second")),
+            },
             "connect" => limits.connect_seconds = number()?,
             "idle" => limits.idle_seconds = number()?,
             _ => {

@@ -102,7 +102,7 @@ fn bounds(limits: NetworkLimits) -> NetLimits {
     NetLimits {
         mtu: default.mtu,
         tcp_flows: connections,
-        udp_flows: default.udp_flows.min(connections),
+        udp_flows: default.udp_flows,
         connect: Duration::from_secs(limits.connect_seconds),
         tcp_idle: idle,
         udp_idle: default.udp_idle.min(idle),

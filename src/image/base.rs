@@ -15,7 +15,7 @@ use super::decompress::{Section, io, pump};
 use super::draft::Draft;
 use super::error::ImageError;
 use super::fetch::{FetchLimits, fetch, fetch_text};
-use super::host_network::{CaBundle, host_network_settings};
+use super::host_network::host_network_settings;
 use super::import::unpack_file;
 use super::workshop;
 use crate::host::Launcher;
@@ -185,7 +185,7 @@ async fn bootstrap(suite: &str, archive: &Path) -> Result<(), ImageError> {
         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     );
     command.env("TMPDIR", place.path()).env("LANG", "C.UTF-8");
-    let (_, settings) = host_network_settings(CaBundle::Beside);
+    let (_, settings) = host_network_settings();
     command.envs(
         settings
             .into_iter()

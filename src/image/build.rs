@@ -10,7 +10,7 @@ use super::base::{list_text, unpack_base};
 use super::draft::Draft;
 use super::error::ImageError;
 use super::fetch::FetchError;
-use super::host_network::{CaBundle, host_network_settings};
+use super::host_network::host_network_settings;
 use super::manifest::{MANIFEST_FORMAT, Manifest, Packages, rfc3339};
 use super::store::{Image, NameLock, Store};
 use super::workshop;
@@ -215,7 +215,7 @@ async fn fill(
     carry_out(&bare, &prepare, &[], &log, tell).await?;
     bare.close().await?;
 
-    let (binds, env) = host_network_settings(CaBundle::Beside);
+    let (binds, env) = host_network_settings();
     // What is bound needs a file to be bound on; those that the tree does not have go with `seal`.
     let marks: Vec<_> = binds
         .iter()

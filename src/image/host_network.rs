@@ -50,7 +50,7 @@ const PASSED: [&str; 17] = [
 
 /// Where the host's CA bundle is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CaBundle {
+pub(super) enum CaBundle {
     /// Beside the image's own, with variables that point there: for a tree that is being built,
     /// whose own bundle the package `ca-certificates` writes.
     Beside,
@@ -59,10 +59,9 @@ pub enum CaBundle {
     InPlace,
 }
 
-/// What to bind and which variables to set so that a sandbox can use the host's network.
-#[must_use]
-pub fn host_network_settings(bundle: CaBundle) -> (Vec<BindMount>, Vec<(String, String)>) {
-    collect(bundle, Path::new("/"), |name| {
+/// What to bind and which variables to set so that an image can be built over the host's network: as they are, passwords included.
+pub(super) fn host_network_settings() -> (Vec<BindMount>, Vec<(String, String)>) {
+    collect(CaBundle::Beside, Path::new("/"), |name| {
         std::env::var(name).ok().filter(|value| !value.is_empty())
     })
 }

@@ -33,7 +33,6 @@ pub use filtered_network::{
     FilteredNetwork, HostService, PackageIndexes, filtered_network_settings,
     shared_network_settings,
 };
-pub use host_network::{CaBundle, host_network_settings};
 pub use import::{Contents, import, read_archive};
 pub use manifest::{MANIFEST_FORMAT, Manifest, Package, Packages, rfc3339};
 pub use oci::{LayerSource, OciError, OciImage};

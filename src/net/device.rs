@@ -46,6 +46,8 @@ pub(super) struct Wire {
     /// Bytes of this round, and how many there may be.
     traffic: u64,
     turn: u64,
+    /// Bytes that it may use at all, this round's among them.
+    left: u64,
     mtu: u16,
 }
 
@@ -56,7 +58,8 @@ impl Wire {
             frame: &mut shared.frame,
             skipped: &mut shared.skipped,
             room: &mut self.room,
-            share: usize::try_from(self.turn).unwrap_or(usize::MAX),
+            share: usize::try_from(self.turn.min(self.left.saturating_sub(self.traffic)))
+                .unwrap_or(usize::MAX),
             traffic: &mut self.traffic,
             mtu: self.mtu,
             now: shared.now,
@@ -83,8 +86,6 @@ pub(super) struct Device {
     readable: bool,
     /// It is in the engine's queue.
     pub queued: bool,
-    /// Bytes at all.
-    spent: u64,
     /// When the bandwidth for all bytes so far will have been there.
     paid: Instant,
     /// Until when it was told that packets are held back.
@@ -109,6 +110,7 @@ impl Device {
                 room: ROOM,
                 traffic: 0,
                 turn: 0,
+                left: limits.bytes.unwrap_or(u64::MAX),
                 mtu: limits.mtu,
             },
             gate,
@@ -122,7 +124,6 @@ impl Device {
             touched: Vec::new(),
             readable: true,
             queued: false,
-            spent: 0,
             paid: now,
             held: now,
             tcp_flows: 0,
@@ -182,13 +183,8 @@ impl Device {
 
     /// Bytes of the next round: no more than are left, and than its bandwidth has in a short time.
     fn turn(&self, most: u64) -> u64 {
-        let left = self.limits.bytes.map(|most| most - self.spent.min(most));
         let rate = self.limits.bandwidth.map(|rate| rate / BURSTS_A_SECOND);
-        [left, rate]
-            .into_iter()
-            .flatten()
-            .fold(most, u64::min)
-            .max(1)
+        most.min(self.wire.left).min(rate.unwrap_or(most)).max(1)
     }
 
     fn read(&mut self, shared: &mut Shared) {
@@ -211,8 +207,13 @@ impl Device {
         }
         shared.input = input;
         for token in std::mem::take(&mut self.touched) {
+            let left = self.wire.turn.saturating_sub(self.wire.traffic);
+            let left = usize::try_from(left).unwrap_or(usize::MAX);
             if let Some(Flow::Tcp(flow)) = self.flows.get_mut(&token).map(|slot| &mut slot.flow) {
-                if flow.after_batch(&mut self.wire.link(shared)) {
+                let mut link = self.wire.link(shared);
+                // What is owed is acknowledged all the same; data beyond this is the next turn's.
+                link.share = link.share.min(left);
+                if flow.after_batch(&mut link) {
                     self.activate(token);
                 }
                 self.settle(token, shared);
@@ -361,7 +362,9 @@ impl Device {
 
     fn account(&mut self, shared: &mut Shared) {
         let traffic = std::mem::take(&mut self.wire.traffic);
-        self.spent = self.spent.saturating_add(traffic);
+        if self.limits.bytes.is_some() {
+            self.wire.left = self.wire.left.saturating_sub(traffic);
+        }
         if let Some(rate) = self.limits.bandwidth {
             let cost = Duration::from_nanos(traffic.saturating_mul(1_000_000_000) / rate.max(1));
             let earliest = shared.now.checked_sub(BURST).unwrap_or(shared.now);
@@ -405,7 +408,7 @@ impl Device {
 
     /// Whether all bytes that it may use are used.
     pub(super) fn is_spent(&self) -> bool {
-        self.limits.bytes.is_some_and(|most| self.spent >= most)
+        self.wire.left == 0
     }
 
     /// Ends everything; the device is to be closed where waiting harms nobody.

@@ -127,8 +127,10 @@ impl Device {
             flow.break_off(Ended::Limited, &mut self.wire.link(shared));
             return;
         };
+        // One whose first bytes decided is among them already.
+        let others = self.tcp_flows - usize::from(flow.is_peeking());
         let socket = socket::connect_tcp(flow.attempt.to)
-            .map(|fd| Socket::stream(counted, fd, self.tcp_flows, &shared.sockets))
+            .map(|fd| Socket::stream(counted, fd, others, &shared.sockets))
             .and_then(|socket| {
                 self.watch(&socket, token, shared)?;
                 Ok(socket)
@@ -146,7 +148,7 @@ impl Device {
         let asks = (port == dns::PORT || served) && !self.is_spent();
         let room = (served || self.other_flows < self.limits.udp_flows)
             && self.tcp_flows < self.limits.tcp_flows;
-        if asks && !room {
+        if asks && self.tcp_flows >= self.limits.tcp_flows {
             self.ledger.over();
         }
         let pair = (asks && room).then(|| Socket::pair(&shared.sockets).ok());
@@ -273,11 +275,7 @@ impl Device {
         let (protocol, _, to) = key;
         let decision = self.gate.open(protocol, to, shared.now);
         let mut attempt = Attempt::new(protocol, to, &decision, shared.now);
-        let over = self.other_flows >= self.limits.udp_flows;
-        if over && attempt.verdict == Verdict::Allowed {
-            self.ledger.over();
-        }
-        let room = !over && !self.is_spent();
+        let room = self.other_flows < self.limits.udp_flows && !self.is_spent();
         let counted = shared.sockets.one_more().filter(|_| room);
         let refused = match (attempt.verdict, counted) {
             (Verdict::Allowed, Some(counted)) => match connect(to) {

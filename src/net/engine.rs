@@ -108,6 +108,7 @@ impl Net {
                 bell: Arc::clone(&bell),
                 devices: HashMap::new(),
                 ready: VecDeque::new(),
+                turns: settings.turns,
                 closing: closing.clone(),
             };
             let name = format!("net-{number}");
@@ -228,6 +229,7 @@ struct Engine {
     devices: HashMap<u32, Device>,
     /// Devices with something to do, in turn.
     ready: VecDeque<u32>,
+    turns: bool,
     closing: Sender<OwnedFd>,
 }
 
@@ -330,7 +332,11 @@ impl Engine {
         };
         if let Some(device) = self.devices.get_mut(&id) {
             device.queued = false;
-            if device.round(&mut self.shared) {
+            let mut more = device.round(&mut self.shared);
+            while more && !self.turns {
+                more = device.round(&mut self.shared);
+            }
+            if more {
                 self.queue(id);
             }
         }

@@ -163,7 +163,7 @@ struct Counts {
 /// How often limits of a sandbox were met.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Struck {
-    /// Connections and flows that were refused because there were as many as there may be.
+    /// TCP connections that were refused because there were as many as there may be.
     pub over: u64,
     /// All bytes are used.
     pub spent: bool,

@@ -18,8 +18,8 @@ pub(super) const ROOM: usize = 8 << 20;
 /// for a server that does not read, or a sandbox that does not. The first ones have what the kernel gives them.
 fn buffer(of_device: usize, of_all: usize) -> Option<usize> {
     match (of_device, of_all) {
-        (0..=16, 0..=1024) => None,
-        (0..=64, 0..=1024) => Some(256 << 10),
+        (0..16, 0..=1024) => None,
+        (0..64, 0..=1024) => Some(256 << 10),
         _ => Some(32 << 10),
     }
 }
@@ -80,7 +80,7 @@ impl Socket {
         }
     }
 
-    /// Of which is read by [`Socket::peek`]. `of_device`: how many connections its device has.
+    /// Of which is read by [`Socket::peek`]. `of_device`: how many other connections its device has.
     pub(super) fn stream(
         counted: Counted,
         fd: OwnedFd,

@@ -59,6 +59,8 @@ pub struct Settings {
     pub sockets: usize,
     /// Have the kernel remember how far a socket was read, where it can. Without, as before Linux 6.9, all before is copied, too.
     pub peek_offset: bool,
+    /// Whether sandboxes take turns. Without, one that is busy keeps its thread: so tests see what turns are for.
+    pub turns: bool,
     /// Where the host's resolvers are named: resolv.conf(5).
     pub resolv_conf: PathBuf,
     /// Where it names other hosts itself: hosts(5).
@@ -92,6 +94,7 @@ impl Default for Settings {
             threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             sockets: 16 << 10,
             peek_offset: true,
+            turns: true,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             hosts: PathBuf::from("/etc/hosts"),
         }

@@ -65,7 +65,7 @@ pub(super) struct Difference {
 pub(super) struct Known {
     pub(super) nodes: BTreeMap<Vec<u8>, Node>,
     look: u64,
-    /// When the last look began.
+    /// When the last look began, but for a tick: the kernel notes readings by a clock that runs behind by as much.
     since: Time,
 }
 
@@ -75,11 +75,12 @@ impl Known {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.unwrap_or_default();
         let now = (now.as_secs().cast_signed(), i64::from(now.subsec_nanos()));
+        let settled = earlier(now, TICK);
         self.look += 1;
         let mut walk = Walk {
             first: self.look == 1,
             known: self,
-            settled: earlier(now, TICK),
+            settled,
             deadline: Instant::now() + TIME,
             found: Vec::new(),
             bounds: BTreeSet::new(),
@@ -96,7 +97,7 @@ impl Known {
         if !bounds.contains(&Bound::Time) {
             found.extend(self.gone());
         }
-        self.since = now;
+        self.since = settled;
         found.sort_by(|a, b| a.path.cmp(&b.path));
         (found, bounds.into_iter().collect())
     }

@@ -110,6 +110,11 @@ pub(super) struct Flow {
 }
 
 impl Flow {
+    /// It was answered before the server was asked.
+    pub(super) fn is_peeking(&self) -> bool {
+        self.phase == Phase::Peeking
+    }
+
     /// For a SYN that was let through.
     pub(super) fn new(
         syn: &Segment,

@@ -292,7 +292,7 @@ fn a_flood_from_one_sandbox_does_not_starve_another() {
     }
 }
 
-/// Two that pull at once get the same, whatever the number of their connections.
+/// One connection beside 16 of another sandbox has more than one connection's part of what both get.
 #[test]
 fn two_sandboxes_share_the_bandwidth_of_a_thread() {
     let test = "two_sandboxes_share_the_bandwidth_of_a_thread";
