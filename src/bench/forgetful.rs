@@ -25,6 +25,7 @@ const MAX_ANSWER: u64 = 1 << 20;
 /// An environment whose sandbox is a new one after each command.
 pub(super) struct Forgetful<'a, S: Sandboxes> {
     sandboxes: &'a S,
+    row: usize,
     prompt: &'a PromptConfig,
     answer: GuestPath,
     /// Absent once one has ended and no other could be started.
@@ -35,9 +36,14 @@ pub(super) struct Forgetful<'a, S: Sandboxes> {
 
 impl<'a, S: Sandboxes> Forgetful<'a, S> {
     /// Begins with a sandbox that is ready.
-    pub(super) fn new(sandboxes: &'a S, prompt: &'a PromptConfig, first: S::Env) -> Self {
+    pub(super) fn new(
+        (sandboxes, row): (&'a S, usize),
+        prompt: &'a PromptConfig,
+        first: S::Env,
+    ) -> Self {
         Self {
             sandboxes,
+            row,
             prompt,
             answer: GuestPath::from(prompt.output_dir.as_str()).join(ANSWER),
             current: Mutex::new(Some(first)),
@@ -59,7 +65,7 @@ impl<'a, S: Sandboxes> Forgetful<'a, S> {
         connections.listed.extend(usage.connections.listed);
         connections.omitted += usage.connections.omitted;
         *self.seen() = (connections, effects);
-        let new = self.sandboxes.start().await.map_err(host)?;
+        let new = self.sandboxes.start(self.row).await.map_err(host)?;
         let ready = agent::prepare(&new, self.prompt).await;
         ready.map_err(|error| EnvError::Infrastructure(error.to_string()))?;
         if let Some(answer) = answer {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::BenchError;
 use super::manifest::{self, Manifest};
+use super::tested::Tested;
 use crate::llm::TokenUsage;
 use crate::outcome::Outcome;
 use crate::spec::Usage;
@@ -81,6 +82,9 @@ pub struct Record {
     pub times: Times,
     /// What its sandbox used.
     pub sandbox: Option<Usage>,
+    /// What tests said, where tests judge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tested: Option<Tested>,
 }
 
 /// What is known of a sample.

@@ -68,6 +68,10 @@ impl Log {
                 );
             }
         }
+        if let Some(tested) = &record.tested {
+            self.block("tests", &tested.stdout, REASONING);
+            self.block("tests, errors", &tested.stderr, REASONING);
+        }
         let _ = writeln!(self.text, "ended by:     {outcome}\n{rule}");
     }
 

@@ -27,6 +27,7 @@ mod sample;
 mod sandboxed;
 mod standing;
 mod summary;
+mod tested;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -54,6 +55,7 @@ pub use rescore::{Rescored, Scores, Scoring, rescore};
 pub use sample::{Models, Shared};
 pub use standing::Standing;
 pub use summary::{Summary, summarize};
+pub use tested::{MAX_REWARD, TestFailure, Tested};
 
 use crate::agent::SandboxFacts;
 use crate::env::Env;
@@ -66,14 +68,21 @@ pub trait Sandboxes: Send + Sync + 'static {
     /// One of them.
     type Env: Env + Send + Sync;
 
-    /// Starts one.
-    fn start(&self) -> impl Future<Output = Result<Self::Env, Outcome>> + Send;
+    /// Starts one for this row.
+    fn start(&self, row: usize) -> impl Future<Output = Result<Self::Env, Outcome>> + Send;
 
     /// Ends one.
     fn end(&self, env: Self::Env) -> impl Future<Output = Result<Usage, Outcome>> + Send;
 
     /// What the record of a sample says of its sandbox.
-    fn facts(&self, env: &Self::Env) -> SandboxFacts;
+    fn facts(&self, row: usize, env: &Self::Env) -> SandboxFacts;
+
+    /// Ends one, and has the tests of its row judge what it held, in a new one.
+    fn test(
+        &self,
+        row: usize,
+        env: Self::Env,
+    ) -> impl Future<Output = (Result<Tested, Outcome>, Result<Usage, Outcome>)> + Send;
 }
 
 /// Runs the Python of a task, away from every sandbox of the model.

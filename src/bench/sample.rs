@@ -15,10 +15,11 @@ use super::log::Log;
 use super::manifest::Mode;
 use super::plan::Job;
 use super::rescore::Scores;
+use super::tested::Tested;
 use super::{Grader, Sandboxes, plain, sandboxed};
 use crate::agent::{Ablation, Cancel, Limits, Shell, Style};
 use crate::llm::{HttpModel, LlmError, Model, ModelSettings, ReplayModel, RetryPolicy, TokenUsage};
-use crate::outcome::{Cause, Outcome};
+use crate::outcome::{Cause, Outcome, Policy};
 use crate::reward::{Reward, Truth, boxed};
 use crate::spec::Usage;
 use crate::task::{Row, Scorer, Task};
@@ -123,6 +124,7 @@ pub(super) struct Worked {
     pub(super) usage: TokenUsage,
     pub(super) times: Times,
     pub(super) sandbox: Option<Usage>,
+    pub(super) tested: Option<Tested>,
 }
 
 impl Worked {
@@ -145,6 +147,25 @@ impl Worked {
             usage: TokenUsage::default(),
             times: Times::default(),
             sandbox: None,
+            tested: None,
+        }
+    }
+
+    /// Tests have judged what it left, or could not be run.
+    pub(super) fn judged(&mut self, tested: Result<Tested, Outcome>) {
+        match tested {
+            Ok(tested) => {
+                self.times.score = tested.seconds;
+                let limit = matches!(self.outcome, Outcome::Policy(Policy::Limit(_)));
+                self.tested = Some(match limit {
+                    true => tested.ended_by_limit(),
+                    false => tested,
+                });
+            }
+            Err(outcome) => {
+                let failed = Self::failed(outcome);
+                (self.outcome, self.detail) = (failed.outcome, failed.detail);
+            }
         }
     }
 }
@@ -176,10 +197,13 @@ pub(super) async fn run<S: Sandboxes, G: Grader>(
         Outcome::Policy(_) => {
             let answer = worked.answer.as_deref().unwrap_or("");
             // What is decided at once is not lost to an interrupt.
-            let scored = tokio::select! {
-                biased;
-                scored = shared.score(&job, answer) => scored,
-                () = stopped(&mut cancel) => Err(CUT.to_owned()),
+            let scored = match &worked.tested {
+                Some(tested) => tested.score(),
+                None => tokio::select! {
+                    biased;
+                    scored = shared.score(&job, answer) => scored,
+                    () = stopped(&mut cancel) => Err(CUT.to_owned()),
+                },
             };
             match scored {
                 Ok(score) => (Status::Scored, Some(score), None),
@@ -204,11 +228,12 @@ pub(super) async fn run<S: Sandboxes, G: Grader>(
         steps: worked.steps,
         usage: worked.usage,
         times: Times {
-            score: seconds(scoring.elapsed()),
+            score: worked.times.score + seconds(scoring.elapsed()),
             total: seconds(begun.elapsed()),
             ..worked.times
         },
         sandbox: worked.sandbox,
+        tested: worked.tested,
     };
     log.finish(&record, &row.truth());
     let path = shared.folder.join("logs").join(format!("{}.txt", job.name));
@@ -280,6 +305,7 @@ pub(super) async fn score<G: Grader>(
         (Scorer::Native(reward), _) => *reward,
         (Scorer::Python(_), Some(grader)) => return grader.score(row, answer).await,
         (Scorer::Python(_), None) => return Err("there is no grader".to_owned()),
+        (Scorer::Tests(_), _) => return Err("its tests need the state that it left".to_owned()),
     };
     let parts = Parts::of(row);
     if parts.truth.trim().is_empty() && parts.aliases.is_empty() {

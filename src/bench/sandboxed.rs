@@ -34,7 +34,7 @@ pub(super) async fn work<S: Sandboxes, G>(
 ) -> Worked {
     let begun = Instant::now();
     let activity = model.activity;
-    let started = match unless(&mut cancel, Box::pin(sandboxes.start())).await {
+    let started = match unless(&mut cancel, Box::pin(sandboxes.start(job.row))).await {
         None => return Worked::interrupted(),
         Some(Err(outcome)) => return Worked::failed(outcome),
         Some(Ok(env)) => env,
@@ -43,12 +43,13 @@ pub(super) async fn work<S: Sandboxes, G>(
     let ready = Box::pin(prepare(shared, job, &started));
     let ready = unless(&mut cancel, ready).await;
     let start = seconds(begun.elapsed());
-    let facts = sandboxes.facts(&started);
+    let facts = sandboxes.facts(job.row, &started);
+    let mut interrupt = cancel.clone();
     let (mut worked, record, last) = match ready {
         None => (Worked::interrupted(), None, Some(started)),
         Some(Err(outcome)) => (Worked::failed(outcome), None, Some(started)),
         Some(Ok(())) if shared.ablations.contains(&Ablation::NoFiles) => {
-            let env = Forgetful::new(sandboxes, &shared.task.prompt, started);
+            let env = Forgetful::new((sandboxes, job.row), &shared.task.prompt, started);
             let inside = (&env, facts);
             let work = agent_works(shared, job, folder, inside, (model, cancel), log);
             let (worked, record) = Box::pin(work).await;
@@ -65,7 +66,21 @@ pub(super) async fn work<S: Sandboxes, G>(
     let ending = Instant::now();
     activity.waits_for(Wait::Teardown);
     if let Some(last) = last {
-        match sandboxes.end(last).await {
+        let tested = shared.task.harbor(job.row).is_some();
+        let ended = if tested && matches!(worked.outcome, Outcome::Policy(_)) {
+            activity.waits_for(Wait::Grader);
+            let test = Box::pin(sandboxes.test(job.row, last));
+            match unless(&mut interrupt, test).await {
+                Some((tested, ended)) => {
+                    worked.judged(tested);
+                    ended
+                }
+                None => return Worked::interrupted(),
+            }
+        } else {
+            sandboxes.end(last).await
+        };
+        match ended {
             Ok(usage) => worked.sandbox = Some(usage),
             // The answer is out: what is left behind is the host's trouble, told but not the sample's.
             Err(outcome) => {
@@ -74,7 +89,7 @@ pub(super) async fn work<S: Sandboxes, G>(
         }
     }
     drop(counted);
-    worked.times.end = seconds(ending.elapsed());
+    worked.times.end = seconds(ending.elapsed()) - worked.times.score;
     if let Some(record) = record {
         close(record, &mut worked);
     }
@@ -104,6 +119,10 @@ async fn prepare<S: Sandboxes, G>(
     job: &Job,
     env: &S::Env,
 ) -> Result<(), Outcome> {
+    // A task with tests begins in the state that its image says.
+    if shared.task.harbor(job.row).is_some() {
+        return Ok(());
+    }
     let prompt = &shared.task.prompt;
     agent::prepare(env, prompt)
         .await
@@ -145,11 +164,17 @@ async fn agent_works<E: Env, S, G>(
     log: &mut Log,
 ) -> (Worked, Option<Open>) {
     let row = row(shared, job);
-    let prompt = &shared.task.prompt;
+    let prompt = &shared.task.prompt(job.row);
+    let tests = shared.task.harbor(job.row);
+    let mut limits = shared.limits.clone();
+    // What a person says, or else the task.
+    limits.task_timeout = limits
+        .task_timeout
+        .or(tests.and_then(|tests| tests.agent.timeout));
     let config = AgentConfig {
         system: prompt.system(),
         instance: prompt.instance(row.problem()),
-        limits: shared.limits.clone(),
+        limits,
         style: shared.style,
         shell: shared.shell,
         ablations: shared.ablations.clone(),
@@ -180,8 +205,9 @@ async fn agent_works<E: Env, S, G>(
             ..Times::default()
         },
         sandbox: None,
+        tested: None,
     };
-    if matches!(worked.outcome, Outcome::Policy(_)) {
+    if tests.is_none() && matches!(worked.outcome, Outcome::Policy(_)) {
         match answer(env, &prompt.output_dir).await {
             Ok(answer) => worked.answer = answer,
             Err(outcome) => worked.outcome = outcome,

@@ -4,6 +4,7 @@ mod board;
 mod events;
 mod fetch;
 mod grader;
+mod images;
 mod judge;
 mod judge_args;
 mod merge;
@@ -12,6 +13,7 @@ mod runner;
 mod sandboxes;
 mod settle;
 mod summary;
+mod tests;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -50,7 +52,7 @@ pub(super) use verify::{VerifyArgs, verify};
 #[derive(Debug, Clone, Default, Args)]
 #[command(rename_all = "snake_case")]
 pub(super) struct BenchmarkArgs {
-    /// Built-in task (math, physics, chem, biomed, long_context, instruct_follow, instruct_pretrain, demo) or a task directory
+    /// Built-in task (math, physics, chem, biomed, long_context, instruct_follow, instruct_pretrain, demo) or a task directory, also one of Harbor or a directory of such
     #[arg(value_name = "TASK", conflicts_with = "task_flag")]
     task: Option<String>,
     /// The same, as a flag
@@ -260,7 +262,9 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
     let held = folder.as_deref().map(Ledger::open).transpose()?;
     let models = Models::open(&agent.model).map_err(bench::BenchError::from)?;
     let pool = match manifest.config.mode {
-        bench::Mode::LlmInSandbox => Some(Pool::open(&agent, &task.prompt, state).await?),
+        bench::Mode::LlmInSandbox => {
+            Some(Pool::open(&agent, &settled.ablations, &task, state).await?)
+        }
         bench::Mode::Llm => None,
     };
     let mode = manifest.config.mode;

@@ -159,20 +159,8 @@ impl SandboxArgs {
         purpose: &str,
         config: LauncherConfig,
     ) -> Result<Ground, CliError> {
-        // Before anything starts, and before an image is built for nothing.
-        if self.upper == Where::Tmpfs {
-            crate::plan::check_tmpfs(&self.limits()).map_err(HostError::from)?;
-        }
-        let config = LauncherConfig {
-            require_limits: self.require_limits,
-            expect_device: matches!(self.net, Network::Rules(_)),
-            report_refusals: self.seccomp_log,
-            upper_directory: Some(image::state_dir(state)?.join("uppers")),
-            ..config
-        };
-        let launcher = Launcher::start(config).await?;
-        launcher.begin(&self.net).await?;
         let state = image::state_dir(state)?;
+        let launcher = self.launcher(&state, config).await?;
         let store = Store::open(&state)?;
         let found = store.find(local_name(&self.image));
         let image = match found? {
@@ -189,6 +177,28 @@ impl SandboxArgs {
         })
     }
 
+    /// Starts the zygote.
+    pub(super) async fn launcher(
+        &self,
+        state: &Path,
+        config: LauncherConfig,
+    ) -> Result<Launcher, CliError> {
+        // Before anything starts, and before an image is built for nothing.
+        if self.upper == Where::Tmpfs {
+            crate::plan::check_tmpfs(&self.limits()).map_err(HostError::from)?;
+        }
+        let config = LauncherConfig {
+            require_limits: self.require_limits,
+            expect_device: matches!(self.net, Network::Rules(_)),
+            report_refusals: self.seccomp_log,
+            upper_directory: Some(state.join("uppers")),
+            ..config
+        };
+        let launcher = Launcher::start(config).await?;
+        launcher.begin(&self.net).await?;
+        Ok(launcher)
+    }
+
     fn limits(&self) -> Limits {
         Limits {
             memory_bytes: Some(self.memory),
@@ -201,7 +211,8 @@ impl SandboxArgs {
         }
     }
 
-    fn spec(
+    /// A sandbox of this image, and the package cache that it has.
+    pub(super) fn spec(
         self,
         image: &Image,
         purpose: &str,

@@ -18,6 +18,17 @@ use crate::tree::{
     UnpackReport,
 };
 
+/// What one sandbox has from another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// Bytes of files.
+    pub bytes: u64,
+    /// Files, directories, links, and deletions.
+    pub entries: u64,
+    /// What did not come along.
+    pub left_out: LeftOut,
+}
+
 /// What came out of a sandbox.
 #[derive(Debug, Clone)]
 pub struct CopiedOut {
@@ -54,6 +65,40 @@ impl Sandbox {
             Err(PackError::Write(_)) => unpacked,
             Err(error) => Err(with_cause(&error)),
         }
+    }
+
+    /// Ends all processes of this sandbox, and carries what it has changed over to another one on the same image, in which
+    /// nothing ran yet. Needs [`record_effects`](crate::spec::SandboxSpec::record_effects), for then PID 1 has the layers.
+    ///
+    /// Modes, owners and links come along; sockets, FIFOs, extended attributes and fractions of seconds do not.
+    ///
+    /// # Errors
+    /// Either side refused, or a sandbox died.
+    pub async fn seal_into(&self, other: &Self) -> Result<Sealed, EnvError> {
+        let (reader, writer) = close_on_exec_pipe()?;
+        let limits = &self.in_force().limits;
+        let options = PackOptions {
+            // What a tree of holes takes when it is written out is not what it took.
+            max_bytes: limits.disk_bytes.unwrap_or(limits.copied_bytes),
+            ..PackOptions::image()
+        };
+        let root = GuestPath::from("/");
+        let other = other.unpack(&root, reader, UnpackPolicy::changes());
+        let (packed, unpacked) = tokio::join!(self.seal(&root, writer, options), other);
+        let cut_short = UnpackErrorKind::Truncated.to_string();
+        let unpacked = match (&packed, unpacked) {
+            // Whoever stopped writing knows why; else whoever stopped reading.
+            (Err(_), Err(error)) if !error.to_string().ends_with(&cut_short) => return Err(error),
+            (_, unpacked) => unpacked,
+        };
+        let mut left_out = packed?.left_out;
+        let unpacked = unpacked?;
+        left_out.merge(unpacked.left_out);
+        Ok(Sealed {
+            bytes: unpacked.bytes,
+            entries: unpacked.entries,
+            left_out,
+        })
     }
 
     /// Copies what a directory of the sandbox holds into a host directory: regular files,

@@ -315,4 +315,19 @@ impl Sandbox {
         let operation = Operation::start(&self.link, op, Some(archive)).await?;
         operation.finish(source, 0, TREE_DEADLINE).await
     }
+
+    /// Ends all processes, and packs what the sandbox has changed.
+    pub(super) async fn seal(
+        &self,
+        root: &GuestPath,
+        archive: OwnedFd,
+        options: PackOptions,
+    ) -> Result<PackReport, EnvError> {
+        let op = FileOp::Seal {
+            path: root.as_bytes().into(),
+            options,
+        };
+        let operation = Operation::start(&self.link, op, Some(archive)).await?;
+        operation.finish(root, 0, TREE_DEADLINE).await
+    }
 }

@@ -67,6 +67,10 @@ impl Account {
         }
     }
 
+    pub(super) fn layers(&self) -> &Layers {
+        &self.layers
+    }
+
     /// A call begins: programs are looked at from now on.
     pub(super) fn begin(&mut self) {
         self.pause = Some((Instant::now(), PAUSES.0));

@@ -12,6 +12,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use serde::Serialize;
 
+use super::effects::Layers;
 use super::exec::Context;
 use super::zygote::exit_now;
 use crate::sys::fork::{Forked, fork};
@@ -22,7 +23,12 @@ use crate::wire::{ByteString, Entry, FileOp, FileReply, encode};
 type Reply<T> = Result<T, FileReply<T>>;
 
 /// Starts the operation; its reply goes to the first descriptor, contents through the second.
-pub(super) fn start(context: &Context<'_>, op: &FileOp, fds: Vec<OwnedFd>) -> io::Result<i32> {
+pub(super) fn start(
+    context: &Context<'_>,
+    op: &FileOp,
+    fds: Vec<OwnedFd>,
+    layers: Option<&Layers>,
+) -> io::Result<i32> {
     let mut fds = fds.into_iter();
     let reply = fds
         .next()
@@ -35,6 +41,8 @@ pub(super) fn start(context: &Context<'_>, op: &FileOp, fds: Vec<OwnedFd>) -> io
             // A path may lead through /proc/self/fd: nothing of PID 1's is to be there.
             let mut keep = vec![0, 1, 2, reply.as_raw_fd()];
             keep.extend(data.as_ref().map(AsRawFd::as_raw_fd));
+            let layers = layers.filter(|_| matches!(op, FileOp::Seal { .. }));
+            keep.extend(layers.iter().flat_map(|layers| layers.descriptors()));
             if process::close_all_but(&keep).is_err() {
                 exit_now(70);
             }
@@ -42,9 +50,9 @@ pub(super) fn start(context: &Context<'_>, op: &FileOp, fds: Vec<OwnedFd>) -> io
             // A host that stops reading is an error of write(2), not a death without reply.
             ignore_broken_pipes();
             let answer = match nix::unistd::chdir(context.workdir) {
-                Ok(()) => perform(op, data),
+                Ok(()) => perform(op, data, layers),
                 // A command may have deleted it, which is nothing to an absolute path.
-                Err(_) if op.path().0.starts_with(b"/") => perform(op, data),
+                Err(_) if op.path().0.starts_with(b"/") => perform(op, data, layers),
                 Err(error) => answer::<()>(Err(errno(&error.into()))),
             };
             let _ = File::from(reply).write_all(&answer);
@@ -60,7 +68,7 @@ fn ignore_broken_pipes() {
     let _ = mask.thread_block();
 }
 
-fn perform(op: &FileOp, data: Option<OwnedFd>) -> Vec<u8> {
+fn perform(op: &FileOp, data: Option<OwnedFd>, layers: Option<&Layers>) -> Vec<u8> {
     let data = || data.ok_or_else(|| io::Error::other("no descriptor for the contents"));
     match op {
         FileOp::Read { path, max_bytes } => answer(read(&to_path(path), *max_bytes, data())),
@@ -91,6 +99,21 @@ fn perform(op: &FileOp, data: Option<OwnedFd>) -> Vec<u8> {
                 let root = directory(&to_path(path), /*make*/ false).map_err(|e| errno(&e))?;
                 let out = io::BufWriter::with_capacity(1 << 20, File::from(archive));
                 tree::pack(root.as_fd(), out, options).map_err(|e| FileReply::Failed(e.to_string()))
+            }))
+        }
+        FileOp::Seal { path, options } => {
+            answer(data().map_err(|e| errno(&e)).and_then(|archive| {
+                let whole = directory(&to_path(path), /*make*/ false).map_err(|e| errno(&e))?;
+                let unknown = || FileReply::Failed("nobody keeps account of changes".into());
+                let layers = layers.ok_or_else(unknown)?;
+                let overlay = tree::Overlay {
+                    whole: whole.as_fd(),
+                    upper: layers.upper.as_fd(),
+                    lower: layers.lower.as_fd(),
+                };
+                let out = io::BufWriter::with_capacity(1 << 20, File::from(archive));
+                tree::pack_changes(overlay, out, options)
+                    .map_err(|e| FileReply::Failed(e.to_string()))
             }))
         }
     }

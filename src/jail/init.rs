@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,9 +19,12 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::SingleThread;
 use crate::sys::{process, pty};
 use crate::wire::{
-    Exec, FromInit, Groundwork, RequestId, Setup, SetupFailure, SetupOp, Step, ToInit, decode,
-    encode,
+    Exec, FileOp, FromInit, Groundwork, RequestId, Setup, SetupFailure, SetupOp, Step, ToInit,
+    decode, encode,
 };
+
+/// The kernel ends killed processes within this time, unless one waits for a device.
+const END_ALL: Duration = Duration::from_secs(10);
 
 /// Runs as the first process of a new set of namespaces. Returns an exit code: nobody inside sees it.
 pub(super) fn main(
@@ -105,7 +108,7 @@ fn set_up(
     let mut keep = vec![0, 1, 2, control.as_raw_fd()];
     keep.extend(for_host.iter().map(AsRawFd::as_raw_fd));
     if let Some(layers) = &layers {
-        keep.extend([layers.upper.as_raw_fd(), layers.lower.as_raw_fd()]);
+        keep.extend(layers.descriptors());
     }
     process::close_all_but(&keep).map_err(|e| failure("close descriptors", &e))?;
     Ok(Some(Done {
@@ -271,7 +274,12 @@ impl Init<'_> {
                 self.started(id, started)
             }
             ToInit::File { id, op } => {
-                let started = files::start(&self.context, &op, fds);
+                let ended = match op {
+                    FileOp::Seal { .. } => self.end_all()?,
+                    _ => Ok(()),
+                };
+                let layers = self.account.as_ref().map(Account::layers);
+                let started = ended.and_then(|()| files::start(&self.context, &op, fds, layers));
                 self.started(id, started)
             }
             ToInit::Kill { id, signal } => {
@@ -320,6 +328,24 @@ impl Init<'_> {
                 let ticks = processes::cpu_ticks();
                 self.say(&FromInit::CpuTime { id, ticks }, &[])
             }
+        }
+    }
+
+    /// Kills every process and waits for the last: as PID 1 it is, or becomes, the parent of all. The outer error is the
+    /// host's silence.
+    fn end_all(&mut self) -> io::Result<io::Result<()>> {
+        let deadline = Instant::now() + END_ALL;
+        loop {
+            match processes::kill_all() {
+                Ok(true) if Instant::now() > deadline => {
+                    return Ok(Err(io::Error::other("a process does not end")));
+                }
+                Ok(true) => {}
+                Ok(false) => return Ok(Ok(())),
+                Err(error) => return Ok(Err(error)),
+            }
+            self.reap()?;
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 

@@ -157,6 +157,16 @@ pub(super) fn signal(pid: i32, signal: i32) {
     }
 }
 
+/// Kills all but PID 1, which calls it; says whether there was any, dead ones that nobody waited for included.
+pub(super) fn kill_all() -> std::io::Result<bool> {
+    let everybody = nix::unistd::Pid::from_raw(-1);
+    match nix::sys::signal::kill(everybody, nix::sys::signal::Signal::SIGKILL) {
+        Ok(()) => Ok(true),
+        Err(nix::errno::Errno::ESRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,8 +1,9 @@
-//! Evaluation tasks: prompts, data and how answers are scored, from a directory in the original's format or built in.
+//! Evaluation tasks: prompts, data and how answers are scored, from a directory in the original's format or Harbor's, or built in.
 
 mod builtin;
 mod config;
 mod data;
+mod harbor;
 mod prompt;
 mod row;
 
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 pub use builtin::NAMES;
+pub use harbor::{Dockerfile, Harbor, HarborImage, Instruction, Phase, expand, join};
 pub use prompt::Vanilla;
 pub use row::Row;
 
@@ -40,12 +42,14 @@ pub struct Task {
 }
 
 /// How answers are scored.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Scorer {
     /// By a reward of ours.
     Native(Reward),
     /// By `compute_score` of the task's `reward.py`; the directory that holds it.
     Python(PathBuf),
+    /// By tests of the state that the model leaves; one for each row.
+    Tests(Vec<Harbor>),
 }
 
 /// Which task, and what of it.
@@ -107,6 +111,9 @@ impl Task {
     /// [`TaskError`] for everything that cannot be used.
     pub fn load(wanted: &Wanted) -> Result<Self, TaskError> {
         let directory = Path::new(&wanted.task);
+        if is_harbor(wanted) {
+            return harbor::load(wanted);
+        }
         let mut notes = Vec::new();
         let source = source(wanted, &mut notes)?;
         let scorer = match (wanted.reward.or(source.reward), &source.reward_py) {
@@ -167,11 +174,41 @@ impl Task {
     }
 }
 
+impl Task {
+    /// What a row's tests need, where it has any.
+    #[must_use]
+    pub fn harbor(&self, row: usize) -> Option<&Harbor> {
+        match &self.scorer {
+            Scorer::Tests(tasks) => tasks.get(row),
+            Scorer::Native(_) | Scorer::Python(_) => None,
+        }
+    }
+
+    /// Prompts and directories of a row.
+    #[must_use]
+    pub fn prompt(&self, row: usize) -> PromptConfig {
+        let mut prompt = self.prompt.clone();
+        if let Some(harbor) = self.harbor(row) {
+            prompt.working_dir.clone_from(&harbor.workdir);
+        }
+        prompt
+    }
+}
+
+fn is_harbor(wanted: &Wanted) -> bool {
+    let directory = Path::new(&wanted.task);
+    let own = builtin::config(&wanted.task).is_some() || directory.join("config.yaml").is_file();
+    !own && harbor::is_task(directory)
+}
+
 /// The data set of a hub that holds the rows of a task, unless they are given.
 ///
 /// # Errors
 /// [`TaskError`] when there is no such task.
 pub fn data_set(wanted: &Wanted) -> Result<Option<DataSet>, TaskError> {
+    if is_harbor(wanted) {
+        return Ok(None);
+    }
     let source = source(wanted, &mut Vec::new())?;
     Ok(
         if let (config::Data::Hub(set), None) = (source.data, &wanted.data) {
@@ -194,7 +231,7 @@ fn source(wanted: &Wanted, notes: &mut Vec<String>) -> Result<config::Source, Ta
 }
 
 /// As Python slices a list, without negative numbers; an end of 0 is an end.
-fn slice(rows: Vec<Row>, start: Option<usize>, end: Option<usize>) -> Vec<Row> {
+fn slice<T>(rows: Vec<T>, start: Option<usize>, end: Option<usize>) -> Vec<T> {
     let start = start.unwrap_or(0);
     let count = end.map_or(usize::MAX, |end| end.saturating_sub(start));
     rows.into_iter().skip(start).take(count).collect()

@@ -6,6 +6,7 @@
 //! RESOLVE_NO_XDEV` (Linux 5.6): no name of an archive and no link of a tree can lead out of it.
 
 mod beneath;
+mod changes;
 mod error;
 mod extensions;
 mod format;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use changes::{Overlay, pack_changes};
 pub use error::{PackError, UnpackError, UnpackErrorKind};
 pub use index::index;
 pub use pack::pack;
@@ -84,6 +86,15 @@ impl UnpackPolicy {
         Self {
             layer: true,
             ..Self::image()
+        }
+    }
+
+    /// For what one sandbox has changed, in another sandbox on the same image: as it was, as far as it can be.
+    #[must_use]
+    pub fn changes() -> Self {
+        Self {
+            privileged_bits: PrivilegedBits::Keep,
+            ..Self::layer()
         }
     }
 
@@ -291,6 +302,8 @@ pub enum LeftOutReason {
     Unreadable,
     /// Changed while it was read; its member is cut or filled with zeros.
     Changed,
+    /// A name that in a layer means a deletion.
+    ReservedName,
 }
 
 impl LeftOutReason {

@@ -33,12 +33,7 @@ pub fn pack(
     out: impl Write,
     options: &PackOptions,
 ) -> Result<PackReport, PackError> {
-    let mut packer = Packer {
-        out,
-        options,
-        report: PackReport::default(),
-        first_names: HashMap::new(),
-    };
+    let mut packer = Packer::new(out, options);
     let stat = fstat(root).map_err(tree_error("stat", b""))?;
     // Making mount points in the root changes its time, which says nothing about the tree.
     let facts = Facts {
@@ -49,14 +44,12 @@ pub fn pack(
     let directory =
         beneath::open_directory(root, b"").map_err(tree_error("open directory", b""))?;
     packer.directory(&directory, b"", 0)?;
-    packer.write(&[0; 2 * BLOCK])?;
-    packer.out.flush().map_err(PackError::Write)?;
-    Ok(packer.report)
+    packer.finish()
 }
 
 /// What a header says of an entry.
 #[derive(Debug, Clone, Copy)]
-struct Facts {
+pub(super) struct Facts {
     mode: u32,
     uid: u32,
     gid: u32,
@@ -64,6 +57,13 @@ struct Facts {
 }
 
 impl Facts {
+    /// Of a member that deletes.
+    pub(super) const DELETED: Self = Self {
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        mtime: 0,
+    };
     const MOUNT_POINT: Self = Self {
         mode: 0o755,
         uid: 0,
@@ -83,15 +83,24 @@ impl From<&FileStat> for Facts {
     }
 }
 
-struct Packer<'a, W> {
-    out: W,
-    options: &'a PackOptions,
-    report: PackReport,
+pub(super) struct Packer<'a, W> {
+    pub(super) out: W,
+    pub(super) options: &'a PackOptions,
+    pub(super) report: PackReport,
     /// First name of every file with several, by device and inode.
     first_names: HashMap<(u64, u64), Vec<u8>>,
 }
 
-impl<W: Write> Packer<'_, W> {
+impl<'a, W: Write> Packer<'a, W> {
+    pub(super) fn new(out: W, options: &'a PackOptions) -> Self {
+        Self {
+            out,
+            options,
+            report: PackReport::default(),
+            first_names: HashMap::new(),
+        }
+    }
+
     fn directory(
         &mut self,
         directory: &OwnedFd,
@@ -113,7 +122,7 @@ impl<W: Write> Packer<'_, W> {
         Ok(())
     }
 
-    fn entry(
+    pub(super) fn entry(
         &mut self,
         parent: &OwnedFd,
         name: &[u8],
@@ -259,7 +268,7 @@ impl<W: Write> Packer<'_, W> {
         self.header(path, &target, Facts::from(stat), EntryType::Symlink, 0)
     }
 
-    fn unopened(&mut self, path: &[u8], error: Errno) -> Result<(), PackError> {
+    pub(super) fn unopened(&mut self, path: &[u8], error: Errno) -> Result<(), PackError> {
         let reason = if error == Errno::EXDEV {
             LeftOutReason::OtherMount
         } else if [Errno::EACCES, Errno::EPERM, Errno::EIO].contains(&error) {
@@ -273,7 +282,7 @@ impl<W: Write> Packer<'_, W> {
         Ok(())
     }
 
-    fn header(
+    pub(super) fn header(
         &mut self,
         path: &[u8],
         link: &[u8],
@@ -345,7 +354,7 @@ impl<W: Write> Packer<'_, W> {
         self.write([0; BLOCK].get(..padding).unwrap_or_default())
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), PackError> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), PackError> {
         self.out.write_all(bytes).map_err(PackError::Write)
     }
 }
@@ -356,7 +365,7 @@ fn copy_head<const N: usize>(field: &mut [u8; N], value: &[u8]) {
     }
 }
 
-fn tree_error(operation: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> PackError {
+pub(super) fn tree_error(operation: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> PackError {
     let path = printable(path);
     move |source| PackError::Tree {
         operation,

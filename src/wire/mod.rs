@@ -362,6 +362,13 @@ pub enum FileOp {
         /// What is taken.
         options: PackOptions,
     },
+    /// Every process is ended; then a layer with all that the sandbox has changed goes to the second descriptor.
+    Seal {
+        /// The root.
+        path: ByteString,
+        /// What is taken.
+        options: PackOptions,
+    },
 }
 
 impl FileOp {
@@ -374,7 +381,8 @@ impl FileOp {
             | Self::Stat { path }
             | Self::List { path, .. }
             | Self::Unpack { path, .. }
-            | Self::Pack { path, .. } => path,
+            | Self::Pack { path, .. }
+            | Self::Seal { path, .. } => path,
         }
     }
 }

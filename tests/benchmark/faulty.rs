@@ -10,7 +10,7 @@ use std::time::Duration;
 use llm_in_sandbox::agent::{Ablation, Limits, SandboxFacts, Shell, Style};
 use llm_in_sandbox::bench::{
     Dispatch, Gate, Grader, Ledger, Live, Manifest, Memory, Mode, Models, Record, RunConfig,
-    Sandboxes, Shared, Status, Stop, Told, Wait, jobs, run,
+    Sandboxes, Shared, Status, Stop, Tested, Told, Wait, jobs, run,
 };
 use llm_in_sandbox::llm::{HttpConfig, ModelSettings, RetryPolicy, Timeouts};
 use llm_in_sandbox::outcome::{Cause, Outcome};
@@ -35,7 +35,7 @@ struct InMemory {
 impl Sandboxes for InMemory {
     type Env = MemoryEnv;
 
-    async fn start(&self) -> Result<MemoryEnv, Outcome> {
+    async fn start(&self, _: usize) -> Result<MemoryEnv, Outcome> {
         self.started.fetch_add(1, Ordering::Relaxed);
         Ok(MemoryEnv::default())
     }
@@ -53,7 +53,15 @@ impl Sandboxes for InMemory {
         })
     }
 
-    fn facts(&self, _: &MemoryEnv) -> SandboxFacts {
+    async fn test(
+        &self,
+        _: usize,
+        env: MemoryEnv,
+    ) -> (Result<Tested, Outcome>, Result<Usage, Outcome>) {
+        (Ok(Tested::default()), self.end(env).await)
+    }
+
+    fn facts(&self, _: usize, _: &MemoryEnv) -> SandboxFacts {
         SandboxFacts::default()
     }
 }

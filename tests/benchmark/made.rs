@@ -192,6 +192,7 @@ impl Made {
                 total: start + model + tools + 0.3,
             },
             sandbox: (!self.plain).then(|| usage_of(random)),
+            tested: None,
         }
     }
 

@@ -17,6 +17,7 @@ mod browser;
 mod crash;
 mod faulty;
 mod goldens;
+mod harbor;
 mod hub;
 mod instructions;
 mod judge;

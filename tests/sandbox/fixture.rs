@@ -45,7 +45,7 @@ pub(crate) fn spec() -> SandboxSpec {
     }
 }
 
-async fn launcher() -> Launcher {
+pub(crate) async fn launcher() -> Launcher {
     let config = LauncherConfig {
         program: Some(program()),
         ahead: Some(1),

@@ -22,6 +22,7 @@ mod limits;
 mod negative;
 mod overhead;
 mod profiles;
+mod seal;
 mod shell;
 mod sudden_death;
 mod traces;

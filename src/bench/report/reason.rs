@@ -34,6 +34,17 @@ pub(super) fn why(record: &Record, truth: &str) -> String {
     if let Some(waits) = &record.pending {
         return cut(&format!("pending: {waits}"), LENGTH);
     }
+    if let Some(tested) = &record.tested {
+        let last = |text: &str| {
+            text.lines()
+                .rfind(|line| !line.trim().is_empty())
+                .map(str::to_owned)
+        };
+        let said = last(&tested.stdout).or_else(|| last(&tested.stderr));
+        let (score, said) = (record.score.unwrap_or(0.0), said.unwrap_or_default());
+        let said = format!("tests gave {score}: {}", said.trim());
+        return cut(&format!("{}; {said}", ending(&record.outcome)), 2 * LENGTH);
+    }
     let struck = record.sandbox.iter().flat_map(|usage| &usage.struck);
     let struck: String = struck
         .filter(|hit| hit.can_end())

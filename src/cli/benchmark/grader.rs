@@ -70,7 +70,7 @@ impl PythonGrader {
         let directory = match (&task.scorer, &task.vanilla) {
             (Scorer::Python(directory), _) => Some(directory),
             (Scorer::Native(_), Vanilla::Python(directory)) if asks => Some(directory),
-            (Scorer::Native(_), _) => None,
+            (Scorer::Native(_) | Scorer::Tests(_), _) => None,
         };
         let packages = matches!(
             task.scorer,

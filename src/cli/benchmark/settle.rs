@@ -117,6 +117,8 @@ pub(super) struct Checked {
     requests: usize,
     task: String,
     mode: bench::Mode,
+    /// Flags that do not go with every task, and whether they were given.
+    given: [(&'static str, bool); 2],
 }
 
 /// Settles what needs no rows: nothing is fetched for settings that cannot be used.
@@ -129,6 +131,10 @@ pub(super) fn check(
     home: Option<&Path>,
 ) -> Result<Checked, Error> {
     let earlier = args.resume.as_deref().map(read_manifest).transpose()?;
+    let given = [
+        ("--net", args.agent.net.is_some()),
+        ("--docker_image", args.agent.docker_image.is_some()),
+    ];
     if let Some(manifest) = &earlier {
         fill(&mut args, manifest);
     }
@@ -173,6 +179,7 @@ pub(super) fn check(
         requests,
         task,
         mode,
+        given,
     })
 }
 
@@ -193,6 +200,9 @@ impl Checked {
             end: args.end_id,
         };
         let task = Task::load(&wanted)?;
+        if matches!(task.scorer, Scorer::Tests(_)) {
+            check_tests(self.mode, &self.ablations, self.given)?;
+        }
         let has_files = |row: &Row| row.files().is_ok_and(|files| !files.is_empty());
         if self.ablations.contains(&Ablation::NoFiles) && task.rows.iter().any(has_files) {
             let problem = "some problems have files; `--context prompt` puts them into the prompt";
@@ -236,6 +246,30 @@ impl Checked {
             json: args.runner.json,
             judge,
         })
+    }
+}
+
+/// Whether tests can judge what is asked for.
+fn check_tests(
+    mode: bench::Mode,
+    ablations: &[Ablation],
+    given: [(&'static str, bool); 2],
+) -> Result<(), SettingsError> {
+    if mode == bench::Mode::Llm {
+        let problem = "tests judge the state of a sandbox, and the mode llm has none".to_owned();
+        return Err(run::value("--mode", problem));
+    }
+    if ablations.contains(&Ablation::NoFiles) {
+        let problem = "tests judge files, and no-files leaves none".to_owned();
+        return Err(run::value("--ablation", problem));
+    }
+    match given.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let problem =
+                "task.toml says it for each task; `--ablation no-network` takes the network away";
+            Err(run::value(flag, problem.to_owned()))
+        }
     }
 }
 

@@ -7,12 +7,14 @@ use std::time::Duration;
 use clap::Args;
 
 use super::super::output::{note, result};
+use super::super::run;
 use super::super::sanitize::one_line;
 use super::grader::PythonGrader;
 use super::settle::{self, Error};
 use super::{reward, summary_lines, tell_error};
 use crate::bench::{self, JUDGEMENTS, Judge, Ledger, Record, Scoring};
 use crate::reward::Reward;
+use crate::task::Scorer;
 
 /// Flags of `verify`.
 #[derive(Debug, Clone, Args)]
@@ -39,6 +41,11 @@ pub(in crate::cli) async fn verify(args: &VerifyArgs, state: Option<&Path>) -> u
 
 async fn scored_again(args: &VerifyArgs, state: Option<&Path>) -> Result<u8, Error> {
     let (manifest, task) = settle::reopen(&args.folder, args.reward)?;
+    if matches!(task.scorer, Scorer::Tests(_)) {
+        let problem = "the tests of these tasks need the files that the model left, which are not kept: \
+            what they said is in results.jsonl, and a new run tests anew";
+        return Err(run::value("DIR", problem.to_owned()).into());
+    }
     let mut ledger = Ledger::open(&args.folder)?;
     if task.digest != manifest.config.task_digest {
         note("the task is not what it was: prompts or scorer differ");

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, OsStr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -35,6 +35,13 @@ const TICK: (i64, i64) = (0, 20_000_000);
 pub(in crate::jail) struct Layers {
     pub(in crate::jail) upper: OwnedFd,
     pub(in crate::jail) lower: OwnedFd,
+}
+
+impl Layers {
+    /// For whoever closes all others.
+    pub(in crate::jail) fn descriptors(&self) -> [RawFd; 2] {
+        [self.upper.as_raw_fd(), self.lower.as_raw_fd()]
+    }
 }
 
 /// What was there before.
