@@ -134,7 +134,7 @@ fn recipe(name: &str) -> Result<Recipe, ImageError> {
     Ok(rootfs_builder::parse(text)?)
 }
 
-async fn lock(store: &Store, name: &str) -> Result<NameLock, ImageError> {
+pub(super) async fn lock(store: &Store, name: &str) -> Result<NameLock, ImageError> {
     let (store, name) = (store.clone(), name.to_owned());
     let lock = tokio::task::spawn_blocking(move || store.lock_name(&name, PATIENCE));
     Ok(lock.await.map_err(|_| ImageError::Worker)??)
@@ -264,7 +264,7 @@ pub(super) fn make_default_if_first(store: &Store, image: &Image) -> Result<(), 
 /// Files that the plan itself puts into every tree.
 const PREPARED: [&str; 2] = ["/etc/hosts", "/etc/resolv.conf"];
 
-fn forget_marks(marks: Vec<String>) -> Step {
+pub(super) fn forget_marks(marks: Vec<String>) -> Step {
     let mut argv: Vec<_> = ["rm", "-rf", "--", "/run/host"].map(str::to_owned).into();
     argv.extend(marks);
     let env = [("PATH".to_owned(), "/usr/bin:/bin".to_owned())].into();

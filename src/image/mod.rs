@@ -8,6 +8,7 @@
 mod base;
 mod build;
 mod decompress;
+mod derive;
 mod draft;
 mod error;
 mod export;
@@ -25,6 +26,7 @@ use crate::host::{Launcher, LauncherConfig};
 pub use base::fetch_base;
 
 pub use build::{Choice, DEFAULT_NAME, build, choose_default, ensure, rebuild};
+pub use derive::{Change, Derivation, derive};
 pub use draft::Draft;
 pub use error::ImageError;
 pub use export::{export, verify};

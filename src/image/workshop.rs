@@ -280,7 +280,7 @@ async fn put(
     Ok(())
 }
 
-fn pipe() -> Result<(std::io::PipeReader, PipeWriter), ImageError> {
+pub(super) fn pipe() -> Result<(std::io::PipeReader, PipeWriter), ImageError> {
     std::io::pipe()
         .map_err(|error| EnvError::Infrastructure(format!("make a pipe: {error}")).into())
 }

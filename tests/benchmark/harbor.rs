@@ -226,7 +226,7 @@ fn limits_and_deadlines_are_the_tasks() {
     let slow = of(&bench, "slow");
     assert_eq!(
         (&slow["score"], &slow["outcome"]["budget"]),
-        (&json!(1.0), &json!("task_timeout")),
+        (&json!(1.0), &json!("timeout")),
         "{slow}"
     );
     assert_eq!(of(&bench, "full")["score"], 1.0, "{}", of(&bench, "full"));
@@ -327,11 +327,11 @@ fn without_a_new_sandbox_and_its_clearing_the_cheats_pass() {
         // Beside its process.
         let model = start().await;
         run(&model, LURKS).await;
-        assert_eq!(run(&model, tests).await, "1\n");
+        assert_eq!(run(&model, tests).await, "found \n1\n");
         // Carried over the process is gone, in a new sandbox.
         let new = start().await;
         model.seal_into(&new).await.unwrap();
-        assert_eq!(run(&new, tests).await, "0\n");
+        assert_eq!(run(&new, tests).await, "found \n0\n");
         model.close().await.unwrap();
         new.close().await.unwrap();
         // Carried over, but not cleared: the reward is there already, and is read before that of the tests.
@@ -339,7 +339,7 @@ fn without_a_new_sandbox_and_its_clearing_the_cheats_pass() {
         run(&model, PLANTS).await;
         model.seal_into(&new).await.unwrap();
         let found = run(&new, tests).await;
-        assert!(found.starts_with("{\"reward\": 1}"), "{found}");
+        assert!(found.starts_with("found \n{\"reward\": 1}"), "{found}");
         assert!(run(&new, "cat /tests/test.sh").await.contains("echo 1"));
         model.close().await.unwrap();
         new.close().await.unwrap();
@@ -361,7 +361,7 @@ fn each_phase_has_its_network() {
     }
     let bench = Bench::new();
     // Its own network knows where it was opened: a route of the tests is none of the model.
-    let looks = "grep -c 00000000 /proc/net/route | grep -q 1 && echo 1 > /logs/verifier/reward.txt || echo 0 > /logs/verifier/reward.txt";
+    let looks = "cut -f 2 /proc/net/route | grep -qx 00000000 && echo 1 > /logs/verifier/reward.txt || echo 0 > /logs/verifier/reward.txt";
     let closed = format!("{SETTINGS}[verifier]\nnetwork_mode = \"public\"\n");
     task(
         &bench,
@@ -372,16 +372,16 @@ fn each_phase_has_its_network() {
     plays(
         &bench,
         "closed",
-        "grep -c 00000000 /proc/net/route > out.txt",
+        "cut -f 2 /proc/net/route | grep -cx 00000000 > out.txt",
     );
     let listed = "[environment]\nworkdir = \"/app\"\nallow_internet = false\n[agent]\nallowed_hosts = [\"pypi.org\"]\n";
-    let none = "test \"$(cat out.txt)\" = 1 -a \"$(grep -c 00000000 /proc/net/route)\" = 0 && \
+    let none = "test \"$(cat out.txt)\" = 1 -a \"$(cut -f 2 /proc/net/route | grep -cx 00000000)\" = 0 && \
         echo 1 > /logs/verifier/reward.txt || echo 0 > /logs/verifier/reward.txt";
     task(&bench, "listed", listed, none);
     plays(
         &bench,
         "listed",
-        "grep -c 00000000 /proc/net/route > out.txt",
+        "cut -f 2 /proc/net/route | grep -cx 00000000 > out.txt",
     );
     let mut command = bench.command(&["set", "--llm_name", "replay:answers"]);
     // What the host's owner sets holds for every task.

@@ -240,7 +240,12 @@ fn read_text(path: &Path) -> Result<String, TaskError> {
         path: path.to_owned(),
         source,
     };
-    let size = fs::metadata(path).map_err(error)?.len();
+    let metadata = fs::symlink_metadata(path).map_err(error)?;
+    // What a data set of somebody else's links to is a file of this host's.
+    if !metadata.is_file() {
+        return Err(malformed(path, "it is a link, or no file".to_owned()));
+    }
+    let size = metadata.len();
     if size > MAX_TEXT {
         let problem = format!("it has {size} bytes, more than {MAX_TEXT}");
         return Err(malformed(path, problem));

@@ -94,6 +94,12 @@ pub(super) fn read(directory: &Path, notes: &mut Vec<String>) -> Result<Harbor, 
         let problem = format!("it has no {}, which judges", Harbor::SCRIPT);
         return Err(malformed(directory, problem));
     }
+    for name in ["tests", "environment"] {
+        let path = directory.join(name);
+        if path.is_symlink() {
+            return Err(malformed(&path, "it is a link".to_owned()));
+        }
+    }
     let rest = [
         ("", &file.rest),
         ("environment", &file.environment.rest),
@@ -216,6 +222,11 @@ fn image(
     }
     let path = context.join("Dockerfile");
     let text = path.is_file().then(|| read_text(&path)).transpose()?;
+    let ignored = context.join(".dockerignore");
+    if environment.docker_image.is_none() && ignored.exists() {
+        let problem = "it is not read here: take away what is not to be copied".to_owned();
+        return Err(malformed(&ignored, problem));
+    }
     match (&environment.docker_image, text) {
         (None, None) => Ok((HarborImage::Default, None)),
         // It was built of a Dockerfile elsewhere: of ours only its directory is of interest.

@@ -165,6 +165,20 @@ fn what_cannot_be_held_is_refused_by_its_key() {
             .contains("several containers")
     );
     fs::remove_dir_all(root.path().join("environment")).unwrap();
+    // Nothing of the host gets into a prompt or a sandbox by a link.
+    for name in ["instruction.md", "task.toml", "tests"] {
+        let path = root.path().join(name);
+        fs::rename(&path, root.path().join("moved")).unwrap();
+        std::os::unix::fs::symlink(root.path().join("moved"), &path).unwrap();
+        assert!(
+            load(root.path()).unwrap_err().contains("it is a link"),
+            "{name}"
+        );
+        fs::rename(root.path().join("moved"), &path).unwrap_or_else(|_| {
+            fs::remove_file(&path).unwrap();
+            fs::rename(root.path().join("moved"), &path).unwrap();
+        });
+    }
     fs::remove_file(root.path().join("tests/test.sh")).unwrap();
     assert!(load(root.path()).unwrap_err().contains("tests/test.sh"));
 }
