@@ -13,7 +13,7 @@ mod runner;
 mod sandboxes;
 mod settle;
 mod summary;
-mod tests;
+mod verifier;
 mod verify;
 
 use std::path::{Path, PathBuf};

@@ -274,9 +274,10 @@ impl Init<'_> {
                 self.started(id, started)
             }
             ToInit::File { id, op } => {
-                let ended = match op {
-                    FileOp::Seal { .. } => self.end_all()?,
-                    _ => Ok(()),
+                let ended = if matches!(op, FileOp::Seal { .. }) {
+                    self.end_all()?
+                } else {
+                    Ok(())
                 };
                 let layers = self.account.as_ref().map(Account::layers);
                 let started = ended.and_then(|()| files::start(&self.context, &op, fds, layers));

@@ -13,6 +13,9 @@
 )]
 
 mod ablations;
+#[path = "../image/archive.rs"]
+#[allow(dead_code, reason = "shared with tests/image, which uses the rest")]
+mod archive;
 mod browser;
 mod crash;
 mod faulty;
@@ -37,6 +40,8 @@ mod scores;
 #[path = "../agent/server.rs"]
 #[allow(dead_code, reason = "shared with tests/agent, which uses the rest")]
 mod server;
+#[path = "../image/small_system.rs"]
+mod small_system;
 #[path = "../agent/validator.rs"]
 mod validator;
 

@@ -7,8 +7,8 @@ use std::process::Command;
 use crate::archive::Archive;
 
 /// Programs of the host that the steps of a recipe use; with their libraries they are a small base system.
-const PROGRAMS: [&str; 10] = [
-    "sh", "rm", "mkdir", "chmod", "find", "cat", "touch", "true", "env", "sleep",
+const PROGRAMS: [&str; 11] = [
+    "sh", "bash", "rm", "mkdir", "chmod", "find", "cat", "touch", "true", "env", "sleep",
 ];
 
 /// A root file system that has a shell, and stand-ins for the package managers that note what they are asked.

@@ -13,7 +13,7 @@ use super::super::run::AgentSettings;
 use super::super::sandbox::{Ground, SandboxArgs, Where, warn_unenforced};
 use super::images;
 use super::settle::Error;
-use super::tests::Tests;
+use super::verifier::Tests;
 use crate::agent::{Ablation, SandboxFacts, Shell};
 use crate::bench::{Sandboxes, Tested};
 use crate::host::{Launcher, LauncherConfig, Sandbox, ShellMode};

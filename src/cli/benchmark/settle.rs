@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::error::CliError;
 use super::super::run::{self, AgentSettings, Compat, RunError, ShellMode, Truth};
-use super::{BenchmarkArgs, Context, Mode};
+use super::{BenchmarkArgs, Context, Mode, verifier};
 use crate::agent::{Ablation, Shell, Style};
 use crate::bench::{self, BenchError, JudgeSettings, Manifest, RunConfig};
 use crate::exit;
@@ -201,7 +201,7 @@ impl Checked {
         };
         let task = Task::load(&wanted)?;
         if matches!(task.scorer, Scorer::Tests(_)) {
-            check_tests(self.mode, &self.ablations, self.given)?;
+            verifier::check(self.mode, &self.ablations, self.given)?;
         }
         let has_files = |row: &Row| row.files().is_ok_and(|files| !files.is_empty());
         if self.ablations.contains(&Ablation::NoFiles) && task.rows.iter().any(has_files) {
@@ -246,30 +246,6 @@ impl Checked {
             json: args.runner.json,
             judge,
         })
-    }
-}
-
-/// Whether tests can judge what is asked for.
-fn check_tests(
-    mode: bench::Mode,
-    ablations: &[Ablation],
-    given: [(&'static str, bool); 2],
-) -> Result<(), SettingsError> {
-    if mode == bench::Mode::Llm {
-        let problem = "tests judge the state of a sandbox, and the mode llm has none".to_owned();
-        return Err(run::value("--mode", problem));
-    }
-    if ablations.contains(&Ablation::NoFiles) {
-        let problem = "tests judge files, and no-files leaves none".to_owned();
-        return Err(run::value("--ablation", problem));
-    }
-    match given.into_iter().find(|(_, given)| *given) {
-        None => Ok(()),
-        Some((flag, _)) => {
-            let problem =
-                "task.toml says it for each task; `--ablation no-network` takes the network away";
-            Err(run::value(flag, problem.to_owned()))
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod dockerfile;
 mod settings;
+mod values;
 
 use std::fs;
 use std::path::{Path, PathBuf};

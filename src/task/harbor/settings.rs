@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Value;
 
+use super::values::{network, seconds, size, variables};
 use super::{Dockerfile, Harbor, HarborImage, Phase, malformed, read_text};
 use crate::task::TaskError;
 
@@ -14,8 +14,6 @@ use crate::task::TaskError;
 const VERIFIER_TIMEOUT: f64 = 600.0;
 /// Of the building of an image, where nothing is said.
 const BUILD_TIMEOUT: f64 = 600.0;
-/// A deadline may be no longer.
-const MAX_SECONDS: f64 = 30.0 * 86_400.0;
 
 type Unknown = BTreeMap<String, Value>;
 
@@ -111,66 +109,84 @@ pub(super) fn read(directory: &Path, notes: &mut Vec<String>) -> Result<Harbor, 
             check(section, key, value, notes).map_err(wrong)?;
         }
     }
-    let environment = &file.environment;
-    let (image, found) = image(directory, environment)?;
-    let workdir = environment.workdir.clone().or(found);
-    let workdir = workdir.unwrap_or_else(|| "/".to_owned());
-    if !workdir.starts_with('/') || workdir.split('/').any(|part| part == "..") {
-        return Err(wrong(format!(
-            "environment.workdir is no absolute path: {workdir:?}"
-        )));
-    }
-    let baseline = match (&environment.network_mode, environment.allow_internet) {
-        (None, Some(false)) if environment.allowed_hosts.is_empty() => "none".to_owned(),
-        (mode, _) => network("environment", mode.as_deref(), &environment.allowed_hosts)
-            .map_err(wrong)?
-            .unwrap_or_else(|| "internet".to_owned()),
-    };
-    let phase = |name: &str, section: &Section, usual: Option<f64>| {
-        let key = format!("{name}.timeout_sec");
-        let timeout = section.timeout_sec.or(usual);
-        let own = network(
-            name,
-            section.network_mode.as_deref(),
-            &section.allowed_hosts,
-        );
-        Ok::<_, String>(Phase {
-            timeout: timeout.map(|s| seconds(&key, s)).transpose()?,
-            network: own?.unwrap_or_else(|| baseline.clone()),
-            env: variables(name, &section.env)?,
-        })
-    };
-    let build_timeout = environment.build_timeout_sec.unwrap_or(BUILD_TIMEOUT);
-    let size = |name: &str, text: Option<&String>, megabytes: Option<u64>| match (megabytes, text) {
-        (Some(0), _) => Err(format!("environment.{name}_mb is 0")),
-        (Some(count), _) => Ok(count.checked_mul(1 << 20)),
-        (None, Some(text)) => bytes(&format!("environment.{name}"), text).map(Some),
-        (None, None) => Ok(None),
-    };
-    if let Some(cpus) = environment.cpus
-        && !(cpus.is_finite() && cpus >= 0.01)
-    {
-        return Err(wrong(format!("environment.cpus cannot be {cpus}")));
-    }
-    let built = || {
-        Ok::<_, String>(Harbor {
+    let (image, workdir) = image(directory, &file.environment)?;
+    let harbor = file.harbor(directory, image, workdir);
+    harbor.map_err(wrong)
+}
+
+impl File {
+    fn harbor(
+        &self,
+        directory: &Path,
+        image: HarborImage,
+        workdir: Option<String>,
+    ) -> Result<Harbor, String> {
+        let environment = &self.environment;
+        let workdir = environment.workdir.clone().or(workdir);
+        let workdir = workdir.unwrap_or_else(|| "/".to_owned());
+        if !workdir.starts_with('/') || workdir.split('/').any(|part| part == "..") {
+            return Err(format!(
+                "environment.workdir is no absolute path: {workdir:?}"
+            ));
+        }
+        if let Some(cpus) = environment.cpus
+            && !(cpus.is_finite() && cpus >= 0.01)
+        {
+            return Err(format!("environment.cpus cannot be {cpus}"));
+        }
+        let baseline = environment.network()?;
+        let build_timeout = environment.build_timeout_sec.unwrap_or(BUILD_TIMEOUT);
+        Ok(Harbor {
             directory: directory.to_owned(),
             image,
             workdir,
             env: variables("environment", &environment.env)?,
             cpus: environment.cpus,
-            memory: size("memory", environment.memory.as_ref(), environment.memory_mb)?,
+            memory: size(
+                "memory",
+                environment.memory.as_deref(),
+                environment.memory_mb,
+            )?,
             storage: size(
                 "storage",
-                environment.storage.as_ref(),
+                environment.storage.as_deref(),
                 environment.storage_mb,
             )?,
             build_timeout: seconds("environment.build_timeout_sec", build_timeout)?,
-            agent: phase("agent", &file.agent, None)?,
-            verifier: phase("verifier", &file.verifier, Some(VERIFIER_TIMEOUT))?,
+            agent: self.agent.phase("agent", None, &baseline)?,
+            verifier: self
+                .verifier
+                .phase("verifier", Some(VERIFIER_TIMEOUT), &baseline)?,
         })
-    };
-    built().map_err(wrong)
+    }
+}
+
+impl Environment {
+    /// What holds where a phase says nothing else.
+    fn network(&self) -> Result<String, String> {
+        if self.network_mode.is_none()
+            && self.allowed_hosts.is_empty()
+            && self.allow_internet == Some(false)
+        {
+            return Ok("none".to_owned());
+        }
+        let mode = self.network_mode.as_deref();
+        let own = network("environment", mode, &self.allowed_hosts)?;
+        Ok(own.unwrap_or_else(|| "internet".to_owned()))
+    }
+}
+
+impl Section {
+    fn phase(&self, name: &str, usual: Option<f64>, baseline: &str) -> Result<Phase, String> {
+        let timeout = self.timeout_sec.or(usual);
+        let key = format!("{name}.timeout_sec");
+        let own = network(name, self.network_mode.as_deref(), &self.allowed_hosts)?;
+        Ok(Phase {
+            timeout: timeout.map(|s| seconds(&key, s)).transpose()?,
+            network: own.unwrap_or_else(|| baseline.to_owned()),
+            env: variables(name, &self.env)?,
+        })
+    }
 }
 
 /// A key that is no limit or deadline.
@@ -183,15 +199,12 @@ fn check(section: &str, key: &str, value: &Value, notes: &mut Vec<String>) -> Re
         _ => format!("{section}.{key}"),
     };
     if REFUSED.contains(&(section, key)) {
-        let nothing = match value {
-            Value::Integer(number) => *number == 0,
-            Value::Array(items) => items.is_empty(),
-            Value::String(text) => match key {
-                "user" => text == "root",
-                "os" => text == "linux",
-                "environment_mode" => text == "shared",
-                _ => text.is_empty(),
-            },
+        let nothing = match (value, key) {
+            (Value::Integer(number), _) => *number == 0,
+            (Value::Array(items), _) => items.is_empty(),
+            (Value::String(text), "user") => text == "root",
+            (Value::String(text), "os") => text == "linux",
+            (Value::String(text), "environment_mode") => text == "shared",
             _ => false,
         };
         return match nothing {
@@ -241,85 +254,4 @@ fn image(
             Ok((HarborImage::Built(file, context), workdir))
         }
     }
-}
-
-/// As `--net` takes it; nothing where a section says nothing.
-fn network(section: &str, mode: Option<&str>, hosts: &[String]) -> Result<Option<String>, String> {
-    let key = format!("{section}.network_mode");
-    let mode = match (mode, hosts) {
-        (None, []) => return Ok(None),
-        (None, _) => "allowlist",
-        (Some(mode), _) => mode,
-    };
-    let network = match (mode, hosts) {
-        ("allowlist", []) => {
-            return Err(format!(
-                "{section}.allowed_hosts is empty: write no-network"
-            ));
-        }
-        ("allowlist", hosts) => {
-            let plain = |host: &&String| {
-                let letter = |c: char| c.is_ascii_alphanumeric() || "-.*".contains(c);
-                host.is_empty() || !host.chars().all(letter)
-            };
-            if let Some(host) = hosts.iter().find(plain) {
-                return Err(format!("{section}.allowed_hosts: {host:?} is no host"));
-            }
-            format!("allow:{}", hosts.join(","))
-        }
-        (_, [_, ..]) => {
-            return Err(format!(
-                "{section}.allowed_hosts needs {key} = \"allowlist\""
-            ));
-        }
-        ("public", []) => "internet".to_owned(),
-        ("no-network", []) => "none".to_owned(),
-        (other, []) => return Err(format!("{key} = {other:?} is not known here")),
-    };
-    Ok(Some(network))
-}
-
-fn variables(
-    section: &str,
-    env: &BTreeMap<String, String>,
-) -> Result<Vec<(String, String)>, String> {
-    // What is the host's, keys above all, goes into no sandbox of a model.
-    if let Some((name, _)) = env.iter().find(|(_, value)| value.contains("${")) {
-        return Err(format!(
-            "{section}.env.{name} asks for a variable of the host: write its value, or leave it away"
-        ));
-    }
-    let bad = |(name, value): &(&String, &String)| {
-        name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')
-    };
-    if let Some((name, _)) = env.iter().find(bad) {
-        return Err(format!("{section}.env: {name:?} cannot be set"));
-    }
-    Ok(env.iter().map(|(k, v)| (k.clone(), v.clone())).collect())
-}
-
-fn seconds(key: &str, value: f64) -> Result<Duration, String> {
-    match value {
-        _ if value > 0.0 && value <= MAX_SECONDS => Ok(Duration::from_secs_f64(value)),
-        _ => Err(format!(
-            "{key} = {value} is no number of seconds up to {MAX_SECONDS}"
-        )),
-    }
-}
-
-/// `2G`, `512M`, `100K`.
-fn bytes(key: &str, text: &str) -> Result<u64, String> {
-    let upper = text.trim().to_ascii_uppercase();
-    let number = upper.trim_end_matches('B').trim_end_matches('I');
-    let (digits, shift) = match number.char_indices().last() {
-        Some((at, 'K')) => (number.split_at(at).0, 10),
-        Some((at, 'M')) => (number.split_at(at).0, 20),
-        Some((at, 'G')) => (number.split_at(at).0, 30),
-        _ => ("", 0),
-    };
-    let parsed: Option<u64> = digits.trim().parse().ok();
-    parsed
-        .filter(|count| *count > 0)
-        .and_then(|count| count.checked_mul(1 << shift))
-        .ok_or_else(|| format!("{key} = {text:?} is no size like 512M or 2G"))
 }

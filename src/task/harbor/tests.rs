@@ -117,6 +117,10 @@ fn what_cannot_be_held_is_refused_by_its_key() {
         ("[environment]\nmemory = \"much\"\n", "environment.memory"),
         ("[environment]\nmemory_mb = 0\n", "environment.memory_mb"),
         (
+            "[environment]\nstorage_mb = 9223372036854775807\n",
+            "environment.storage_mb",
+        ),
+        (
             "[environment]\nnetwork_mode = \"lan\"\n",
             "environment.network_mode",
         ),
@@ -150,6 +154,10 @@ fn what_cannot_be_held_is_refused_by_its_key() {
         let error = one(toml).unwrap_err();
         assert!(error.contains(why), "{toml}: {error}");
     }
+}
+
+#[test]
+fn files_that_ask_for_more_are_refused_and_links_too() {
     let root = tempfile::tempdir().unwrap();
     task(root.path(), "");
     write(

@@ -5,10 +5,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::bench::{MAX_REWARD, TestFailure, Tested};
+use super::super::run;
+use crate::agent::Ablation;
+use crate::bench::{MAX_REWARD, Mode, TestFailure, Tested};
 use crate::env::{Captured, Env, EnvError, ExecRequest, FileError, GuestPath};
 use crate::host::{Launcher, Sandbox};
 use crate::outcome::{Cause, LimitHit, Outcome};
+use crate::settings::SettingsError;
 use crate::spec::SandboxSpec;
 use crate::tree::UnpackPolicy;
 
@@ -20,6 +23,30 @@ const GRACE: Duration = Duration::from_secs(60);
 const CAPTURE: usize = 8 << 10;
 /// What a model may have put where tests look: none of it is there when they begin.
 const CLEARED: [&str; 2] = ["tests", "logs/verifier"];
+
+/// Whether tests can judge what is asked for.
+pub(super) fn check(
+    mode: Mode,
+    ablations: &[Ablation],
+    given: [(&'static str, bool); 2],
+) -> Result<(), SettingsError> {
+    if mode == Mode::Llm {
+        let problem = "tests judge the state of a sandbox, and the mode llm has none".to_owned();
+        return Err(run::value("--mode", problem));
+    }
+    if ablations.contains(&Ablation::NoFiles) {
+        let problem = "tests judge files, and no-files leaves none".to_owned();
+        return Err(run::value("--ablation", problem));
+    }
+    match given.into_iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((flag, _)) => {
+            let problem =
+                "task.toml says it for each task; `--ablation no-network` takes the network away";
+            Err(run::value(flag, problem.to_owned()))
+        }
+    }
+}
 
 /// The tests of one task.
 #[derive(Debug)]
