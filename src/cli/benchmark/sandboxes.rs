@@ -169,6 +169,7 @@ impl<'a> Asked<'a> {
             tests.memory = tests.memory.saturating_add(tests.disk);
         }
         tests.disk = tests.disk.saturating_add(tests.disk / 2);
+        tests.inodes = tests.inodes.saturating_add(tests.inodes / 2);
         let needed = [
             ("memory", task.memory.is_some()),
             ("cpus", task.cpus.is_some()),
