@@ -137,7 +137,7 @@ fn the_state_that_a_model_leaves_is_all_that_counts() {
 #[test]
 fn tests_without_a_reward_are_no_zero() {
     let bench = Bench::new();
-    let settings = format!("{SETTINGS}[verifier]\ntimeout_sec = 1\n");
+    let hurried = format!("{SETTINGS}[verifier]\ntimeout_sec = 1\n");
     let cases = [
         (
             "hangs",
@@ -162,14 +162,15 @@ fn tests_without_a_reward_are_no_zero() {
         ("gone", "mkdir /logs/verifier/reward.json", Value::Null),
     ];
     for (name, tests, _) in &cases {
-        task(&bench, name, &settings, tests);
+        let own = if *name == "hangs" { &hurried } else { SETTINGS };
+        task(&bench, name, own, tests);
         plays(&bench, name, "true");
     }
     let json = "echo '{\"reward\": 0.25, \"speed\": 7}' > /logs/verifier/reward.json";
-    task(&bench, "json", &settings, json);
+    task(&bench, "json", SETTINGS, json);
     plays(&bench, "json", "true");
     // Who takes the shell away that tests need gets no score for it, and costs nobody another run.
-    task(&bench, "breaks", &settings, TESTS);
+    task(&bench, "breaks", SETTINGS, TESTS);
     plays(&bench, "breaks", "rm /bin/bash /usr/bin/bash");
     bench.replay(&["set", "--num_workers", "2"], 0);
     for (name, _, failure) in &cases {
@@ -214,7 +215,7 @@ fn tests_without_a_reward_are_no_zero() {
 fn limits_and_deadlines_are_the_tasks() {
     let bench = Bench::new();
     let settings =
-        format!("{SETTINGS}memory_mb = 256\nstorage_mb = 64\n[agent]\ntimeout_sec = 2\n");
+        format!("{SETTINGS}memory_mb = 256\nstorage_mb = 64\n[agent]\ntimeout_sec = 4\n");
     task(&bench, "slow", &settings, TESTS);
     plays(&bench, "slow", "echo 42 > out.txt; sleep 600");
     task(&bench, "full", &settings, TESTS);
@@ -470,7 +471,9 @@ fn without_a_new_sandbox_and_its_clearing_the_cheats_pass() {
         // Beside its process.
         let model = start().await;
         run(&model, LURKS).await;
-        assert_eq!(run(&model, tests).await, "found \n1\n");
+        let until_it_did = "for i in {1..1000}; do [ \"$(cat /logs/verifier/reward.txt)\" = 1 ] && break; sleep 0.02; done";
+        let patient = tests.replace("sleep 0.5", until_it_did);
+        assert_eq!(run(&model, &patient).await, "found \n1\n");
         // Carried over the process is gone, in a new sandbox.
         let new = start().await;
         model.seal_into(&new).await.unwrap();
