@@ -63,6 +63,37 @@ impl HeadTail {
     }
 }
 
+/// Where a pipe is read into: little memory until a read fills it. Making 64 KiB takes longer than most commands' output.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    filled: bool,
+}
+
+impl Buffer {
+    pub(crate) fn new() -> Self {
+        Self {
+            bytes: vec![0; 4 << 10],
+            filled: false,
+        }
+    }
+
+    /// Room for the next read.
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        if self.filled {
+            // As much as a pipe holds: pipe(7).
+            self.bytes.resize(64 << 10, 0);
+        }
+        &mut self.bytes
+    }
+
+    /// What was read.
+    pub(crate) fn read(&mut self, count: usize) -> &[u8] {
+        self.filled = count == self.bytes.len();
+        self.bytes.get(..count).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use super::cgroup::Counts;
 use super::idle;
 use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answers, peer_is_gone};
-use super::output::HeadTail;
+use super::output::{Buffer, HeadTail};
 use crate::env::{EnvError, ExitStatus, GuestPath};
 use crate::outcome::LimitHit;
 use crate::wire::{ByteString, Exec, FromInit, ToInit};
@@ -247,7 +247,7 @@ pub(super) async fn capture(
     mut ended: watch::Receiver<bool>,
 ) -> HeadTail {
     let mut kept = HeadTail::new(limit);
-    let mut buffer = vec![0; 64 << 10];
+    let mut buffer = Buffer::new();
     // What outlives the program may print faster than we read: what a pipe holds at most, and no more.
     let mut last_turns = 64;
     loop {
@@ -257,15 +257,15 @@ pub(super) async fn capture(
             return kept;
         }
         let read = if over {
-            read_now(&reader, &mut buffer)
+            read_now(&reader, buffer.room())
         } else {
-            reader.try_read(&mut buffer)
+            reader.try_read(buffer.room())
         };
         match read {
             Ok(0) => return kept,
             Ok(count) => {
                 printed.fetch_add(count as u64, Ordering::Relaxed);
-                kept.push(buffer.get(..count).unwrap_or_default());
+                kept.push(buffer.read(count));
                 // A flood must not keep this thread from the clock.
                 tokio::task::coop::consume_budget().await;
             }

@@ -99,7 +99,8 @@ pub fn size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
 
 /// A terminal that nobody looks at: no echo, but signals for the interrupt character, whatever was set before.
 pub fn make_silent(terminal: BorrowedFd<'_>) -> io::Result<()> {
-    let mut modes = tcgetattr(terminal.as_fd())?;
+    let before = tcgetattr(terminal.as_fd())?;
+    let mut modes = before.clone();
     modes
         .local_flags
         .remove(LocalFlags::ECHO | LocalFlags::ECHOCTL);
@@ -107,6 +108,8 @@ pub fn make_silent(terminal: BorrowedFd<'_>) -> io::Result<()> {
         .local_flags
         .insert(LocalFlags::ISIG | LocalFlags::ICANON);
     modes.control_chars[libc::VINTR] = 3;
-    tcsetattr(terminal.as_fd(), SetArg::TCSANOW, &modes)?;
+    if modes != before {
+        tcsetattr(terminal.as_fd(), SetArg::TCSANOW, &modes)?;
+    }
     Ok(())
 }

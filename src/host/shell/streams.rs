@@ -11,7 +11,7 @@ use super::{Shell, TURNS};
 use crate::env::{Captured, EnvError, FullCopy, GuestPath};
 use crate::host::files::Sink;
 use crate::host::init::Init;
-use crate::host::output::HeadTail;
+use crate::host::output::{Buffer, HeadTail};
 use crate::host::process::{host_failed, read_now};
 
 /// Bytes of each stream kept for the model, before it is cut further to lines.
@@ -61,7 +61,7 @@ pub(super) struct Stream {
     kept: HeadTail,
     path: GuestPath,
     copy: Option<Sink>,
-    buffer: Vec<u8>,
+    buffer: Buffer,
 }
 
 impl Stream {
@@ -72,7 +72,7 @@ impl Stream {
             kept: HeadTail::new(CAPTURE),
             path: GuestPath::new(format!("/tmp/command-{number}-{name}.txt")),
             copy: None,
-            buffer: vec![0; 64 << 10],
+            buffer: Buffer::new(),
         })
     }
 
@@ -88,7 +88,7 @@ impl Stream {
     async fn drain(&mut self, link: &Arc<Init>) {
         // A daemon may print faster than we read: what a pipe holds at most, and no more.
         for _ in 0..TURNS {
-            match read_now(&self.pipe, &mut self.buffer) {
+            match read_now(&self.pipe, self.buffer.room()) {
                 Ok(count @ 1..) => self.keep(count, link).await,
                 end => return self.closed = matches!(end, Ok(0)),
             }
@@ -97,7 +97,7 @@ impl Stream {
 
     /// Takes some output, if there is any. Not cancel-safe.
     pub(super) async fn take(&mut self, link: &Arc<Init>) {
-        match self.pipe.try_read(&mut self.buffer) {
+        match self.pipe.try_read(self.buffer.room()) {
             Ok(0) => self.closed = true,
             Ok(count) => self.keep(count, link).await,
             Err(_) => {}
@@ -105,7 +105,7 @@ impl Stream {
     }
 
     async fn keep(&mut self, count: usize, link: &Arc<Init>) {
-        let chunk = self.buffer.get(..count).unwrap_or_default();
+        let chunk = self.buffer.read(count);
         if self.copy.is_none()
             && self.kept.total() + count as u64 > CAPTURE as u64
             && !self.kept.overflowed()
