@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ledger::Ledger;
 use super::plan::Job;
-use super::summary::{interval, problem_means};
+use super::summary::{interval, problem_means, share};
 use crate::task::Task;
 
 /// A run as it is compared.
@@ -41,6 +41,9 @@ pub struct Comparison {
     pub worse: usize,
 }
 
+/// Mean score of each problem that has one, by the id of its row.
+type Means = BTreeMap<String, f64>;
+
 /// Compares by the ids of the rows; samples of one problem are averaged first.
 #[must_use]
 pub fn compare(first: Side<'_>, second: Side<'_>) -> Comparison {
@@ -50,31 +53,36 @@ pub fn compare(first: Side<'_>, second: Side<'_>) -> Comparison {
 /// The same for each field of knowledge, as the first run has them.
 #[must_use]
 pub fn compare_domains(first: Side<'_>, second: Side<'_>) -> BTreeMap<String, Comparison> {
-    let (a, b) = (means(first), means(second));
     let rows = first.task.rows.iter();
     let domain: BTreeMap<&str, &str> = rows.map(|row| (row.id(), row.domain())).collect();
+    let (a, b, none) = (split(&domain, first), split(&domain, second), Means::new());
+    let of_it = |name| of(a.get(name).unwrap_or(&none), b.get(name).unwrap_or(&none));
     let names: BTreeSet<&str> = domain.values().copied().collect();
-    let part = |means: &BTreeMap<String, f64>, name: &str| -> BTreeMap<String, f64> {
-        let of_it = |id: &str| domain.get(id) == Some(&name);
-        let chosen = means.iter().filter(|(id, _)| of_it(id));
-        chosen.map(|(id, mean)| (id.clone(), *mean)).collect()
-    };
     names
         .into_iter()
-        .map(|name| (name.to_owned(), of(&part(&a, name), &part(&b, name))))
+        .map(|name| (name.to_owned(), of_it(name)))
         .collect()
 }
 
-fn of(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> Comparison {
+/// By field of knowledge.
+fn split<'a>(domain: &BTreeMap<&str, &'a str>, side: Side<'_>) -> BTreeMap<&'a str, Means> {
+    let mut parts: BTreeMap<&str, Means> = BTreeMap::new();
+    for (id, mean) in means(side) {
+        if let Some(name) = domain.get(id.as_str()) {
+            parts.entry(name).or_default().insert(id, mean);
+        }
+    }
+    parts
+}
+
+fn of(a: &Means, b: &Means) -> Comparison {
     let pairs: Vec<(f64, f64)> = a
         .iter()
         .filter_map(|(id, score)| Some((*score, *b.get(id)?)))
         .collect();
     let differences: Vec<Vec<f64>> = pairs.iter().map(|(a, b)| vec![b - a]).collect();
     let mean = |pick: fn(&(f64, f64)) -> f64| -> Option<f64> {
-        #[expect(clippy::cast_precision_loss, reason = "a count of problems")]
-        let count = pairs.len() as f64;
-        (!pairs.is_empty()).then(|| pairs.iter().map(pick).sum::<f64>() / count)
+        (!pairs.is_empty()).then(|| share(pairs.iter().map(pick).sum(), pairs.len()))
     };
     Comparison {
         n: pairs.len(),
@@ -88,7 +96,7 @@ fn of(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> Comparison {
     }
 }
 
-fn means(side: Side<'_>) -> BTreeMap<String, f64> {
+fn means(side: Side<'_>) -> Means {
     problem_means(side.ledger, side.jobs)
         .into_iter()
         .filter_map(|(row, mean)| Some((side.task.rows.get(row)?.id().to_owned(), mean)))

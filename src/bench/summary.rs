@@ -104,7 +104,7 @@ fn mean<'a>(problems: impl Iterator<Item = &'a Vec<f64>>) -> Option<f64> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
-fn share(sum: f64, count: usize) -> f64 {
+pub(super) fn share(sum: f64, count: usize) -> f64 {
     sum / count as f64
 }
 
