@@ -85,6 +85,14 @@ impl Made {
         folder
     }
 
+    /// The same of another model.
+    pub(crate) fn named(&self, model: &'static str) -> Self {
+        Self {
+            model,
+            ..self.clone()
+        }
+    }
+
     fn rows(&self) -> Vec<Value> {
         let row = |at: u64| {
             let domain = DOMAINS[usize::try_from(at).unwrap() % DOMAINS.len()];

@@ -200,6 +200,86 @@ fn no_text_of_a_run_becomes_part_of_the_page() {
     fits(&mut browser, 390);
 }
 
+#[test]
+fn a_run_of_one_or_two_samples_is_drawn_at_numbers() {
+    for problems in [1, 2] {
+        let bench = Bench::new();
+        let few = Made {
+            problems,
+            ..Made::default()
+        };
+        let folder = few.write(&bench.path(""), "few");
+        let page = std::fs::read_to_string(reported(&bench, &[&folder])).unwrap();
+        assert!(page.contains("<polyline"), "{problems}");
+        assert!(
+            !page.contains("inf\"") && !page.contains("NaN"),
+            "{problems}"
+        );
+    }
+}
+
+#[test]
+fn runs_of_equal_names_are_told_apart_and_named_as_they_are() {
+    let bench = Bench::new();
+    let run = Made {
+        problems: 5,
+        model: "a & b",
+        ..Made::default()
+    };
+    let other = Made {
+        plain: true,
+        ..run.clone()
+    };
+    let folders = ["one", "two", "three"].map(|name| {
+        let made = if name == "three" { &other } else { &run };
+        made.write(&bench.path(""), name)
+    });
+    let page = reported(&bench, &[&folders[0], &folders[1], &folders[2]]);
+    let page = std::fs::read_to_string(page).unwrap();
+    for name in ["sandbox (2) against this run", "plain against this run"] {
+        assert!(page.contains(&format!("<h3>{name}</h3>")), "{name}");
+    }
+    // Each run once, and no field between them.
+    let sums = page.split("<h3>Tokens of a sample</h3>").nth(1).unwrap();
+    let sums = sums.split("</table>").next().unwrap();
+    assert_eq!(sums.matches("<th scope=\"row\">").count(), 3, "{sums}");
+    let page = reported(
+        &bench,
+        &[
+            &folders[0],
+            &other.named("c & d").write(&bench.path(""), "four"),
+        ],
+    );
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<h3>c &amp; d, plain against this run</h3>"));
+    let many = [folders[0].to_str().unwrap(); 7];
+    let output = finish(bench.verb(&[&["report"], &many[..]].concat(), true));
+    assert_eq!(code(&output), 2, "{}", stderr(&output));
+}
+
+#[test]
+fn a_turn_of_very_many_calls_is_bounded_on_the_page() {
+    let bench = Bench::new();
+    let run = Made {
+        problems: 5,
+        turns: 1,
+        ..Made::default()
+    };
+    let folder = run.write(&bench.path(""), "run");
+    let record = folder.join("samples/math_0000/1/trajectory.jsonl");
+    let mut text = std::fs::read_to_string(&record).unwrap();
+    let call = text
+        .lines()
+        .find(|line| line.contains("\"tool_call\""))
+        .unwrap();
+    let end = text.find(call).unwrap();
+    text.insert_str(end, &format!("{call}\n").repeat(20_000));
+    std::fs::write(&record, text).unwrap();
+    let page = std::fs::read_to_string(reported(&bench, &[&folder])).unwrap();
+    assert!(page.contains("more entries of this turn left out"));
+    assert!(page.len() < 400_000, "{} bytes", page.len());
+}
+
 /// Of the children of a shell: the last line of its `times`, as `0m1.250s 0m0.130s`.
 fn cpu_time(told: &str) -> Duration {
     let last = told.lines().last().unwrap();
@@ -382,7 +462,7 @@ fn screenshots() {
         browser.window(width, height, dark);
         browser.open(&page);
         browser.eval(place);
-        let png = browser.screenshot(None);
+        let png = browser.screenshot();
         assert!(
             png.starts_with(b"\x89PNG") && png.len() > 10_000,
             "{name}: {} bytes",

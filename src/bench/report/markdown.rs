@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::text::{DASH, is_unseen, part};
 use super::{Other, Report};
 
 /// Samples that are listed with the reason for their score; all of them are in the JSON.
@@ -62,11 +63,7 @@ impl Report {
         for (name, domain) in &self.domains {
             let (words, facts) = (domain.capabilities.words.all, domain.capabilities.facts.all);
             let both = |said: u64, done: u64| {
-                format!(
-                    "{} / {}",
-                    share(said, words.turns),
-                    share(done, facts.turns)
-                )
+                format!("{} / {}", part(said, words.turns), part(done, facts.turns))
             };
             let _ = writeln!(
                 out,
@@ -105,7 +102,7 @@ impl Report {
             sums.waiting_s,
             sums.total_s,
             sums.queries_per_minute
-                .map_or_else(|| "–".to_owned(), |rate| format!("{rate:.2}"))
+                .map_or_else(|| DASH.to_owned(), |rate| format!("{rate:.2}"))
         );
     }
 
@@ -178,23 +175,13 @@ fn beside(report: &Report, other: &Other, out: &mut String) {
 }
 
 fn number(value: Option<f64>) -> String {
-    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"))
+    value.map_or_else(|| DASH.to_owned(), |value| format!("{value:.4}"))
 }
 
 fn range(interval: Option<[f64; 2]>) -> String {
     interval.map_or_else(
-        || "–".to_owned(),
+        || DASH.to_owned(),
         |[low, high]| format!("{low:.4} to {high:.4}"),
-    )
-}
-
-fn share(part: u64, of: u64) -> String {
-    if of == 0 {
-        return "–".to_owned();
-    }
-    format!(
-        "{:.1} %",
-        super::totals::real(part) * 100.0 / super::totals::real(of)
     )
 }
 
@@ -207,9 +194,7 @@ fn cell(text: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {
-                out.push('\u{fffd}');
-            }
+            c if is_unseen(c) => out.push('\u{fffd}'),
             c if c.is_control() => out.push(' '),
             c => out.push(c),
         }

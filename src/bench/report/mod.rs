@@ -9,6 +9,7 @@ mod gather;
 mod html;
 mod markdown;
 mod reason;
+mod text;
 mod totals;
 mod turns;
 
@@ -26,6 +27,9 @@ use super::compare::Comparison;
 use super::ledger::Status;
 use super::manifest::Manifest;
 use super::summary::Summary;
+
+/// Runs that one can be put beside: each has a colour of its own.
+pub const MAX_OTHERS: usize = 5;
 
 /// One run.
 #[derive(Debug, Clone, Serialize)]

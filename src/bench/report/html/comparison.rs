@@ -2,7 +2,7 @@
 
 use super::chart::{Bar, Dot, Figure, Row, SERIES, Table, bars, dots};
 use super::scores::{range, score, shares};
-use super::text::{DASH, count, line};
+use super::text::{DASH, count};
 use super::{begin, end};
 use crate::bench::compare::Comparison;
 use crate::bench::report::{Other, Report, Totals};
@@ -77,7 +77,7 @@ fn difference(report: &Report, other: &Other, name: &str) -> Figure {
     let reach = (reach * 10.0).ceil() / 10.0;
     let pair = &other.comparison;
     Figure {
-        title: format!("{} against this run", line(name, 60)),
+        title: format!("{} against this run", name),
         note: format!(
             "{} problems, {} left out; the other is better on {}, worse on {}.",
             count(pair.n as u64),
@@ -98,7 +98,6 @@ fn difference(report: &Report, other: &Other, name: &str) -> Figure {
             }
         }),
         table,
-        wide: false,
     }
 }
 
@@ -183,6 +182,5 @@ fn costs(report: &Report) -> Figure {
         legend: super::scores::legend(report).into_iter().skip(1).collect(),
         svg: bars(&rows, largest),
         table,
-        wide: false,
     }
 }

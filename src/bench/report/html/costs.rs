@@ -1,5 +1,6 @@
 //! Tokens, time, memory and disk.
 
+use super::capabilities::few;
 use super::chart::{Bar, Figure, Line, Row, Table, lines, stacked};
 use super::text::{DASH, bytes, count, percent, ratio, short_count, time};
 use super::{begin, end};
@@ -70,7 +71,7 @@ fn whose(report: &Report) -> Vec<(String, &Totals)> {
         .map(|(name, run)| (if several { name } else { "All".to_owned() }, &run.totals))
         .collect();
     let domains = report.drawn();
-    if domains.len() > 1 {
+    if !several && domains.len() > 1 {
         for (name, domain) in domains {
             let name = report.name_of(name).to_owned();
             all.push((name, &domain.totals));
@@ -123,20 +124,13 @@ fn parts(
             show(row.bars.iter().map(|bar| bar.value).sum())
         }),
         table,
-        wide: false,
     }
 }
 
 fn by_turn(report: &Report) -> Figure {
     let mut table = Table::new(&["Turn", "Samples", "Model", "Tools", "Tokens written"]);
     let (mut model, mut tools) = (Vec::new(), Vec::new());
-    let few = report
-        .by_turn
-        .iter()
-        .map(|turn| turn.turns)
-        .max()
-        .unwrap_or(0)
-        .min(3);
+    let few = few(report.by_turn.iter().map(|turn| turn.turns));
     for (at, turn) in (1_u32..).zip(&report.by_turn) {
         if turn.turns == 0 {
             continue;
@@ -154,16 +148,14 @@ fn by_turn(report: &Report) -> Figure {
             tools.push((f64::from(at), turn.tools_s / n));
         }
     }
-    let last = model.last().map_or(1.0, |point| point.0);
     let max = model
         .iter()
         .chain(&tools)
         .map(|point| point.1)
         .fold(0.0, f64::max);
-    let ticks = [1.0, f64::midpoint(1.0, last).round(), last].map(|at| (at, format!("{at:.0}")));
     Figure {
         title: "Time of a turn".into(),
-        note: "Mean of the n-th turns.".into(),
+        note: format!("Mean of the n-th turns, where {few} or more samples have one."),
         legend: vec![("s1".into(), "Model".into()), ("s2".into(), "Tools".into())],
         svg: lines(
             &[
@@ -177,11 +169,9 @@ fn by_turn(report: &Report) -> Figure {
                 },
             ],
             max,
-            &ticks,
             time,
         ),
         table,
-        wide: false,
     }
 }
 

@@ -256,7 +256,6 @@ fn by_domain(report: &Report) -> Figure {
         legend: legend(report),
         svg: dots(&rows, bounds, None, tick),
         table,
-        wide: false,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::trajectory::Event;
 
 /// Bytes of one sample; the middle of a longer one is left out.
 const MAX_SAMPLE: usize = 192 << 10;
-/// Of these, for its end.
+/// Of these, for its end, and for each turn: a model may make any number of calls in one.
 const MAX_TAIL: usize = MAX_SAMPLE / 3;
 /// Characters of the problem, a thought or a reasoning, of a call, and of an observation.
 const PROBLEM: usize = 3000;
@@ -47,6 +47,8 @@ pub(in crate::bench::report) struct View {
     omitted: u64,
     turn: String,
     notes: usize,
+    /// Of the turn, for want of room.
+    cut: u64,
 }
 
 impl Trajectories {
@@ -112,6 +114,7 @@ impl Trajectories {
             omitted: 0,
             turn: String::new(),
             notes: 0,
+            cut: 0,
         })
     }
 
@@ -175,6 +178,18 @@ impl Trajectories {
 impl View {
     /// Takes the next event.
     pub(in crate::bench::report) fn event(&mut self, event: &Event) {
+        if matches!(event, Event::Completion { .. }) {
+            self.close();
+        }
+        let before = self.turn.len();
+        self.add(event);
+        if self.turn.len() > MAX_TAIL {
+            self.turn.truncate(before);
+            self.cut += 1;
+        }
+    }
+
+    fn add(&mut self, event: &Event) {
         match event {
             Event::Completion { .. } => self.completion(event),
             Event::ToolCall {
@@ -213,7 +228,6 @@ impl View {
         else {
             return;
         };
-        self.close();
         let _ = write!(
             self.turn,
             "<section class=\"turn\"><h4>Turn {step}<span class=\"aside\">{}",
@@ -386,6 +400,13 @@ impl View {
             return;
         }
         let mut turn = std::mem::take(&mut self.turn);
+        if self.cut > 0 {
+            let cut = count(std::mem::take(&mut self.cut));
+            let _ = writeln!(
+                turn,
+                "<p class=\"gap\">⋯ {cut} more entries of this turn left out ⋯</p>"
+            );
+        }
         if turn.starts_with("<section") {
             turn.push_str("</section>\n");
         }

@@ -1,4 +1,4 @@
-//! Text on its way into the page. Models, sandboxes and servers wrote it: nothing of it is markup, turns the direction of what
+//! Text on its way into a report. Models, sandboxes and servers wrote it: nothing of it is markup, turns the direction of what
 //! stands beside it, or is longer than it may be.
 
 use std::borrow::Cow;
@@ -32,20 +32,24 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
 }
 
 fn is_special(c: char) -> bool {
-    matches!(c, '&' | '<' | '>' | '"' | '\'')
-        || c.is_control()
-        || matches!(
-            c,
-            // Soft hyphen; zero-width and direction marks; separators; embeddings; isolates; tags; noncharacters.
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{fff9}'..='\u{ffff}'
-                | '\u{e0000}'..='\u{e0fff}'
-        )
+    matches!(c, '&' | '<' | '>' | '"' | '\'') || c.is_control() || is_unseen(c)
+}
+
+/// Turns the direction of writing, or is not seen.
+pub(super) fn is_unseen(c: char) -> bool {
+    matches!(
+        c,
+        // Soft hyphen; zero-width and direction marks; separators; embeddings; isolates; annotations; noncharacters; tags.
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{fffe}'..='\u{ffff}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 /// One line of text.
@@ -118,7 +122,7 @@ pub(super) fn time(seconds: f64) -> String {
 
 /// `512 B`, `4.0 KiB`, `1.1 GiB`.
 pub(super) fn bytes(number: u64) -> String {
-    let mut value = super::real(number);
+    let mut value = super::totals::real(number);
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {
             let decimals = usize::from(unit != "B" && value < 100.0);
@@ -140,7 +144,7 @@ pub(super) fn part(part: u64, of: u64) -> String {
 }
 
 pub(super) fn ratio(part: u64, of: u64) -> Option<f64> {
-    (of > 0).then(|| super::real(part) / super::real(of))
+    (of > 0).then(|| super::totals::real(part) / super::totals::real(of))
 }
 
 /// What is not known.
