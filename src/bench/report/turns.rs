@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::totals::TokenOrigin;
+use super::totals::{TokenOrigin, add};
 use crate::bench::ledger::Record;
 use crate::trajectory::Event;
 
@@ -65,7 +65,7 @@ impl Turns {
             if let Some(turn) = self.turn(*step) {
                 turn.turns += 1;
                 turn.model_s += seconds(*model_us);
-                turn.completion_tokens += completion;
+                add(&mut turn.completion_tokens, completion);
             }
         }
         if let Event::ToolResult { step, tool_us, .. } = event
