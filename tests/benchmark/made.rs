@@ -25,6 +25,8 @@ pub(crate) struct Made {
     pub(crate) turns: u64,
     /// Share of a hundred that is solved.
     pub(crate) solves: u64,
+    /// Every sample fails through no fault of the model.
+    pub(crate) fails: bool,
     /// Instead of what a model would say, do and be shown.
     pub(crate) text: Option<String>,
 }
@@ -38,6 +40,7 @@ impl Default for Made {
             repeat: 1,
             turns: 8,
             solves: 55,
+            fails: false,
             text: None,
         }
     }
@@ -142,7 +145,7 @@ impl Made {
                 .unwrap(),
         )
         .unwrap();
-        let dice = random.below(100);
+        let dice = if self.fails { 99 } else { random.below(100) };
         let right = dice + 7 * difficulty < self.solves + 14;
         let turns = match self.plain {
             true => 1,

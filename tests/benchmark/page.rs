@@ -210,12 +210,46 @@ fn a_run_of_one_or_two_samples_is_drawn_at_numbers() {
         };
         let folder = few.write(&bench.path(""), "few");
         let page = std::fs::read_to_string(reported(&bench, &[&folder])).unwrap();
-        assert!(page.contains("<polyline"), "{problems}");
+        for title in ["By turn", "Time of a turn"] {
+            let figure = figure(&page, title);
+            assert!(figure.contains("<polyline"), "{title} of {problems}");
+        }
+        let n = format!("n = {problems}</text>");
+        assert!(figure(&page, "Score by field").contains(&n));
         assert!(
             !page.contains("inf\"") && !page.contains("NaN"),
             "{problems}"
         );
     }
+}
+
+/// The part of a page under a title.
+fn figure<'a>(page: &'a str, title: &str) -> &'a str {
+    let after = page.split(&format!("<h3>{title}</h3>")).nth(1);
+    after.unwrap().split("</figure>").next().unwrap()
+}
+
+#[test]
+fn a_run_without_scores_or_turns_has_no_empty_pictures() {
+    let bench = Bench::new();
+    let failed = Made {
+        problems: 7,
+        plain: true,
+        fails: true,
+        ..Made::default()
+    };
+    let folder = failed.write(&bench.path(""), "failed");
+    for sample in std::fs::read_dir(folder.join("samples")).unwrap() {
+        std::fs::remove_dir_all(sample.unwrap().path()).unwrap();
+    }
+    let page = std::fs::read_to_string(reported(&bench, &[&folder])).unwrap();
+    assert!(page.contains("<b>none</b><span>mean score</span>"));
+    assert!(page.contains("7 samples of 5 fields with one plain answer, 1 of each row.</p>"));
+    let scores = figure(&page, "Score by field");
+    assert!(
+        !scores.contains("<svg") && scores.contains("<td>–</td>"),
+        "{scores}"
+    );
 }
 
 #[test]
@@ -240,8 +274,7 @@ fn runs_of_equal_names_are_told_apart_and_named_as_they_are() {
         assert!(page.contains(&format!("<h3>{name}</h3>")), "{name}");
     }
     // Each run once, and no field between them.
-    let sums = page.split("<h3>Tokens of a sample</h3>").nth(1).unwrap();
-    let sums = sums.split("</table>").next().unwrap();
+    let sums = figure(&page, "Tokens of a sample");
     assert_eq!(sums.matches("<th scope=\"row\">").count(), 3, "{sums}");
     let page = reported(
         &bench,

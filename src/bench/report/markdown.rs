@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::text::{DASH, is_unseen, part};
 use super::{Other, Report};
+use crate::bench::manifest::Mode;
 
 /// Samples that are listed with the reason for their score; all of them are in the JSON.
 const LISTED: usize = 200;
@@ -17,11 +18,14 @@ impl Report {
         let mode = serde_json::to_value(config.mode).unwrap_or_default();
         let _ = writeln!(
             out,
-            "Mode {}, {} sample(s) of each row, at most {} turns, run `{}`.\n",
+            "Mode {}, {} sample(s) of each row, at most {} turn(s), run {}.\n",
             mode.as_str().unwrap_or(""),
             config.repeat,
-            config.max_steps,
-            self.run.digest.get(..12).unwrap_or("")
+            match config.mode {
+                Mode::LlmInSandbox => config.max_steps,
+                Mode::Llm => 1,
+            },
+            cell(self.run.digest.get(..12).unwrap_or(""))
         );
         self.scores(&mut out);
         for other in &self.others {
@@ -54,8 +58,10 @@ impl Report {
         }
         out.push_str("\nWhat is pending, failed by infrastructure or not done is in no mean.\n\n");
         for (k, rate) in &self.summary.pass_at {
-            let _ = writeln!(out, "- pass@{k}: {rate:.4}");
+            let n = self.summary.pass_at_n.get(k).unwrap_or(&0);
+            let _ = writeln!(out, "- pass@{k}: {rate:.4}, over {n} problem(s)");
         }
+        out.push('\n');
     }
 
     fn capabilities(&self, out: &mut String) {

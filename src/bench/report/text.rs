@@ -54,7 +54,11 @@ pub(super) fn is_unseen(c: char) -> bool {
 
 /// One line of text.
 pub(super) fn line(text: &str, limit: usize) -> String {
-    let flat: String = clip(text, limit)
+    let text = match ends(text, limit) {
+        Some((before, _, after)) => Cow::Owned([before, "…", after].concat()),
+        None => Cow::Borrowed(text),
+    };
+    let flat: String = text
         .chars()
         .map(|c| if matches!(c, '\n' | '\t') { ' ' } else { c })
         .collect();
@@ -63,25 +67,31 @@ pub(super) fn line(text: &str, limit: usize) -> String {
 
 /// The beginning and the end of a text that is too long, with what is left out between them.
 pub(super) fn clip(text: &str, limit: usize) -> Cow<'_, str> {
+    let Some((before, left_out, after)) = ends(text, limit) else {
+        return Cow::Borrowed(text);
+    };
+    let left_out = count(left_out.chars().count() as u64);
+    let gap = format!("\n⋯ {left_out} characters left out ⋯\n");
+    Cow::Owned([before, &gap, after].concat())
+}
+
+/// Beginning, middle and end of a text that is too long.
+fn ends(text: &str, limit: usize) -> Option<(&str, &str, &str)> {
     // No character is shorter than a byte.
     if text.len() <= limit {
-        return Cow::Borrowed(text);
+        return None;
     }
     let mut places = text.char_indices().map(|(at, _)| at);
     let (head, tail) = (limit - limit / 3, limit / 3);
-    let Some(begin) = places.nth(head) else {
-        return Cow::Borrowed(text);
-    };
+    let begin = places.nth(head)?;
     let end = text.char_indices().rev().map(|(at, _)| at);
-    let end = end.take(tail).last().unwrap_or(text.len()).max(begin);
-    if end == begin {
-        return Cow::Borrowed(text);
+    let end = end.take(tail).last().unwrap_or(text.len());
+    if end <= begin {
+        return None;
     }
     let (before, rest) = text.split_at(begin);
     let (left_out, after) = rest.split_at(end - begin);
-    let left_out = left_out.chars().count() as u64;
-    let gap = format!("\n⋯ {} characters left out ⋯\n", count(left_out));
-    Cow::Owned([before, &gap, after].concat())
+    Some((before, left_out, after))
 }
 
 /// `1,234,567`.
@@ -108,6 +118,28 @@ pub(super) fn short_count(number: f64) -> String {
     }
 }
 
+/// `0.83`, `8.2`, `6,478`.
+pub(super) fn rate(number: f64) -> String {
+    match number {
+        n if n >= 100.0 => short_count(n),
+        n if n >= 1.0 => format!("{n:.1}"),
+        n => format!("{n:.2}"),
+    }
+}
+
+/// `1 turn`, `2 turns`.
+pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
+/// `3 to 4 turns`.
+pub(super) fn turns(from: u64, to: u64) -> String {
+    if from == to {
+        return plural(from, "turn", "turns");
+    }
+    format!("{from} to {to} turns")
+}
+
 /// `0.8 s`, `3.2 min`, `5.1 h`.
 pub(super) fn time(seconds: f64) -> String {
     match seconds {
@@ -115,7 +147,8 @@ pub(super) fn time(seconds: f64) -> String {
         s if s >= 120.0 => format!("{:.1} min", s / 60.0),
         s if s >= 9.95 => format!("{s:.0} s"),
         s if s >= 0.1 => format!("{s:.1} s"),
-        s if s > 0.0 => format!("{:.1} ms", s * 1e3),
+        s if s >= 1e-4 => format!("{:.1} ms", s * 1e3),
+        s if s > 0.0 => format!("{:.0} µs", s * 1e6),
         _ => "0 s".to_owned(),
     }
 }
@@ -202,6 +235,8 @@ mod tests {
         assert!(clipped.contains("999,973 characters left out"), "{clipped}");
         assert!(clipped.chars().count() < 80);
         assert_eq!(line("a\nb\u{1b}", 10), "a b␛");
+        assert_eq!(line("abcdefghi<", 6), "abcd…i&lt;");
+        assert_eq!(line("äöüß", 3), "äö…ß");
     }
 
     #[test]
@@ -209,7 +244,18 @@ mod tests {
         assert_eq!(count(0), "0");
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(short_count(102_900.0), "102.9 K");
-        assert_eq!(time(0.0321), "32.1 ms");
+        assert_eq!(
+            (time(0.0321), time(4e-6)),
+            ("32.1 ms".into(), "4 µs".into())
+        );
+        assert_eq!(
+            [0.25, 8.22, 201_627.7].map(rate),
+            ["0.25", "8.2", "201.6 K"]
+        );
+        assert_eq!(
+            (turns(1, 1), turns(3, 4)),
+            ("1 turn".into(), "3 to 4 turns".into())
+        );
         assert_eq!(
             (short_count(6478.2), short_count(1004.0)),
             ("6,478".into(), "1,004".into())

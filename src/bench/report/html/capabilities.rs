@@ -1,7 +1,7 @@
 //! What the computer was used for: by words and by what happened, side by side.
 
 use super::chart::{Bar, Figure, Line, Row, Table, bars, lines};
-use super::text::{bytes, count, part, percent, ratio, short_count, time};
+use super::text::{bytes, count, part, percent, ratio, short_count, time, turns};
 use super::{begin, end, stat};
 use crate::bench::capability::{Capabilities, CapabilityUse};
 use crate::bench::manifest::Mode;
@@ -148,9 +148,12 @@ fn figure<'a>(
 
 fn by_domain(report: &Report) -> Figure {
     let domains = report.drawn().into_iter();
-    let parts =
-        domains.map(|(name, domain)| (report.name_of(name).to_owned(), &domain.capabilities));
-    figure("By field", "Share of turns.", report, parts)
+    let parts = domains.map(|(name, domain)| {
+        let seen = &domain.capabilities;
+        let n = count(seen.words.all.turns);
+        (format!("{}, n = {n}", report.name_of(name)), seen)
+    });
+    figure("By field", "Share of n turns.", report, parts)
 }
 
 fn by_run(report: &Report) -> Figure {
@@ -227,14 +230,10 @@ fn by_length(report: &Report) -> Figure {
     }
     let parts = bins.iter().filter(|((_, to), _)| *to > 0);
     let parts = parts.map(|((from, to), seen)| {
-        let label = if from == to {
-            format!("{from} turns")
-        } else {
-            format!("{from} to {to} turns")
-        };
-        (label, seen)
+        let n = count(seen.words.all.turns);
+        (format!("{}, n = {n}", turns(*from, *to)), seen)
     });
-    let note = "Share of turns of samples that took so many.";
+    let note = "Share of the n turns of samples that took so many.";
     figure("Against turns", note, report, parts)
 }
 

@@ -75,7 +75,7 @@ impl Figure {
         if !self.note.is_empty() {
             let _ = write!(out, "<p class=\"note\">{}</p>", escape(&self.note));
         }
-        if !self.legend.is_empty() {
+        if !self.legend.is_empty() && !self.svg.is_empty() {
             out.push_str("<ul class=\"legend\">");
             for (class, meaning) in &self.legend {
                 let _ = write!(
@@ -171,8 +171,12 @@ fn more(out: &mut String, y: f64, rows: usize) {
     }
 }
 
-/// Bars beside each other under each label, from 0 to `max`.
+/// Bars beside each other under each label, from 0 to `max`; nothing without a bar.
 pub(super) fn bars(rows: &[Row], max: f64) -> String {
+    let rows: Vec<&Row> = rows.iter().filter(|row| !row.bars.is_empty()).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
     let (bar, gap) = (10.0, 16.0);
     let widest = WIDTH - 62.0;
     let max = if max > 0.0 { max } else { 1.0 };
@@ -200,12 +204,14 @@ pub(super) fn bars(rows: &[Row], max: f64) -> String {
     format!("{}{body}</svg>", open(y + tail))
 }
 
-/// Parts of a whole, one after the other, for each label; `total` is told at its right.
+/// Parts of a whole, one after the other, for each label; `total` is told at its right. Nothing where all are 0.
 pub(super) fn stacked(rows: &[Row], total: impl Fn(&Row) -> String) -> String {
     let (bar, gap) = (16.0, 12.0);
     let sum = |row: &Row| row.bars.iter().map(|bar| bar.value.max(0.0)).sum::<f64>();
     let max = rows.iter().map(sum).fold(0.0, f64::max);
-    let max = if max > 0.0 { max } else { 1.0 };
+    if max <= 0.0 {
+        return String::new();
+    }
     let mut y = 4.0;
     let mut body = String::new();
     for row in rows.iter().take(MAX_ROWS) {
@@ -237,13 +243,16 @@ pub(super) fn stacked(rows: &[Row], total: impl Fn(&Row) -> String) -> String {
     format!("{}{body}</svg>", open(y + tail))
 }
 
-/// Values with intervals on one axis; a thin line stands where `mark` is.
+/// Values with intervals on one axis; a thin line stands where `mark` is. Nothing without a value.
 pub(super) fn dots(
     rows: &[(String, Vec<Dot>)],
     (low, high): (f64, f64),
     mark: Option<f64>,
     tick: impl Fn(f64) -> String,
 ) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
     let (left, right) = (6.0, WIDTH - 62.0);
     let at = |value: f64| left + (value - low) / (high - low) * (right - left);
     let mut y = 4.0;

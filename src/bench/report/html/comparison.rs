@@ -29,6 +29,7 @@ pub(super) fn section(report: &Report, out: &mut String) {
 fn points(value: Option<f64>, as_share: bool) -> String {
     match value {
         None => DASH.to_owned(),
+        Some(0.0) => "0".to_owned(),
         Some(value) if as_share => format!("{:+.1}", value * 100.0),
         Some(value) => format!("{value:+.4}"),
     }
@@ -79,7 +80,12 @@ fn difference(report: &Report, other: &Other, name: &str) -> Figure {
     Figure {
         title: format!("{} against this run", name),
         note: format!(
-            "{} problems, {} left out; the other is better on {}, worse on {}.",
+            "{}{} problems, {} left out; the other is better on {}, worse on {}.",
+            if as_share {
+                "In percentage points. "
+            } else {
+                ""
+            },
             count(pair.n as u64),
             count(pair.excluded as u64),
             count(pair.better as u64),
@@ -91,7 +97,9 @@ fn difference(report: &Report, other: &Other, name: &str) -> Figure {
             ("none".into(), "the interval holds 0".into()),
         ],
         svg: dots(&rows, (-reach, reach), Some(0.0), |value| {
-            if as_share {
+            if value == 0.0 {
+                "0".to_owned()
+            } else if as_share {
                 format!("{:+.0}", value * 100.0)
             } else {
                 format!("{value:+.1}")

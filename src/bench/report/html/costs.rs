@@ -2,7 +2,7 @@
 
 use super::capabilities::few;
 use super::chart::{Bar, Figure, Line, Row, Table, lines, stacked};
-use super::text::{DASH, bytes, count, percent, ratio, short_count, time};
+use super::text::{DASH, bytes, count, percent, rate, ratio, short_count, time};
 use super::{begin, end};
 use crate::bench::manifest::Mode;
 use crate::bench::report::{Report, Totals};
@@ -202,22 +202,22 @@ fn sums(report: &Report) -> Figure {
     row("Samples", &|sums| count(sums.samples));
     row("Turns", &|sums| count(sums.turns));
     row("Tokens of all requests", &|sums| count(sums.prompt_tokens));
-    row("served from a cache", &|sums| count(sums.cached_tokens));
+    row("of these, from a cache", &|sums| count(sums.cached_tokens));
     row("Tokens by the model", &|sums| count(sums.completion_tokens));
     row("Tokens of the environment", &|sums| {
         count(sums.environment_tokens)
     });
-    row("their share", &|sums| {
+    row("share of the environment", &|sums| {
         ratio(sums.environment_tokens, sums.tokens()).map_or_else(|| DASH.into(), percent)
     });
-    row("Time of calls, its share", &|sums| {
+    row("Share of calls in the time", &|sums| {
         share(sums.tools_s, sums.total_s)
     });
-    row("Start-up and teardown", &|sums| {
+    row("of start-up and teardown", &|sums| {
         share(sums.start_s + sums.end_s, sums.total_s)
     });
-    row("At work", &|sums| time(sums.busy_s));
-    row("at once, in the mean", &|sums| {
+    row("Time at work", &|sums| time(sums.busy_s));
+    row("samples at once, in the mean", &|sums| {
         if sums.busy_s > 0.0 {
             format!("{:.1}", sums.total_s / sums.busy_s)
         } else {
@@ -225,8 +225,7 @@ fn sums(report: &Report) -> Figure {
         }
     });
     row("Samples a minute", &|sums| {
-        sums.queries_per_minute
-            .map_or_else(|| DASH.into(), |rate| format!("{rate:.2}"))
+        sums.queries_per_minute.map_or_else(|| DASH.into(), rate)
     });
     Figure {
         title: "Sums".into(),

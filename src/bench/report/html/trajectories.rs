@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use serde_json::{Map, Value};
 
 use super::endings::{mark, sample_name};
-use super::text::{bytes, clip, count, escape, line, time};
+use super::text::{bytes, clip, count, escape, line, plural, time};
 use crate::bench::ledger::Record;
 use crate::outcome::Connection;
 use crate::spec::{Change, Effects};
@@ -71,9 +71,9 @@ impl Trajectories {
         }
         let (class, score) = mark(record.status, record.score);
         let mut head = format!(
-            "<details class=\"sample\"><summary><span class=\"mark {class}\">{score}</span><b><bdi>{}</bdi></b><span class=\"aside\">{} turns · {} · {} tokens written</span></summary>\n",
+            "<details class=\"sample\"><summary><span class=\"mark {class}\">{score}</span><b><bdi>{}</bdi></b><span class=\"aside\">{} · {} · {} tokens written</span></summary>\n",
             sample_name(&record.id, record.repeat),
-            record.steps,
+            plural(record.steps.into(), "turn", "turns"),
             time(record.times.total),
             count(record.usage.completion_tokens)
         );
@@ -156,7 +156,8 @@ impl Trajectories {
         let lead = match (self.pages.len(), self.left_out) {
             (0, 0) => "There are none.".to_owned(),
             (_, 0) => format!(
-                "All {shown} samples: what failed first, then by score. Long texts are cut in the middle."
+                "{}: what failed first, then by score. Long texts are cut in the middle.",
+                plural(self.pages.len() as u64, "sample", "samples")
             ),
             _ => format!(
                 "{shown} samples of {}: what failed first, then the lowest scores. {left_out} are left out to keep this page small; \
@@ -421,10 +422,6 @@ impl View {
             self.omitted += 1;
         }
     }
-}
-
-fn plural(number: u64, one: &str, many: &str) -> String {
-    format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
 fn micros(number: u64) -> String {
