@@ -25,7 +25,7 @@ pub struct Side<'a> {
 pub struct Comparison {
     /// Problems that have a score in both.
     pub n: usize,
-    /// Problems that have one in only one of them, and count for nothing here.
+    /// Problems of either run that lack one in one of them or in both, and count for nothing here.
     pub excluded: usize,
     /// Mean of the first, over the n.
     pub first: Option<f64>,
@@ -41,10 +41,11 @@ pub struct Comparison {
     pub worse: usize,
 }
 
-/// Mean score of each problem that has one, by the id of its row.
-type Means = BTreeMap<String, f64>;
+/// Mean score of each problem that has one. Rows without ids are named by their place, so the expected answer is part of what
+/// makes two problems the same.
+type Means = BTreeMap<(String, String), Option<f64>>;
 
-/// Compares by the ids of the rows; samples of one problem are averaged first.
+/// Compares problem by problem; samples of one problem are averaged first.
 #[must_use]
 pub fn compare(first: Side<'_>, second: Side<'_>) -> Comparison {
     of(&means(first), &means(second))
@@ -55,7 +56,11 @@ pub fn compare(first: Side<'_>, second: Side<'_>) -> Comparison {
 pub fn compare_domains(first: Side<'_>, second: Side<'_>) -> BTreeMap<String, Comparison> {
     let rows = first.task.rows.iter();
     let domain: BTreeMap<&str, &str> = rows.map(|row| (row.id(), row.domain())).collect();
-    let (a, b, none) = (split(&domain, first), split(&domain, second), Means::new());
+    let (a, b, none) = (
+        split(&domain, means(first)),
+        split(&domain, means(second)),
+        Means::new(),
+    );
     let of_it = |name| of(a.get(name).unwrap_or(&none), b.get(name).unwrap_or(&none));
     let names: BTreeSet<&str> = domain.values().copied().collect();
     names
@@ -65,11 +70,11 @@ pub fn compare_domains(first: Side<'_>, second: Side<'_>) -> BTreeMap<String, Co
 }
 
 /// By field of knowledge.
-fn split<'a>(domain: &BTreeMap<&str, &'a str>, side: Side<'_>) -> BTreeMap<&'a str, Means> {
+fn split<'a>(domain: &BTreeMap<&str, &'a str>, means: Means) -> BTreeMap<&'a str, Means> {
     let mut parts: BTreeMap<&str, Means> = BTreeMap::new();
-    for (id, mean) in means(side) {
-        if let Some(name) = domain.get(id.as_str()) {
-            parts.entry(name).or_default().insert(id, mean);
+    for (problem, mean) in means {
+        if let Some(name) = domain.get(problem.0.as_str()) {
+            parts.entry(name).or_default().insert(problem, mean);
         }
     }
     parts
@@ -78,15 +83,16 @@ fn split<'a>(domain: &BTreeMap<&str, &'a str>, side: Side<'_>) -> BTreeMap<&'a s
 fn of(a: &Means, b: &Means) -> Comparison {
     let pairs: Vec<(f64, f64)> = a
         .iter()
-        .filter_map(|(id, score)| Some((*score, *b.get(id)?)))
+        .filter_map(|(problem, score)| Some(((*score)?, (*b.get(problem)?)?)))
         .collect();
     let differences: Vec<Vec<f64>> = pairs.iter().map(|(a, b)| vec![b - a]).collect();
     let mean = |pick: fn(&(f64, f64)) -> f64| -> Option<f64> {
         (!pairs.is_empty()).then(|| share(pairs.iter().map(pick).sum(), pairs.len()))
     };
+    let only_b = b.keys().filter(|problem| !a.contains_key(*problem)).count();
     Comparison {
         n: pairs.len(),
-        excluded: a.len() + b.len() - 2 * pairs.len(),
+        excluded: a.len() + only_b - pairs.len(),
         first: mean(|pair| pair.0),
         second: mean(|pair| pair.1),
         difference: mean(|pair| pair.1 - pair.0),
@@ -97,8 +103,13 @@ fn of(a: &Means, b: &Means) -> Comparison {
 }
 
 fn means(side: Side<'_>) -> Means {
-    problem_means(side.ledger, side.jobs)
-        .into_iter()
-        .filter_map(|(row, mean)| Some((side.task.rows.get(row)?.id().to_owned(), mean)))
+    let scored = problem_means(side.ledger, side.jobs);
+    let rows: BTreeSet<usize> = side.jobs.iter().map(|job| job.row).collect();
+    rows.into_iter()
+        .filter_map(|at| {
+            let row = side.task.rows.get(at)?;
+            let problem = (row.id().to_owned(), row.truth());
+            Some((problem, scored.get(&at).copied()))
+        })
         .collect()
 }

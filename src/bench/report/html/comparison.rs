@@ -15,8 +15,8 @@ pub(super) fn section(report: &Report, out: &mut String) {
         out,
         "beside",
         "Beside other runs",
-        "Only problems that have a score in both count; samples of one problem are averaged first. The difference is the other \
-         run's less this one's, with the interval that holds 95 % of it when problems are drawn again.",
+        "Only problems that have a score in both count, the others are left out; samples of one problem are averaged first. The difference is the other \
+         run's less this one's, with the interval that holds 95 % of it when problems are drawn again; it is clear where that does not hold 0.",
     );
     let sides = report.sides();
     for (other, (name, _)) in report.others.iter().zip(sides.iter().skip(1)) {
@@ -94,7 +94,7 @@ fn difference(report: &Report, other: &Other, name: &str) -> Figure {
         legend: vec![
             ("s1".into(), "better".into()),
             ("s6".into(), "worse".into()),
-            ("none".into(), "the interval holds 0".into()),
+            ("none".into(), "no clear difference".into()),
         ],
         svg: dots(&rows, (-reach, reach), Some(0.0), |value| {
             if value == 0.0 {
