@@ -349,7 +349,7 @@ impl View {
             let size = change
                 .size
                 .map_or_else(String::new, |size| format!(", {}", bytes(size)));
-            self.note(word, &format!("{}{size}", change.path));
+            self.note(&format!("{word}{size}"), &change.path);
             if let Some(diff) = &change.diff {
                 let _ = writeln!(
                     self.turn,
