@@ -201,23 +201,19 @@ fn sums(report: &Report) -> Figure {
     };
     row("Samples", &|sums| count(sums.samples));
     row("Turns", &|sums| count(sums.turns));
-    row("Tokens of all requests", &|sums| count(sums.prompt_tokens));
-    row("of these, from a cache", &|sums| count(sums.cached_tokens));
-    row("Tokens by the model", &|sums| count(sums.completion_tokens));
-    row("Tokens of the environment", &|sums| {
-        count(sums.environment_tokens)
-    });
-    row("share of the environment", &|sums| {
+    row("Tokens sent", &|sums| count(sums.prompt_tokens));
+    row("of these, cached", &|sums| count(sums.cached_tokens));
+    row("Tokens written", &|sums| count(sums.completion_tokens));
+    row("Environment tokens", &|sums| count(sums.environment_tokens));
+    row("their share", &|sums| {
         ratio(sums.environment_tokens, sums.tokens()).map_or_else(|| DASH.into(), percent)
     });
-    row("Share of calls in the time", &|sums| {
-        share(sums.tools_s, sums.total_s)
-    });
-    row("of start-up and teardown", &|sums| {
+    row("Time in calls", &|sums| share(sums.tools_s, sums.total_s));
+    row("in start, end", &|sums| {
         share(sums.start_s + sums.end_s, sums.total_s)
     });
     row("Time at work", &|sums| time(sums.busy_s));
-    row("samples at once, in the mean", &|sums| {
+    row("Samples at once", &|sums| {
         if sums.busy_s > 0.0 {
             format!("{:.1}", sums.total_s / sums.busy_s)
         } else {
