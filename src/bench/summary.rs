@@ -207,6 +207,9 @@ mod tests {
             (low - 0.402).abs() < 0.02 && (high - 0.598).abs() < 0.02,
             "{low} {high}"
         );
+        // Samples of one problem are drawn together: four that are alike tell no more than one.
+        let four: Vec<Vec<f64>> = coin(100).iter().map(|one| one.repeat(4)).collect();
+        assert_eq!(interval(&four), interval(&coin(100)));
         let [narrow, wide] = interval(&coin(1000)).unwrap();
         assert!(low < narrow && wide < high);
         assert_eq!(interval(&coin(100)), interval(&coin(100)));

@@ -78,7 +78,7 @@ fn difference(report: &Report, other: &Other, name: &str) -> Figure {
     let reach = (reach * 10.0).ceil() / 10.0;
     let pair = &other.comparison;
     Figure {
-        title: format!("{} against this run", name),
+        title: format!("{name} against this run"),
         note: format!(
             "{}{} problems, {} left out; the other is better on {}, worse on {}.",
             if as_share {
