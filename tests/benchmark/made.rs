@@ -25,6 +25,8 @@ pub(crate) struct Made {
     pub(crate) turns: u64,
     /// Share of a hundred that is solved.
     pub(crate) solves: u64,
+    /// What the model has to do without.
+    pub(crate) ablations: &'static [&'static str],
     /// Every sample fails through no fault of the model.
     pub(crate) fails: bool,
     /// Instead of what a model would say, do and be shown.
@@ -40,6 +42,7 @@ impl Default for Made {
             repeat: 1,
             turns: 8,
             solves: 55,
+            ablations: &[],
             fails: false,
             text: None,
         }
@@ -123,7 +126,7 @@ impl Made {
             "max_steps": 100, "max_token_limit": 65_536, "max_tokens_per_call": 65_536,
             "max_response_len": 65_536, "cmd_timeout_s": 120.0, "task_timeout_s": null,
             "shell": "persistent", "style": "native", "seccomp": {}, "network": "internet",
-            "repeat": self.repeat,
+            "repeat": self.repeat, "ablations": self.ablations,
         });
         let mut config: bench::RunConfig = serde_json::from_value(config).unwrap();
         config.describe(loaded);

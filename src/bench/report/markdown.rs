@@ -15,11 +15,10 @@ impl Report {
     pub fn to_markdown(&self) -> String {
         let config = &self.run.config;
         let mut out = format!("# {} with {}\n\n", cell(&config.task), cell(&config.model));
-        let mode = serde_json::to_value(config.mode).unwrap_or_default();
         let _ = writeln!(
             out,
             "Mode {}, {} sample(s) of each row, at most {} turn(s), run {}.\n",
-            mode.as_str().unwrap_or(""),
+            self.mode(),
             config.repeat,
             match config.mode {
                 Mode::LlmInSandbox => config.max_steps,

@@ -64,11 +64,11 @@ impl Report {
     fn sides(&self) -> Vec<(String, &Self)> {
         let all = std::iter::once(self).chain(self.others.iter().map(|other| &other.report));
         let all: Vec<&Self> = all.take(chart::SERIES.len()).collect();
-        let same = |pick: fn(&Self) -> &str| all.iter().all(|run| pick(run) == pick(self));
-        let (modes, models) = (same(Self::mode), same(|run| &run.run.config.model));
+        let same = |pick: fn(&Self) -> String| all.iter().all(|run| pick(run) == pick(self));
+        let (modes, models) = (same(Self::mode), same(|run| run.run.config.model.clone()));
         let name = |run: &Self| match (modes, models) {
             (true, true) => run.run.config.task.clone(),
-            (false, true) => run.mode().to_owned(),
+            (false, true) => run.mode(),
             (true, false) => run.run.config.model.clone(),
             (false, false) => format!("{}, {}", run.run.config.model, run.mode()),
         };

@@ -122,7 +122,9 @@ fn facts(report: &Report, out: &mut String) {
     let image = image.map(|digest| format!("{} ({})", config.image, start(digest)));
     let sampling = &config.sampling;
     let or_server = |value: Option<String>| value.unwrap_or_else(|| "the server's".to_owned());
+    let ablations: Vec<String> = config.ablations.iter().map(ToString::to_string).collect();
     let facts = [
+        ("Ablations", ablations.join(", ")),
         ("Run", start(&report.run.digest)),
         ("Image", image.unwrap_or_else(|| "none".to_owned())),
         ("Network", config.network.clone()),
@@ -138,7 +140,10 @@ fn facts(report: &Report, out: &mut String) {
     ];
     out.push_str("<dl class=\"facts\">");
     let without = |name| config.mode == Mode::Llm && matches!(name, "Image" | "Network");
-    for (name, value) in facts.iter().filter(|(name, _)| !without(*name)) {
+    let told = facts
+        .iter()
+        .filter(|(name, value)| !value.is_empty() && !without(*name));
+    for (name, value) in told {
         let _ = write!(
             out,
             "<div><dt>{name}</dt><dd>{}</dd></div>",
