@@ -1,13 +1,12 @@
 //! Starting programs inside.
 
-use std::ffi::CString;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::zygote::exit_now;
-use crate::sys::fork::{Forked, SingleThread, fork};
-use crate::sys::{process, pty};
+use crate::sys::fork::SingleThread;
+use crate::sys::pty;
+use crate::sys::spawn::{Failure, Program, spawn};
 use crate::wire::{ByteString, Exec};
 
 /// What every program gets.
@@ -18,23 +17,12 @@ pub(super) struct Context<'a> {
     pub(super) workdir: &'a str,
 }
 
-/// As in sh: the program was found but could not be run.
-const NOT_EXECUTABLE: u8 = 126;
-/// As in sh: there is no such program.
-const NOT_FOUND: u8 = 127;
-
 /// Starts a program on three descriptors of the host: pipes, or its own null device.
 pub(super) fn start(context: &Context<'_>, request: &Exec, fds: Vec<OwnedFd>) -> io::Result<i32> {
     let stdio: [OwnedFd; 3] = fds
         .try_into()
         .map_err(|_| io::Error::other("three descriptors are needed"))?;
-    match fork(context.thread)? {
-        Forked::Parent(pid) => Ok(pid),
-        Forked::Child => {
-            let _ = nix::unistd::setsid();
-            become_program(context, request, &stdio)
-        }
-    }
+    run(context, request, stdio.each_ref().map(AsFd::as_fd), None)
 }
 
 /// Starts a program on a new terminal of the sandbox, and gives the terminal's master.
@@ -43,100 +31,71 @@ pub(super) fn start_on_terminal(
     request: &Exec,
 ) -> io::Result<(i32, OwnedFd)> {
     let pty = pty::open("/dev/ptmx")?;
-    match fork(context.thread)? {
-        Forked::Parent(pid) => Ok((pid, pty.master)),
-        Forked::Child => {
-            let _ = nix::unistd::setsid();
-            match pty::make_controlling(pty.slave.as_fd()).and_then(|()| copies(&pty.slave)) {
-                Ok(stdio) => become_program(context, request, &stdio),
-                Err(_) => exit_now(NOT_EXECUTABLE),
-            }
-        }
-    }
+    let slave = pty.slave.as_fd();
+    let pid = run(context, request, [slave; 3], Some(slave))?;
+    Ok((pid, pty.master))
 }
 
-fn copies(fd: &OwnedFd) -> io::Result<[OwnedFd; 3]> {
-    Ok([fd.try_clone()?, fd.try_clone()?, fd.try_clone()?])
-}
-
-/// Runs in the child. When the program could not be run it says so on its stderr and ends: it never
-/// returns, for the descriptors that its caller would close are closed.
-pub(super) fn become_program(context: &Context<'_>, request: &Exec, stdio: &[OwnedFd; 3]) -> ! {
-    if take_stdio(stdio).is_err() {
-        exit_now(NOT_EXECUTABLE);
-    }
-    process::reset_signals();
-    exit_now(run(context, request))
-}
-
-/// Makes the three descriptors 0, 1 and 2 and closes all others.
-fn take_stdio(stdio: &[OwnedFd; 3]) -> io::Result<()> {
-    // PID 1 has 0 to 2 open, so none of the three can be one of those numbers.
-    for (fd, number) in stdio.iter().zip(0..) {
-        process::duplicate_to(fd.as_fd(), number)?;
-    }
-    process::close_all_but(&[0, 1, 2])
-}
-
-fn run(context: &Context<'_>, request: &Exec) -> u8 {
-    let cwd = request
+/// Starts a program. One that cannot be run ends as a shell would say it: with 126 or 127, and a line on its standard error.
+pub(super) fn run(
+    context: &Context<'_>,
+    request: &Exec,
+    stdio: [BorrowedFd<'_>; 3],
+    terminal: Option<BorrowedFd<'_>>,
+) -> io::Result<i32> {
+    let directory = request
         .cwd
         .as_ref()
-        .map_or(context.workdir.as_bytes(), |cwd| cwd.0.as_slice());
-    if let Err(error) = nix::unistd::chdir(std::ffi::OsStr::from_bytes(cwd)) {
-        return complain(cwd, &error.into(), NOT_EXECUTABLE);
-    }
+        .map_or(context.workdir.as_bytes(), |cwd| &cwd.0);
+    // What holds a NUL is no string of a program: such a request has no path, and ends as what cannot be run.
+    let strings = request.argv.iter().map(|arg| CString::new(&*arg.0));
+    let argv: Vec<CString> = strings.collect::<Result<_, _>>().unwrap_or_default();
+    let name = argv.first().map_or(c"arguments", CString::as_c_str);
+    let path = CString::new(directory).unwrap_or_default();
     let env = environment(context.env, &request.env);
-    let argv: Result<Vec<CString>, _> = request
-        .argv
-        .iter()
-        .map(|arg| CString::new(arg.0.clone()))
-        .collect();
-    let Ok(argv) = argv else {
-        return complain(
-            b"arguments",
-            &io::Error::other("they hold a NUL"),
-            NOT_EXECUTABLE,
-        );
+    let paths = argv
+        .first()
+        .map_or_else(Vec::new, |name| candidates(name, &env));
+    let program = Program {
+        paths: &paths,
+        argv: &argv,
+        env: &env,
+        directory: &path,
+        stdio,
+        terminal,
     };
-    let Some(name) = argv.first() else {
-        return complain(
-            b"arguments",
-            &io::Error::other("there are none"),
-            NOT_EXECUTABLE,
-        );
-    };
-    let mut error = io::Error::from_raw_os_error(libc::ENOENT);
-    for path in candidates(name, &env) {
-        let failed = process::exec(&path, &argv, &env);
-        match failed.raw_os_error() {
-            Some(libc::ENOENT | libc::ENOTDIR) => {}
-            Some(libc::ENOEXEC) => {
-                // A script without #!, as execvp(3) treats it.
-                let mut shell = vec![CString::from(c"sh"), path.clone()];
-                shell.extend(argv.iter().skip(1).cloned());
-                error = process::exec(c"/bin/sh", &shell, &env);
-                break;
-            }
-            _ => error = failed,
-        }
+    let mut spawned = spawn(context.thread, &program)?;
+    if let Some(Failure::Format(index)) = spawned.failure {
+        // A script without #!, as execvp(3) treats it. The process that found it so ends as an orphan.
+        let mut argv = vec![CString::from(c"sh")];
+        argv.extend(paths.get(index).cloned());
+        argv.extend(program.argv.iter().skip(1).cloned());
+        spawned = spawn(
+            context.thread,
+            &Program {
+                paths: &[CString::from(c"/bin/sh")],
+                argv: &argv,
+                ..program
+            },
+        )?;
     }
-    let missing = error.raw_os_error() == Some(libc::ENOENT);
-    complain(
-        name.as_bytes(),
-        &error,
-        if missing { NOT_FOUND } else { NOT_EXECUTABLE },
-    )
+    if let Some(failure) = spawned.failure {
+        let _ = nix::unistd::write(stdio[2], complaint(name, directory, failure).as_bytes());
+    }
+    Ok(spawned.pid)
 }
 
-fn complain(what: &[u8], error: &io::Error, code: u8) -> u8 {
-    let what = String::from_utf8_lossy(what);
-    let text = match error.raw_os_error() {
-        Some(libc::ENOENT) if code == NOT_FOUND => format!("{what}: not found\n"),
-        _ => format!("{what}: {error}\n"),
+fn complaint(name: &CStr, directory: &[u8], failure: Failure) -> String {
+    let (what, errno) = match failure {
+        Failure::Directory(errno) => (directory, errno),
+        Failure::Program(libc::ENOENT) => {
+            return format!("{}: not found\n", name.to_string_lossy());
+        }
+        Failure::Format(_) => (name.to_bytes(), libc::ENOEXEC),
+        Failure::Streams(errno) | Failure::Program(errno) => (name.to_bytes(), errno),
     };
-    let _ = io::stderr().write_all(text.as_bytes());
-    code
+    let what = String::from_utf8_lossy(what);
+    format!("{what}: {}\n", io::Error::from_raw_os_error(errno))
 }
 
 /// `KEY=VALUE` strings, later ones in place of earlier ones.

@@ -18,8 +18,6 @@ use nix::unistd::mkfifo;
 
 use super::exec::{self, Context};
 use super::processes::{self, Process};
-use super::zygote::exit_now;
-use crate::sys::fork::{Forked, fork};
 use crate::sys::pty;
 use crate::wire::{ByteString, Exec, SHELL_DIRECTORY};
 
@@ -67,20 +65,10 @@ impl Shell {
             }),
             terminal: true,
         };
-        let pid = match fork(context.thread)? {
-            Forked::Parent(pid) => pid,
-            Forked::Child => {
-                let _ = nix::unistd::setsid();
-                // Prompts, traces and complaints about the constant lines are of no interest.
-                let stdio = pty::make_controlling(pty.slave.as_fd())
-                    .and_then(|()| null())
-                    .and_then(|null| Ok([lines, null.try_clone()?, null]));
-                match stdio {
-                    Ok(stdio) => exec::become_program(context, &request, &stdio),
-                    Err(_) => exit_now(126),
-                }
-            }
-        };
+        // Prompts, traces and complaints about the constant lines are of no interest.
+        let null = null()?;
+        let stdio = [lines.as_fd(), null.as_fd(), null.as_fd()];
+        let pid = exec::run(context, &request, stdio, Some(pty.slave.as_fd()))?;
         let shell = Self {
             pid,
             lines: format!("pipe:[{inode}]"),

@@ -177,6 +177,8 @@ fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), Set
     if filtered {
         seccomp::install_inherited().map_err(|e| failure("install seccomp filters", &e))?;
     }
+    // What this program ignores would be ignored in every program inside.
+    process::reset_signals();
     let signals = child_signals().map_err(|e| failure("watch for children", &e))?;
     let mut zygote = Zygote {
         control,

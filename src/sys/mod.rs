@@ -13,6 +13,7 @@ pub mod process;
 pub mod pty;
 pub mod seccomp;
 pub mod socket;
+pub mod spawn;
 pub mod tun;
 
 use std::io;

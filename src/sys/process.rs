@@ -15,6 +15,11 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
         }
         first = fd + 1;
     }
+    close_from(first)
+}
+
+/// Closes every descriptor from this number on.
+pub(super) fn close_from(first: u32) -> io::Result<()> {
     close_range(first, u32::MAX)
 }
 
@@ -54,15 +59,8 @@ pub fn exec_fd(program: BorrowedFd<'_>, argv: &[CString], env: &[CString]) -> io
     io::Error::last_os_error()
 }
 
-/// `execve(2)`; returns only on failure.
-pub fn exec(path: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
-    let (argv, env) = (pointers(argv), pointers(env));
-    // SAFETY: null-terminated arrays of C strings that outlive the call.
-    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
-    io::Error::last_os_error()
-}
-
-fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+/// The array that execve(2) wants, of the strings' own memory.
+pub(super) fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings
         .iter()
         .map(|s| s.as_ptr())

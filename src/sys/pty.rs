@@ -63,7 +63,7 @@ fn named(ptmx: &str, source: io::Error) -> io::Error {
 }
 
 /// Makes the terminal the controlling one of the calling session leader.
-pub fn make_controlling(slave: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn make_controlling(slave: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: TIOCSCTTY takes an int by value; 0 does not steal.
     super::check(unsafe { libc::ioctl(slave.as_raw_fd(), libc::TIOCSCTTY, 0) }.into())?;
     Ok(())

@@ -128,6 +128,32 @@ async fn check_exec(env: &impl Env) {
         ExitStatus::Code(127)
     );
     assert_eq!(run(&["/etc/passwd"]).await.status, ExitStatus::Code(126));
+    assert_eq!(run(&["a\0b"]).await.status, ExitStatus::Code(126));
+    assert_eq!(
+        text(&run(&["no/such"]).await.stderr),
+        "no/such: not found\n"
+    );
+    let path = GuestPath::from("/tmp/script");
+    let result = env.write_file(&path, b"echo script $1", false).await;
+    result.unwrap();
+    run(&["chmod", "+x", "/tmp/script"]).await;
+    let script = run(&["/tmp/script", "one"]).await;
+    assert_eq!(
+        text(&script.stdout),
+        "script one\n",
+        "a script without #! is the shell's"
+    );
+    let signals = run(&["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]).await;
+    for line in text(&signals.stdout).lines() {
+        let bits = line.rsplit('\t').next().unwrap();
+        // Nobody but the C library can reset the two that it has for itself.
+        let of_libc = 0b11 << 31;
+        assert_eq!(
+            u64::from_str_radix(bits, 16).unwrap() & !of_libc,
+            0,
+            "{line}"
+        );
+    }
     let mut request = ExecRequest::new(["sh", "-c", "echo $A; pwd"]);
     request.env = vec![("A".into(), "b c".into())];
     request.cwd = Some(GuestPath::from("/usr"));

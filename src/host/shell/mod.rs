@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answer, Answers};
@@ -233,8 +233,8 @@ impl Shell {
         let end = self.wait(&mut streams, began + limit).await?;
         self.number += 1;
         let failed = end != End::Status(0);
-        self.next = prepare(&self.link, self.number, /*processes*/ failed).await?;
         let captured = streams.finish(self).await;
+        self.next = prepare(&self.link, self.number, /*processes*/ failed).await?;
         if failed || began.elapsed() > BRIEF {
             // A PID 1 that gives no answer is found out by the next request.
             let _ = self.receive_files().await;
@@ -280,7 +280,8 @@ impl Shell {
     async fn wait(&mut self, streams: &mut Streams, deadline: Instant) -> Result<End, EnvError> {
         let mut status_line = StatusLine::default();
         let mut escalation = Escalation::new(deadline);
-        let mut tick = interval(Duration::from_secs(1));
+        let second = Duration::from_secs(1);
+        let mut tick = interval_at(tokio::time::Instant::now() + second, second);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut idle_ticks = 0;
         loop {
@@ -330,7 +331,7 @@ impl Shell {
                     // It waits for a line and yet has sent no status: a DEBUG trap that skips all
                     // commands, say, or a read-only POSIXLY_CORRECT.
                     idle_ticks = if is_idle(&self.link).await? { idle_ticks + 1 } else { 0 };
-                    if idle_ticks > 2 {
+                    if idle_ticks > 1 {
                         kill_command(&self.link, libc::SIGKILL, /*shell*/ true).await?;
                         return Ok(End::Broken);
                     }
