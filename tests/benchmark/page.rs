@@ -177,7 +177,7 @@ fn no_text_of_a_run_becomes_part_of_the_page() {
     assert_eq!(text.matches("<style>").count(), 1);
     assert!(text.contains("&lt;script&gt;") && text.contains("⟨202E⟩") && text.contains("␛[2J"));
     let markdown = std::fs::read_to_string(folder.join("report.md")).unwrap();
-    for odd in ['\u{202e}', '\u{1b}', '\0'] {
+    for odd in ['\u{202e}', '\u{200b}', '\u{1b}', '\0'] {
         assert!(!markdown.contains(odd), "{odd:?}");
     }
     assert!(!markdown.replace("\\<", "").contains('<'), "{markdown}");
