@@ -139,9 +139,10 @@ impl Totals {
 
     /// Makes what needs all samples.
     pub(super) fn finish(&mut self) {
+        // Nobody knows when those without a record were at work.
+        let timed = real(self.spans.len() as u64);
         self.busy_s = covered(&mut std::mem::take(&mut self.spans));
-        self.queries_per_minute =
-            (self.busy_s > 0.0).then(|| real(self.samples) * 60.0 / self.busy_s);
+        self.queries_per_minute = (self.busy_s > 0.0).then(|| timed * 60.0 / self.busy_s);
         let all = self.written.iter();
         self.all_written_bytes = all.fold(0, |sum, bytes| sum.saturating_add(*bytes));
         self.peak_memory_bytes = Quantiles::of(&mut std::mem::take(&mut self.peaks));
@@ -210,6 +211,13 @@ mod tests {
             7.0
         );
         assert_eq!(covered(&mut []), 0.0);
+        let mut sums = Totals {
+            samples: 5,
+            spans: vec![(0.0, 60.0), (30.0, 120.0)],
+            ..Totals::default()
+        };
+        sums.finish();
+        assert_eq!((sums.busy_s, sums.queries_per_minute), (120.0, Some(1.0)));
     }
 
     #[test]
