@@ -83,8 +83,8 @@ const BARS: [Bar; 23] = [
     ),
     most(
         9,
-        "teardown until gone, in E",
-        TimesE("teardown.discard"),
+        "teardown until processes and mounts are gone, in E",
+        TimesE("teardown.gone"),
         0.4,
     ),
     least(

@@ -1,13 +1,18 @@
 //! The times, phase by phase.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 use super::conformance::Conformance;
-use super::sample::{AHEAD, alternate, e, filled, settle, spread};
+use super::sample::{AHEAD, Series, alternate, e, filled, settle, spread};
 use super::{Figure, Options, OverheadError, Phase, Skipped};
 use crate::env::{Env, ExecRequest, ExitStatus, GuestPath};
 use crate::host::{Launcher, LauncherConfig, Sandbox};
+use crate::sys::process;
 
 /// No command that is timed takes longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -258,8 +263,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Of sandboxes with a shell. Each end proves that no process, cgroup or directory is left; the
-    /// mounts go with the last process.
+    /// Of sandboxes with a shell. Their processes and mounts are gone with the end of PID 1, which the kernel lets happen last and
+    /// only when it has left its mount namespace; each end proves then that no cgroup or directory is left, either.
     async fn teardown(&mut self) -> Result<(), OverheadError> {
         let n = self.options.runs;
         let ready = async || {
@@ -268,24 +273,64 @@ impl<'a> Run<'a> {
             e()?;
             Ok::<_, OverheadError>(sandbox)
         };
+        let mut gone = Series::default();
         let discard = alternate(&self.launcher, n, async || {
             let sandbox = ready().await?;
-            timed(async { Ok(sandbox.discard().await?) }).await
+            let init = init_of(&self.launcher, &sandbox)?;
+            let began = Instant::now();
+            let ended = async {
+                let ended = init.readable().await.map(|_| began.elapsed());
+                ended.map_err(OverheadError::io("wait for PID 1"))
+            };
+            let discarded = timed(async { Ok(sandbox.discard().await?) });
+            let (ended, discarded) = tokio::join!(ended, discarded);
+            gone.times.push(ended?);
+            discarded
         })
         .await?;
+        gone.e.clone_from(&discard.e);
+        // Those of the first rounds are thrown away, as the others are.
+        gone.times.drain(..gone.times.len() - discard.times.len());
         let close = alternate(&self.launcher, n, async || {
             let sandbox = ready().await?;
             timed(async { Ok(sandbox.close().await?) }).await
         })
         .await?;
-        self.figures
-            .push(discard.figure("teardown.discard", "teardown until gone"));
-        self.figures.push(close.figure(
-            "teardown.close",
-            "the same, asking first how much was written",
-        ));
+        self.figures.extend([
+            gone.figure(
+                "teardown.gone",
+                "teardown until processes and mounts are gone",
+            ),
+            discard.figure(
+                "teardown.discard",
+                "teardown until cgroups and directories are gone, too",
+            ),
+            close.figure(
+                "teardown.close",
+                "the same, asking first how much was written",
+            ),
+        ]);
         Ok(())
     }
+}
+
+/// Becomes readable at the end of a sandbox's PID 1.
+fn init_of(launcher: &Launcher, sandbox: &Sandbox) -> Result<AsyncFd<OwnedFd>, OverheadError> {
+    let all = launcher.registry().list()?;
+    let entry = all.iter().find(|entry| entry.id == sandbox.id());
+    let pid = entry.and_then(|entry| entry.init_pid).ok_or_else(|| {
+        OverheadError::Failed(
+            "teardown".into(),
+            "nobody knows PID 1 of the sandbox".into(),
+        )
+    })?;
+    let pidfd = process::open_pidfd(pid).map_err(OverheadError::io("open PID 1"))?;
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; an OwnedFd keeps its number all its life"
+    )]
+    let init = AsyncFd::with_interest(pidfd, Interest::READABLE);
+    init.map_err(OverheadError::io("wait for PID 1"))
 }
 
 /// A program inside, which has to succeed.

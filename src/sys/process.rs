@@ -198,6 +198,12 @@ pub fn act_as(user: u32) -> io::Result<ActingAs> {
     Ok(acting)
 }
 
+/// A handle on a process, which becomes readable at its end: pidfd_open(2).
+pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: integers only.
+    super::own(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK) })
+}
+
 /// Sends a signal through a pidfd: never to a process that has taken over its number.
 pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a null siginfo asks for the ordinary one.
