@@ -296,6 +296,7 @@ fn runs_of_equal_names_are_told_apart_and_named_as_they_are() {
     let page = std::fs::read_to_string(page).unwrap();
     assert!(page.contains("<dt>Ablations</dt><dd>no-network, no-files</dd>"));
     assert!(page.contains("</svg>sandbox no-network no-files</li>"));
+    assert!(page.contains("<dt>Network</dt><dd>none</dd>"));
     let many = [folders[0].to_str().unwrap(); 7];
     let output = finish(bench.verb(&[&["report"], &many[..]].concat(), true));
     assert_eq!(code(&output), 2, "{}", stderr(&output));

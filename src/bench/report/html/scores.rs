@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::chart::{Dot, Figure, SERIES, Table, dots};
 use super::text::{DASH, count, escape, line, percent, plural, rate, short_count, time, turns};
 use super::{begin, end, stat};
+use crate::agent::Ablation;
 use crate::bench::manifest::Mode;
 use crate::bench::report::Report;
 use crate::bench::summary::Summary;
@@ -127,7 +128,14 @@ fn facts(report: &Report, out: &mut String) {
         ("Ablations", ablations.join(", ")),
         ("Run", start(&report.run.digest)),
         ("Image", image.unwrap_or_else(|| "none".to_owned())),
-        ("Network", config.network.clone()),
+        (
+            "Network",
+            if config.ablations.contains(&Ablation::NoNetwork) {
+                "none".to_owned()
+            } else {
+                config.network.clone()
+            },
+        ),
         (
             "Seed",
             or_server(sampling.seed.map(|seed| seed.to_string())),
