@@ -28,7 +28,7 @@ test-vm:
 
 # Pictures of a report for the documentation, made of made-up runs (needs Chromium).
 report-screenshots:
-    LIS_TEST_SCREENSHOTS={{justfile_directory()}}/docs/report cargo test --locked --test benchmark screenshots
+    LIS_TEST_REQUIRE=chromium LIS_TEST_SCREENSHOTS={{justfile_directory()}}/docs/report cargo test --locked --test benchmark screenshots
 
 # The rules of the repository.
 tidy:

@@ -36,12 +36,6 @@ impl Capabilities {
         self.files += other.files;
         self.computation += other.computation;
     }
-
-    /// Of the record of one sample, by words: the text of its `trajectory.jsonl`.
-    #[must_use]
-    pub fn of_record(text: &str) -> Self {
-        CapabilityUse::of_record(text).words.all
-    }
 }
 
 /// What one of the two sources says.

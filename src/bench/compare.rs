@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::ledger::Ledger;
 use super::plan::Job;
-use super::summary::{interval, problem_means};
+use super::summary::{interval, problem_means, share};
 use crate::task::Task;
 
 /// A run as it is compared.
@@ -25,7 +25,7 @@ pub struct Side<'a> {
 pub struct Comparison {
     /// Problems that have a score in both.
     pub n: usize,
-    /// Problems that have one in only one of them, and count for nothing here.
+    /// Problems of either run that lack one in one of them or in both, and count for nothing here.
     pub excluded: usize,
     /// Mean of the first, over the n.
     pub first: Option<f64>,
@@ -41,7 +41,11 @@ pub struct Comparison {
     pub worse: usize,
 }
 
-/// Compares by the ids of the rows; samples of one problem are averaged first.
+/// Mean score of each problem that has one. Rows without ids are named by their place, so the expected answer is part of what
+/// makes two problems the same.
+type Means = BTreeMap<(String, String), Option<f64>>;
+
+/// Compares problem by problem; samples of one problem are averaged first.
 #[must_use]
 pub fn compare(first: Side<'_>, second: Side<'_>) -> Comparison {
     of(&means(first), &means(second))
@@ -50,35 +54,45 @@ pub fn compare(first: Side<'_>, second: Side<'_>) -> Comparison {
 /// The same for each field of knowledge, as the first run has them.
 #[must_use]
 pub fn compare_domains(first: Side<'_>, second: Side<'_>) -> BTreeMap<String, Comparison> {
-    let (a, b) = (means(first), means(second));
     let rows = first.task.rows.iter();
     let domain: BTreeMap<&str, &str> = rows.map(|row| (row.id(), row.domain())).collect();
+    let (a, b, none) = (
+        split(&domain, means(first)),
+        split(&domain, means(second)),
+        Means::new(),
+    );
+    let of_it = |name| of(a.get(name).unwrap_or(&none), b.get(name).unwrap_or(&none));
     let names: BTreeSet<&str> = domain.values().copied().collect();
-    let part = |means: &BTreeMap<String, f64>, name: &str| -> BTreeMap<String, f64> {
-        let of_it = |id: &str| domain.get(id) == Some(&name);
-        let chosen = means.iter().filter(|(id, _)| of_it(id));
-        chosen.map(|(id, mean)| (id.clone(), *mean)).collect()
-    };
     names
         .into_iter()
-        .map(|name| (name.to_owned(), of(&part(&a, name), &part(&b, name))))
+        .map(|name| (name.to_owned(), of_it(name)))
         .collect()
 }
 
-fn of(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> Comparison {
+/// By field of knowledge.
+fn split<'a>(domain: &BTreeMap<&str, &'a str>, means: Means) -> BTreeMap<&'a str, Means> {
+    let mut parts: BTreeMap<&str, Means> = BTreeMap::new();
+    for (problem, mean) in means {
+        if let Some(name) = domain.get(problem.0.as_str()) {
+            parts.entry(name).or_default().insert(problem, mean);
+        }
+    }
+    parts
+}
+
+fn of(a: &Means, b: &Means) -> Comparison {
     let pairs: Vec<(f64, f64)> = a
         .iter()
-        .filter_map(|(id, score)| Some((*score, *b.get(id)?)))
+        .filter_map(|(problem, score)| Some(((*score)?, (*b.get(problem)?)?)))
         .collect();
     let differences: Vec<Vec<f64>> = pairs.iter().map(|(a, b)| vec![b - a]).collect();
     let mean = |pick: fn(&(f64, f64)) -> f64| -> Option<f64> {
-        #[expect(clippy::cast_precision_loss, reason = "a count of problems")]
-        let count = pairs.len() as f64;
-        (!pairs.is_empty()).then(|| pairs.iter().map(pick).sum::<f64>() / count)
+        (!pairs.is_empty()).then(|| share(pairs.iter().map(pick).sum(), pairs.len()))
     };
+    let only_b = b.keys().filter(|problem| !a.contains_key(*problem)).count();
     Comparison {
         n: pairs.len(),
-        excluded: a.len() + b.len() - 2 * pairs.len(),
+        excluded: a.len() + only_b - pairs.len(),
         first: mean(|pair| pair.0),
         second: mean(|pair| pair.1),
         difference: mean(|pair| pair.1 - pair.0),
@@ -88,9 +102,14 @@ fn of(a: &BTreeMap<String, f64>, b: &BTreeMap<String, f64>) -> Comparison {
     }
 }
 
-fn means(side: Side<'_>) -> BTreeMap<String, f64> {
-    problem_means(side.ledger, side.jobs)
-        .into_iter()
-        .filter_map(|(row, mean)| Some((side.task.rows.get(row)?.id().to_owned(), mean)))
+fn means(side: Side<'_>) -> Means {
+    let scored = problem_means(side.ledger, side.jobs);
+    let rows: BTreeSet<usize> = side.jobs.iter().map(|job| job.row).collect();
+    rows.into_iter()
+        .filter_map(|at| {
+            let row = side.task.rows.get(at)?;
+            let problem = (row.id().to_owned(), row.truth());
+            Some((problem, scored.get(&at).copied()))
+        })
         .collect()
 }

@@ -48,7 +48,7 @@ pub use merge::merge;
 pub use original::write as write_results;
 pub use plan::{Job, file_name, jobs};
 pub use report::{
-    ByLength, ByTurn, Domain, Other, Quantiles, Report, Short, Source, Storage, Totals,
+    ByLength, ByTurn, Domain, MAX_OTHERS, Other, Quantiles, Report, Short, Source, Storage, Totals,
     Trajectories, beside, report,
 };
 pub use rescore::{Rescored, Scores, Scoring, rescore};

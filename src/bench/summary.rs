@@ -26,11 +26,14 @@ pub struct Summary {
     pub missing: usize,
     /// Mean of the scores; absent without any.
     pub mean: Option<f64>,
-    /// Interval that holds 95 % of the means of resampled problems.
+    /// Interval that holds 95 % of the means of resampled problems; absent where all score alike, and none can differ.
     pub interval_95: Option<[f64; 2]>,
     /// Share of problems that one of k samples solves (score 1), by k.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub pass_at: BTreeMap<u32, f64>,
+    /// Problems that have k samples with a score: the n of each of these.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pass_at_n: BTreeMap<u32, usize>,
 }
 
 /// Of all samples, in the order of the data, whatever the order in which they ended.
@@ -82,6 +85,7 @@ fn part(ledger: &Ledger, jobs: &[&Job]) -> Summary {
         }
     }
     let problems: Vec<Vec<f64>> = problems.into_values().collect();
+    let passed = pass_at(&problems);
     Summary {
         total: jobs.len(),
         scored: problems.iter().map(Vec::len).sum(),
@@ -90,7 +94,8 @@ fn part(ledger: &Ledger, jobs: &[&Job]) -> Summary {
         missing,
         mean: mean(problems.iter()),
         interval_95: interval(&problems),
-        pass_at: pass_at(&problems),
+        pass_at: passed.iter().map(|(k, (rate, _))| (*k, *rate)).collect(),
+        pass_at_n: passed.iter().map(|(k, (_, n))| (*k, *n)).collect(),
     }
 }
 
@@ -104,11 +109,12 @@ fn mean<'a>(problems: impl Iterator<Item = &'a Vec<f64>>) -> Option<f64> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of samples")]
-fn share(sum: f64, count: usize) -> f64 {
+pub(super) fn share(sum: f64, count: usize) -> f64 {
     sum / count as f64
 }
 
-/// Percentile bootstrap over problems: samples of one problem are not independent of each other.
+/// Percentile bootstrap over problems: samples of one problem are not independent of each other. Where all are alike it would
+/// tell of certainty, also after two problems, so there is none.
 pub(super) fn interval(problems: &[Vec<f64>]) -> Option<[f64; 2]> {
     if problems.len() < 2 {
         return None;
@@ -134,12 +140,12 @@ pub(super) fn interval(problems: &[Vec<f64>]) -> Option<[f64; 2]> {
     means.sort_by(f64::total_cmp);
     let low = means.get(RESAMPLES / 40)?;
     let high = means.get(RESAMPLES - 1 - RESAMPLES / 40)?;
-    Some([*low, *high])
+    (low < high).then_some([*low, *high])
 }
 
 /// The unbiased estimate of M. Chen et al., Evaluating large language models trained on code (2021), for 1, 2, 4…, over problems
-/// that have k samples.
-fn pass_at(problems: &[Vec<f64>]) -> BTreeMap<u32, f64> {
+/// that have k samples, and how many these are.
+fn pass_at(problems: &[Vec<f64>]) -> BTreeMap<u32, (f64, usize)> {
     let most = problems.iter().map(Vec::len).max().unwrap_or(0);
     if most < 2 {
         return BTreeMap::new();
@@ -156,7 +162,7 @@ fn pass_at(problems: &[Vec<f64>]) -> BTreeMap<u32, f64> {
             })
             .collect();
         let rate = mean(std::iter::once(&rates))?;
-        Some((u32::try_from(k).ok()?, rate))
+        Some((u32::try_from(k).ok()?, (rate, rates.len())))
     })
     .collect()
 }
@@ -201,20 +207,28 @@ mod tests {
             (low - 0.402).abs() < 0.02 && (high - 0.598).abs() < 0.02,
             "{low} {high}"
         );
+        // Samples of one problem are drawn together: four that are alike tell no more than one.
+        let four: Vec<Vec<f64>> = coin(100).iter().map(|one| one.repeat(4)).collect();
+        assert_eq!(interval(&four), interval(&coin(100)));
         let [narrow, wide] = interval(&coin(1000)).unwrap();
         assert!(low < narrow && wide < high);
         assert_eq!(interval(&coin(100)), interval(&coin(100)));
         assert_eq!(interval(&coin(1)), None);
+        assert_eq!(interval(&vec![vec![0.0]; 12]), None);
         assert_eq!(mean([].iter()), None);
     }
 
     #[test]
     fn pass_at_k_is_unbiased() {
-        let problems = [vec![1.0, 0.0, 0.0, 0.0], vec![0.0; 4]];
+        let problems = [vec![1.0, 0.0, 0.0, 0.0], vec![0.0; 4], vec![1.0, 0.9]];
         let rates = pass_at(&problems);
-        assert_eq!(rates[&1], 0.125);
-        assert_eq!(rates[&2], 0.25);
-        assert_eq!(rates[&4], 0.5);
+        assert_eq!(rates[&1], ((0.25 + 0.0 + 0.5) / 3.0, 3));
+        assert_eq!(rates[&2], ((0.5 + 0.0 + 1.0) / 3.0, 3));
+        // The third has no four samples.
+        assert_eq!(rates[&4], (0.5, 2));
+        // 1 - C(n - c, k) / C(n, k) for n = 10, c = 3, k = 4: 1 - 35 / 210.
+        let ten = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        assert!((pass_at(&[ten.to_vec()])[&4].0 - (1.0 - 35.0 / 210.0)).abs() < 1e-12);
         assert!(pass_at(&[vec![1.0]]).is_empty());
     }
 }

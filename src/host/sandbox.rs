@@ -29,7 +29,7 @@ use crate::env::{
 };
 use crate::outcome::{Connections, LeftBehind, LimitHit};
 use crate::spec::{Effects, Usage};
-use crate::sys::process::signal_pidfd;
+use crate::sys::process::{open_pidfd, signal_pidfd};
 use crate::wire::{FromInit, FromZygote, ToInit};
 
 /// The kernel ends a sandbox within this time, or something is wrong.
@@ -219,6 +219,15 @@ impl Sandbox {
     pub async fn close(self) -> Result<Usage, HostError> {
         let written_bytes = self.written_bytes().await;
         self.end(written_bytes, /*search*/ false).await
+    }
+
+    /// A handle on its PID 1, which becomes readable when that has ended, as the last of its processes: pidfd_open(2).
+    ///
+    /// # Errors
+    /// It has ended, or no more files can be opened.
+    pub fn pidfd(&self) -> io::Result<OwnedFd> {
+        let pid = self.held.as_ref().map_or(0, |held| held.init_pid);
+        open_pidfd(pid)
     }
 
     /// Ends it as [`Sandbox::close`] does, without asking first how much was written.

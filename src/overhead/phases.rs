@@ -12,7 +12,6 @@ use super::sample::{AHEAD, Series, alternate, e, filled, settle, spread};
 use super::{Figure, Options, OverheadError, Phase, Skipped};
 use crate::env::{Env, ExecRequest, ExitStatus, GuestPath};
 use crate::host::{Launcher, LauncherConfig, Sandbox};
-use crate::sys::process;
 
 /// No command that is timed takes longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -289,7 +288,7 @@ impl<'a> Run<'a> {
         let mut gone = Series::default();
         let discard = alternate(&self.launcher, n, async || {
             let sandbox = ready().await?;
-            let init = init_of(&self.launcher, &sandbox)?;
+            let init = init_of(&sandbox)?;
             let began = Instant::now();
             let ended = async {
                 let ended = init.readable().await.map(|_| began.elapsed());
@@ -328,16 +327,8 @@ impl<'a> Run<'a> {
 }
 
 /// Becomes readable at the end of a sandbox's PID 1.
-fn init_of(launcher: &Launcher, sandbox: &Sandbox) -> Result<AsyncFd<OwnedFd>, OverheadError> {
-    let all = launcher.registry().list()?;
-    let entry = all.iter().find(|entry| entry.id == sandbox.id());
-    let pid = entry.and_then(|entry| entry.init_pid).ok_or_else(|| {
-        OverheadError::Failed(
-            "teardown".into(),
-            "nobody knows PID 1 of the sandbox".into(),
-        )
-    })?;
-    let pidfd = process::open_pidfd(pid).map_err(OverheadError::io("open PID 1"))?;
+fn init_of(sandbox: &Sandbox) -> Result<AsyncFd<OwnedFd>, OverheadError> {
+    let pidfd = sandbox.pidfd().map_err(OverheadError::io("open PID 1"))?;
     #[expect(
         deprecated,
         reason = "its successor is unsafe; an OwnedFd keeps its number all its life"

@@ -192,13 +192,9 @@ impl Browser {
             .collect()
     }
 
-    /// What the window shows, or the whole of a part of the page, as PNG.
-    pub(crate) fn screenshot(&mut self, clip: Option<&Value>) -> Vec<u8> {
-        let mut params = json!({"format": "png", "optimizeForSpeed": false});
-        if let Some(clip) = clip {
-            params["clip"] = clip.clone();
-            params["captureBeyondViewport"] = true.into();
-        }
+    /// What the window shows, as PNG.
+    pub(crate) fn screenshot(&mut self) -> Vec<u8> {
+        let params = json!({"format": "png", "optimizeForSpeed": false});
         let shot = self.call("Page.captureScreenshot", &params);
         base64(shot["data"].as_str().unwrap())
     }

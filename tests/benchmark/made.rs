@@ -25,6 +25,10 @@ pub(crate) struct Made {
     pub(crate) turns: u64,
     /// Share of a hundred that is solved.
     pub(crate) solves: u64,
+    /// What the model has to do without.
+    pub(crate) ablations: &'static [&'static str],
+    /// Every sample fails through no fault of the model.
+    pub(crate) fails: bool,
     /// Instead of what a model would say, do and be shown.
     pub(crate) text: Option<String>,
 }
@@ -38,6 +42,8 @@ impl Default for Made {
             repeat: 1,
             turns: 8,
             solves: 55,
+            ablations: &[],
+            fails: false,
             text: None,
         }
     }
@@ -85,6 +91,14 @@ impl Made {
         folder
     }
 
+    /// The same of another model.
+    pub(crate) fn named(&self, model: &'static str) -> Self {
+        Self {
+            model,
+            ..self.clone()
+        }
+    }
+
     fn rows(&self) -> Vec<Value> {
         let row = |at: u64| {
             let domain = DOMAINS[usize::try_from(at).unwrap() % DOMAINS.len()];
@@ -112,7 +126,7 @@ impl Made {
             "max_steps": 100, "max_token_limit": 65_536, "max_tokens_per_call": 65_536,
             "max_response_len": 65_536, "cmd_timeout_s": 120.0, "task_timeout_s": null,
             "shell": "persistent", "style": "native", "seccomp": {}, "network": "internet",
-            "repeat": self.repeat,
+            "repeat": self.repeat, "ablations": self.ablations,
         });
         let mut config: bench::RunConfig = serde_json::from_value(config).unwrap();
         config.describe(loaded);
@@ -134,7 +148,7 @@ impl Made {
                 .unwrap(),
         )
         .unwrap();
-        let dice = random.below(100);
+        let dice = if self.fails { 99 } else { random.below(100) };
         let right = dice + 7 * difficulty < self.solves + 14;
         let turns = match self.plain {
             true => 1,

@@ -177,7 +177,7 @@ fn no_text_of_a_run_becomes_part_of_the_page() {
     assert_eq!(text.matches("<style>").count(), 1);
     assert!(text.contains("&lt;script&gt;") && text.contains("⟨202E⟩") && text.contains("␛[2J"));
     let markdown = std::fs::read_to_string(folder.join("report.md")).unwrap();
-    for odd in ['\u{202e}', '\u{1b}', '\0'] {
+    for odd in ['\u{202e}', '\u{200b}', '\u{1b}', '\0'] {
         assert!(!markdown.contains(odd), "{odd:?}");
     }
     assert!(!markdown.replace("\\<", "").contains('<'), "{markdown}");
@@ -198,6 +198,131 @@ fn no_text_of_a_run_becomes_part_of_the_page() {
     assert_eq!(foreign, 0);
     browser.eval("document.querySelectorAll('details').forEach(one => one.open = true)");
     fits(&mut browser, 390);
+}
+
+#[test]
+fn a_run_of_one_or_two_samples_is_drawn_at_numbers() {
+    for problems in [1, 2] {
+        let bench = Bench::new();
+        let few = Made {
+            problems,
+            ..Made::default()
+        };
+        let folder = few.write(&bench.path(""), "few");
+        let page = std::fs::read_to_string(reported(&bench, &[&folder])).unwrap();
+        for title in ["By turn", "Time of a turn"] {
+            let figure = figure(&page, title);
+            assert!(figure.contains("<polyline"), "{title} of {problems}");
+        }
+        let n = format!("n = {problems}</text>");
+        assert!(figure(&page, "Score by field").contains(&n));
+        assert!(
+            !page.contains("inf\"") && !page.contains("NaN"),
+            "{problems}"
+        );
+    }
+}
+
+/// The part of a page under a title.
+fn figure<'a>(page: &'a str, title: &str) -> &'a str {
+    let after = page.split(&format!("<h3>{title}</h3>")).nth(1);
+    after.unwrap().split("</figure>").next().unwrap()
+}
+
+#[test]
+fn a_run_without_scores_or_turns_has_no_empty_pictures() {
+    let bench = Bench::new();
+    let failed = Made {
+        problems: 7,
+        plain: true,
+        fails: true,
+        ..Made::default()
+    };
+    let folder = failed.write(&bench.path(""), "failed");
+    for sample in std::fs::read_dir(folder.join("samples")).unwrap() {
+        std::fs::remove_dir_all(sample.unwrap().path()).unwrap();
+    }
+    let page = std::fs::read_to_string(reported(&bench, &[&folder])).unwrap();
+    assert!(page.contains("<b>none</b><span>mean score</span>"));
+    assert!(page.contains("7 samples of 5 fields with one plain answer, 1 of each row.</p>"));
+    let scores = figure(&page, "Score by field");
+    assert!(
+        !scores.contains("<svg") && scores.contains("<td>–</td>"),
+        "{scores}"
+    );
+}
+
+#[test]
+fn runs_of_equal_names_are_told_apart_and_named_as_they_are() {
+    let bench = Bench::new();
+    let run = Made {
+        problems: 5,
+        model: "a & b",
+        ..Made::default()
+    };
+    let other = Made {
+        plain: true,
+        ..run.clone()
+    };
+    let folders = ["one", "two", "three"].map(|name| {
+        let made = if name == "three" { &other } else { &run };
+        made.write(&bench.path(""), name)
+    });
+    let page = reported(&bench, &[&folders[0], &folders[1], &folders[2]]);
+    let page = std::fs::read_to_string(page).unwrap();
+    for name in ["sandbox (2) against this run", "plain against this run"] {
+        assert!(page.contains(&format!("<h3>{name}</h3>")), "{name}");
+    }
+    // Each run once, and no field between them.
+    let sums = figure(&page, "Tokens of a sample");
+    assert_eq!(sums.matches("<th scope=\"row\">").count(), 3, "{sums}");
+    let page = reported(
+        &bench,
+        &[
+            &folders[0],
+            &other.named("c & d").write(&bench.path(""), "four"),
+        ],
+    );
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<h3>c &amp; d, plain against this run</h3>"));
+    let without = Made {
+        ablations: &["no-network", "no-files"],
+        ..run.clone()
+    };
+    let page = reported(
+        &bench,
+        &[&without.write(&bench.path(""), "five"), &folders[0]],
+    );
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("<dt>Ablations</dt><dd>no-network, no-files</dd>"));
+    assert!(page.contains("</svg>sandbox no-network no-files</li>"));
+    assert!(page.contains("<dt>Network</dt><dd>none</dd>"));
+    let many = [folders[0].to_str().unwrap(); 7];
+    let output = finish(bench.verb(&[&["report"], &many[..]].concat(), true));
+    assert_eq!(code(&output), 2, "{}", stderr(&output));
+}
+
+#[test]
+fn a_turn_of_very_many_calls_is_bounded_on_the_page() {
+    let bench = Bench::new();
+    let run = Made {
+        problems: 5,
+        turns: 1,
+        ..Made::default()
+    };
+    let folder = run.write(&bench.path(""), "run");
+    let record = folder.join("samples/math_0000/1/trajectory.jsonl");
+    let mut text = std::fs::read_to_string(&record).unwrap();
+    let call = text
+        .lines()
+        .find(|line| line.contains("\"tool_call\""))
+        .unwrap();
+    let end = text.find(call).unwrap();
+    text.insert_str(end, &format!("{call}\n").repeat(20_000));
+    std::fs::write(&record, text).unwrap();
+    let page = std::fs::read_to_string(reported(&bench, &[&folder])).unwrap();
+    assert!(page.contains("more entries of this turn left out"));
+    assert!(page.len() < 400_000, "{} bytes", page.len());
 }
 
 /// Of the children of a shell: the last line of its `times`, as `0m1.250s 0m0.130s`.
@@ -382,7 +507,7 @@ fn screenshots() {
         browser.window(width, height, dark);
         browser.open(&page);
         browser.eval(place);
-        let png = browser.screenshot(None);
+        let png = browser.screenshot();
         assert!(
             png.starts_with(b"\x89PNG") && png.len() > 10_000,
             "{name}: {} bytes",

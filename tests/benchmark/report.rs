@@ -1,5 +1,7 @@
 //! `report`: what is told of a run, and of two. The page itself: `page.rs`.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use crate::program::{code, finish, stderr};
@@ -76,9 +78,10 @@ fn two_runs_are_compared_problem_by_problem() {
     let first = bench.folder();
     plain(&bench);
     bench.replay(&["t", "--mode", "llm"], 0);
-    let folders = std::fs::read_dir(bench.path("out")).unwrap();
-    let mut folders = folders.map(|folder| folder.unwrap().path());
-    let second = folders.find(|folder| *folder != first).unwrap();
+    let second = folders(&bench)
+        .into_iter()
+        .find(|folder| *folder != first)
+        .unwrap();
     let arguments = ["report", first.to_str().unwrap(), second.to_str().unwrap()];
     let output = finish(bench.verb(&arguments, true));
     assert_eq!(code(&output), 0, "{}", stderr(&output));
@@ -95,4 +98,42 @@ fn two_runs_are_compared_problem_by_problem() {
             .unwrap()
             .contains("Over 3 problems")
     );
+}
+
+#[test]
+fn what_has_no_score_or_is_another_problem_is_left_out_of_a_comparison() {
+    let bench = Bench::new();
+    plain(&bench);
+    let mut all = rows(4);
+    task(&bench.path("t"), "reward: exact\n", &all);
+    // Rows of other data may have the same names.
+    all[1]["ground_truth"] = "another".into();
+    task(&bench.path("u"), "reward: exact\n", &all);
+    std::fs::remove_file(bench.path("answers/r002.jsonl")).unwrap();
+    let folder = |name: &str| {
+        let known = folders(&bench);
+        let flags = [name, "--mode", "llm", "--infra_retries", "0"];
+        bench.replay(&flags, 1);
+        let new = |folder: &PathBuf| !known.contains(folder);
+        folders(&bench).into_iter().find(new).unwrap()
+    };
+    let (first, second) = (folder("t"), folder("u"));
+    let arguments = ["report", first.to_str().unwrap(), second.to_str().unwrap()];
+    let output = finish(bench.verb(&arguments, true));
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let other = read_json(&first.join("report.json"))["others"][0].clone();
+    let pair = &other["comparison"];
+    // One failed in both; one is in each of them alone.
+    assert_eq!((&pair["n"], &pair["excluded"]), (&json!(2), &json!(3)));
+    assert_eq!((&pair["better"], &pair["worse"]), (&json!(0), &json!(0)));
+    assert_eq!(pair["difference"], 0.0);
+    // Two differences that are alike tell of no interval.
+    assert_eq!(pair["interval_95"], Value::Null);
+}
+
+fn folders(bench: &Bench) -> Vec<PathBuf> {
+    let Ok(folders) = std::fs::read_dir(bench.path("out")) else {
+        return Vec::new();
+    };
+    folders.map(|folder| folder.unwrap().path()).collect()
 }

@@ -138,7 +138,7 @@ pub fn report(run: &mut Source, mut page: Option<&mut Trajectories>) -> Result<R
         domains,
         capabilities: all.capabilities,
         by_turn: all.turns.by_turn,
-        by_length: all.turns.by_length,
+        by_length: all.turns.by_length.into_values().collect(),
         endings: all.endings,
         tool_errors: all.tool_errors,
         limits: all.limits,

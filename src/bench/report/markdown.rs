@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::text::{DASH, is_unseen, part};
 use super::{Other, Report};
+use crate::bench::manifest::Mode;
 
 /// Samples that are listed with the reason for their score; all of them are in the JSON.
 const LISTED: usize = 200;
@@ -13,14 +15,16 @@ impl Report {
     pub fn to_markdown(&self) -> String {
         let config = &self.run.config;
         let mut out = format!("# {} with {}\n\n", cell(&config.task), cell(&config.model));
-        let mode = serde_json::to_value(config.mode).unwrap_or_default();
         let _ = writeln!(
             out,
-            "Mode {}, {} sample(s) of each row, at most {} turns, run `{}`.\n",
-            mode.as_str().unwrap_or(""),
+            "Mode {}, {} sample(s) of each row, at most {} turn(s), run {}.\n",
+            self.mode(),
             config.repeat,
-            config.max_steps,
-            self.run.digest.get(..12).unwrap_or("")
+            match config.mode {
+                Mode::LlmInSandbox => config.max_steps,
+                Mode::Llm => 1,
+            },
+            cell(self.run.digest.get(..12).unwrap_or(""))
         );
         self.scores(&mut out);
         for other in &self.others {
@@ -53,8 +57,10 @@ impl Report {
         }
         out.push_str("\nWhat is pending, failed by infrastructure or not done is in no mean.\n\n");
         for (k, rate) in &self.summary.pass_at {
-            let _ = writeln!(out, "- pass@{k}: {rate:.4}");
+            let n = self.summary.pass_at_n.get(k).unwrap_or(&0);
+            let _ = writeln!(out, "- pass@{k}: {rate:.4}, over {n} problem(s)");
         }
+        out.push('\n');
     }
 
     fn capabilities(&self, out: &mut String) {
@@ -62,11 +68,7 @@ impl Report {
         for (name, domain) in &self.domains {
             let (words, facts) = (domain.capabilities.words.all, domain.capabilities.facts.all);
             let both = |said: u64, done: u64| {
-                format!(
-                    "{} / {}",
-                    share(said, words.turns),
-                    share(done, facts.turns)
-                )
+                format!("{} / {}", part(said, words.turns), part(done, facts.turns))
             };
             let _ = writeln!(
                 out,
@@ -105,7 +107,7 @@ impl Report {
             sums.waiting_s,
             sums.total_s,
             sums.queries_per_minute
-                .map_or_else(|| "–".to_owned(), |rate| format!("{rate:.2}"))
+                .map_or_else(|| DASH.to_owned(), |rate| format!("{rate:.2}"))
         );
     }
 
@@ -178,23 +180,13 @@ fn beside(report: &Report, other: &Other, out: &mut String) {
 }
 
 fn number(value: Option<f64>) -> String {
-    value.map_or_else(|| "–".to_owned(), |value| format!("{value:.4}"))
+    value.map_or_else(|| DASH.to_owned(), |value| format!("{value:.4}"))
 }
 
 fn range(interval: Option<[f64; 2]>) -> String {
     interval.map_or_else(
-        || "–".to_owned(),
+        || DASH.to_owned(),
         |[low, high]| format!("{low:.4} to {high:.4}"),
-    )
-}
-
-fn share(part: u64, of: u64) -> String {
-    if of == 0 {
-        return "–".to_owned();
-    }
-    format!(
-        "{:.1} %",
-        super::totals::real(part) * 100.0 / super::totals::real(of)
     )
 }
 
@@ -207,9 +199,7 @@ fn cell(text: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' => {
-                out.push('\u{fffd}');
-            }
+            c if is_unseen(c) => out.push('\u{fffd}'),
             c if c.is_control() => out.push(' '),
             c => out.push(c),
         }

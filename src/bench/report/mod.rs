@@ -9,6 +9,7 @@ mod gather;
 mod html;
 mod markdown;
 mod reason;
+mod text;
 mod totals;
 mod turns;
 
@@ -24,8 +25,11 @@ pub use turns::{ByLength, ByTurn};
 use super::capability::CapabilityUse;
 use super::compare::Comparison;
 use super::ledger::Status;
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Mode};
 use super::summary::Summary;
+
+/// Runs that one can be put beside: each has a colour of its own.
+pub const MAX_OTHERS: usize = 5;
 
 /// One run.
 #[derive(Debug, Clone, Serialize)]
@@ -123,11 +127,15 @@ impl Report {
         }
     }
 
-    /// In a word, which mode this is.
-    fn mode(&self) -> &'static str {
-        match self.run.config.mode {
-            super::manifest::Mode::LlmInSandbox => "sandbox",
-            super::manifest::Mode::Llm => "plain",
+    /// In a few words, what the model had.
+    fn mode(&self) -> String {
+        let mut mode = match self.run.config.mode {
+            Mode::LlmInSandbox => "sandbox".to_owned(),
+            Mode::Llm => "plain".to_owned(),
+        };
+        for ablation in &self.run.config.ablations {
+            mode.push_str(&format!(" {ablation}"));
         }
+        mode
     }
 }

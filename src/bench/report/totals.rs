@@ -97,9 +97,9 @@ impl TokenOrigin {
     pub(super) fn completion(&mut self, prompt: u64, completion: u64) {
         match self.last {
             None => self.task = prompt,
-            Some(before) => self.environment += prompt.saturating_sub(before),
+            Some(before) => add(&mut self.environment, prompt.saturating_sub(before)),
         }
-        self.last = Some(prompt + completion);
+        self.last = Some(prompt.saturating_add(completion));
     }
 }
 
@@ -109,11 +109,14 @@ impl Totals {
         let times = &record.times;
         self.samples += 1;
         self.turns += u64::from(record.steps);
-        self.prompt_tokens += record.usage.prompt_tokens;
-        self.cached_tokens += record.usage.cached_tokens.unwrap_or(0);
-        self.completion_tokens += record.usage.completion_tokens;
-        self.task_tokens += origin.task;
-        self.environment_tokens += origin.environment;
+        add(&mut self.prompt_tokens, record.usage.prompt_tokens);
+        add(
+            &mut self.cached_tokens,
+            record.usage.cached_tokens.unwrap_or(0),
+        );
+        add(&mut self.completion_tokens, record.usage.completion_tokens);
+        add(&mut self.task_tokens, origin.task);
+        add(&mut self.environment_tokens, origin.environment);
         self.model_s += times.model;
         self.tools_s += times.tools;
         self.start_s += times.start;
@@ -136,17 +139,20 @@ impl Totals {
 
     /// Makes what needs all samples.
     pub(super) fn finish(&mut self) {
+        // Nobody knows when those without a record were at work.
+        let timed = real(self.spans.len() as u64);
         self.busy_s = covered(&mut std::mem::take(&mut self.spans));
-        self.queries_per_minute =
-            (self.busy_s > 0.0).then(|| real(self.samples) * 60.0 / self.busy_s);
-        self.all_written_bytes = self.written.iter().sum();
+        self.queries_per_minute = (self.busy_s > 0.0).then(|| timed * 60.0 / self.busy_s);
+        let all = self.written.iter();
+        self.all_written_bytes = all.fold(0, |sum, bytes| sum.saturating_add(*bytes));
         self.peak_memory_bytes = Quantiles::of(&mut std::mem::take(&mut self.peaks));
         self.written_bytes = Quantiles::of(&mut std::mem::take(&mut self.written));
     }
 
     /// Tokens as a conversation holds them at its end, each once.
     pub(super) fn tokens(&self) -> u64 {
-        self.task_tokens + self.environment_tokens + self.completion_tokens
+        let written = self.task_tokens.saturating_add(self.environment_tokens);
+        written.saturating_add(self.completion_tokens)
     }
 
     /// A sum for each sample.
@@ -168,6 +174,11 @@ fn covered(spans: &mut [(f64, f64)]) -> f64 {
     sum
 }
 
+/// Tokens are what a server says.
+pub(super) fn add(sum: &mut u64, number: u64) {
+    *sum = sum.saturating_add(number);
+}
+
 /// A count as a number to reckon with.
 #[expect(clippy::cast_precision_loss, reason = "counts for people")]
 pub(super) fn real(count: u64) -> f64 {
@@ -186,6 +197,11 @@ mod tests {
             origin.completion(prompt, completion);
         }
         assert_eq!((origin.task, origin.environment), (100, 30));
+        for _ in 0..2 {
+            origin.completion(u64::MAX, u64::MAX);
+            origin.completion(0, 0);
+        }
+        assert_eq!(origin.environment, u64::MAX);
     }
 
     #[test]
@@ -195,6 +211,13 @@ mod tests {
             7.0
         );
         assert_eq!(covered(&mut []), 0.0);
+        let mut sums = Totals {
+            samples: 5,
+            spans: vec![(0.0, 60.0), (30.0, 120.0)],
+            ..Totals::default()
+        };
+        sums.finish();
+        assert_eq!((sums.busy_s, sums.queries_per_minute), (120.0, Some(1.0)));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! What turns cost by their number, and what samples come to by how many turns they take.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use super::totals::TokenOrigin;
+use super::totals::{TokenOrigin, add};
 use crate::bench::ledger::Record;
 use crate::trajectory::Event;
 
@@ -43,7 +45,7 @@ pub struct ByLength {
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     pub(super) by_turn: Vec<ByTurn>,
-    pub(super) by_length: Vec<ByLength>,
+    pub(super) by_length: BTreeMap<u64, ByLength>,
 }
 
 impl Turns {
@@ -63,7 +65,7 @@ impl Turns {
             if let Some(turn) = self.turn(*step) {
                 turn.turns += 1;
                 turn.model_s += seconds(*model_us);
-                turn.completion_tokens += completion;
+                add(&mut turn.completion_tokens, completion);
             }
         }
         if let Event::ToolResult { step, tool_us, .. } = event
@@ -76,26 +78,14 @@ impl Turns {
     /// Takes a sample that is over.
     pub(super) fn sample(&mut self, record: &Record) {
         let (from, to) = bin(record.steps.into());
-        let found = self.by_length.iter().position(|length| length.from >= from);
-        let at = found.unwrap_or(self.by_length.len());
-        if self
-            .by_length
-            .get(at)
-            .is_none_or(|length| length.from != from)
-        {
-            let empty = ByLength {
-                from,
-                to,
-                samples: 0,
-                scored: 0,
-                mean: None,
-                sum: 0.0,
-            };
-            self.by_length.insert(at, empty);
-        }
-        let Some(length) = self.by_length.get_mut(at) else {
-            return;
-        };
+        let length = self.by_length.entry(from).or_insert(ByLength {
+            from,
+            to,
+            samples: 0,
+            scored: 0,
+            mean: None,
+            sum: 0.0,
+        });
         length.samples += 1;
         if let Some(score) = record.score {
             length.scored += 1;

@@ -20,7 +20,7 @@ pub(in crate::cli) struct ReportArgs {
     #[arg(value_name = "DIR")]
     folder: PathBuf,
     /// Other runs to put it beside, problem by problem
-    #[arg(value_name = "OTHER")]
+    #[arg(value_name = "OTHER", num_args = 1..=bench::MAX_OTHERS)]
     others: Vec<PathBuf>,
     /// Room for trajectories in the page, in MiB: what failed first, then the lowest scores
     #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u16).range(0..=1024))]

@@ -37,7 +37,8 @@ pub(super) fn summary_lines(summary: &Summary) -> Vec<String> {
         (None, _) => "mean score: none (n 0)".to_owned(),
     }];
     for (k, rate) in &summary.pass_at {
-        lines.push(format!("pass@{k}:     {rate:.4}"));
+        let n = summary.pass_at_n.get(k).unwrap_or(&0);
+        lines.push(format!("pass@{k}:     {rate:.4} (n {n} problems)"));
     }
     for (name, count) in [
         ("pending:   ", summary.pending),

@@ -1,9 +1,7 @@
 //! What the kernel counts of a sandbox: the evidence that a limit struck.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::fs;
+use std::path::PathBuf;
 
 /// Sums since the cgroup was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -30,22 +28,13 @@ impl Counts {
     }
 }
 
-/// A sandbox's counters. The files are opened at the first reading, which no start waits for, and
-/// stay open: three for each sandbox. What is looked at only after something was refused is opened then.
+/// A sandbox's counters, by the directories of its cgroups. No file stays open: with two thousand sandboxes three descriptors for
+/// each are more than many a host allows, and to open one takes 2 µs.
 #[derive(Debug, Default)]
 pub(in crate::host) struct Events {
     memory: Option<PathBuf>,
     pids: Option<PathBuf>,
     cpu: Option<PathBuf>,
-    open: Mutex<Option<Open>>,
-}
-
-#[derive(Debug)]
-struct Open {
-    /// `memory.events` (version 2) or `memory.oom_control` (version 1).
-    memory: Option<File>,
-    pids: Option<File>,
-    cpu: Option<File>,
 }
 
 impl Events {
@@ -54,23 +43,17 @@ impl Events {
         pids: Option<PathBuf>,
         cpu: Option<PathBuf>,
     ) -> Self {
-        Self {
-            memory,
-            pids,
-            cpu,
-            open: Mutex::default(),
-        }
+        Self { memory, pids, cpu }
     }
 
     /// Reads all counters; one that the kernel does not have stays 0.
     pub(in crate::host) fn read(&self) -> Counts {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = open.get_or_insert_with(|| self.open_files());
-        let memory = text(open.memory.as_ref());
-        let cpu = text(open.cpu.as_ref());
+        // Version 2, version 1.
+        let memory = first(&self.memory, &["memory.events", "memory.oom_control"]);
+        let cpu = first(&self.cpu, &["cpu.stat"]);
         Counts {
             killed: value(&memory, "oom_kill"),
-            refused: match value(&text(open.pids.as_ref()), "max") {
+            refused: match value(&first(&self.pids, &["pids.events"]), "max") {
                 0 => 0,
                 refused => self.refused(refused),
             },
@@ -87,60 +70,44 @@ impl Events {
     /// batches, so that the last refused one ends a little below the limit.
     pub(in crate::host) fn was_at_memory_limit(&self) -> bool {
         const BATCHES: u64 = 4 << 20;
-        let memory = self.memory.as_deref();
-        let events = memory.and_then(|directory| first(directory, &["memory.events"]));
+        let events = first(&self.memory, &["memory.events"]);
         let names = ["memory.max_usage_in_bytes", "memory.limit_in_bytes"];
         let at_limit =
             |[most, limit]: [u64; 2]| limit > 0 && most + BATCHES.min(limit / 8) >= limit;
-        value(&text(events.as_ref()), "oom") > 0 || numbers(memory, names).is_some_and(at_limit)
+        value(&events, "oom") > 0 || numbers(&self.memory, names).is_some_and(at_limit)
     }
 
     /// The most memory its processes ever held at once, in bytes.
     pub(in crate::host) fn peak_memory(&self) -> Option<u64> {
-        let directory = self.memory.as_ref()?;
-        let file = first(directory, &["memory.peak", "memory.max_usage_in_bytes"])?;
-        text(Some(&file)).trim().parse().ok()
-    }
-
-    fn open_files(&self) -> Open {
-        let open =
-            |directory: &Option<PathBuf>, names: &[&str]| first(directory.as_deref()?, names);
-        Open {
-            memory: open(&self.memory, &["memory.events", "memory.oom_control"]),
-            pids: open(&self.pids, &["pids.events"]),
-            cpu: open(&self.cpu, &["cpu.stat"]),
-        }
+        let peak = first(&self.memory, &["memory.peak", "memory.max_usage_in_bytes"]);
+        peak.trim().parse().ok()
     }
 
     /// Version 1, and version 2 before Linux 6.12, also count here what a limit above refused: where
     /// there never were as many as ours allows (Linux 6.6 tells), it was not ours.
     fn refused(&self, counted: u64) -> u64 {
-        match numbers(self.pids.as_deref(), ["pids.peak", "pids.max"]) {
+        match numbers(&self.pids, ["pids.peak", "pids.max"]) {
             Some([most, limit]) if most < limit => 0,
             _ => counted,
         }
     }
 }
 
-fn numbers(directory: Option<&Path>, names: [&str; 2]) -> Option<[u64; 2]> {
-    let open = |name: &str| File::open(directory?.join(name)).ok();
-    let [one, two] = names.map(open);
-    let number = |file: File| text(Some(&file)).trim().parse().unwrap_or(0);
-    Some([number(one?), number(two?)])
+fn numbers(directory: &Option<PathBuf>, names: [&str; 2]) -> Option<[u64; 2]> {
+    let [one, two] = names.map(|name| first(directory, &[name]));
+    let number = |text: String| (!text.is_empty()).then(|| text.trim().parse().unwrap_or(0));
+    Some([number(one)?, number(two)?])
 }
 
-fn first(directory: &Path, names: &[&str]) -> Option<File> {
-    names
+/// The first of these files that is there; nothing when none is.
+fn first(directory: &Option<PathBuf>, names: &[&str]) -> String {
+    let Some(directory) = directory else {
+        return String::new();
+    };
+    let texts = names
         .iter()
-        .find_map(|name| File::open(directory.join(name)).ok())
-}
-
-/// All of a small file, from its beginning: these files tell the present at each reading.
-fn text(file: Option<&File>) -> String {
-    let mut buffer = [0; 1024];
-    let count = file.and_then(|file| file.read_at(&mut buffer, 0).ok());
-    let bytes = buffer.get(..count.unwrap_or(0)).unwrap_or_default();
-    String::from_utf8_lossy(bytes).into_owned()
+        .map(|name| fs::read_to_string(directory.join(name)));
+    texts.flatten().next().unwrap_or_default()
 }
 
 /// Of a line `NAME VALUE`.
@@ -152,7 +119,6 @@ fn value(text: &str, name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
     fn both_versions_of_the_files_are_read_and_differences_taken() {
@@ -197,7 +163,6 @@ mod tests {
             let before = events.read();
             assert_eq!(before, expected);
             assert!(events.was_at_memory_limit());
-            // The open file tells the present.
             put(directory, "pids.events", "max 6\n");
             let since = events.read().since(before);
             assert_eq!((since.refused, since.killed), (1, 0));

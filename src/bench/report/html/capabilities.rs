@@ -1,15 +1,20 @@
 //! What the computer was used for: by words and by what happened, side by side.
 
 use super::chart::{Bar, Figure, Line, Row, Table, bars, lines};
-use super::text::{bytes, count, part, percent, ratio, short_count, time};
+use super::text::{bytes, count, part, percent, ratio, short_count, time, turns};
 use super::{begin, end, stat};
 use crate::bench::capability::{Capabilities, CapabilityUse};
 use crate::bench::manifest::Mode;
 use crate::bench::report::turns::bin;
 use crate::bench::report::{Report, Totals};
 
-/// Turns that fewer samples than this have are drawn together with no line: a rate of two is none.
+/// Turns that fewer samples than this have are not drawn, where others have more: a rate of two is none.
 const FEWEST: u64 = 3;
+
+/// How many samples must have an n-th turn for it to be drawn.
+pub(super) fn few(turns: impl Iterator<Item = u64>) -> u64 {
+    turns.max().unwrap_or(0).min(FEWEST)
+}
 
 /// A kind of use: its name, its colour, how many turns of a count are of it.
 type Kind = (&'static str, &'static str, fn(&Capabilities) -> u64);
@@ -113,8 +118,20 @@ fn cells(label: &str, words: &Capabilities, facts: &Capabilities) -> Vec<String>
     cells
 }
 
-/// The bars end where the largest does, rounded up to a tenth.
-fn figure(title: &str, note: &str, report: &Report, rows: &[Row], table: Table) -> Figure {
+/// Both sources of each part. The bars end where the largest does, rounded up to a tenth.
+fn figure<'a>(
+    title: &str,
+    note: &str,
+    report: &Report,
+    parts: impl Iterator<Item = (String, &'a CapabilityUse)>,
+) -> Figure {
+    let mut table = Table::new(&HEAD);
+    let mut rows = Vec::new();
+    for (label, seen) in parts {
+        let sums = cells(&label, &seen.words.all, &seen.facts.all);
+        table.rows.push(sums);
+        rows.push(row(&label, seen));
+    }
     let largest = rows
         .iter()
         .flat_map(|row| &row.bars)
@@ -124,44 +141,31 @@ fn figure(title: &str, note: &str, report: &Report, rows: &[Row], table: Table) 
         title: title.into(),
         note: note.into(),
         legend: legend(report),
-        svg: bars(rows, (largest * 10.0).ceil() / 10.0),
+        svg: bars(&rows, (largest * 10.0).ceil() / 10.0),
         table,
-        wide: false,
     }
 }
 
 fn by_domain(report: &Report) -> Figure {
-    let mut table = Table::new(&HEAD);
-    let mut rows = Vec::new();
-    for (name, domain) in report.drawn() {
-        let (label, seen) = (report.name_of(name), &domain.capabilities);
-        table
-            .rows
-            .push(cells(label, &seen.words.all, &seen.facts.all));
-        rows.push(row(label, seen));
-    }
-    figure("By field", "Share of turns.", report, &rows, table)
+    let domains = report.drawn().into_iter();
+    let parts = domains.map(|(name, domain)| {
+        let seen = &domain.capabilities;
+        let n = count(seen.words.all.turns);
+        (format!("{}, n = {n}", report.name_of(name)), seen)
+    });
+    figure("By field", "Share of n turns.", report, parts)
 }
 
 fn by_run(report: &Report) -> Figure {
-    let mut table = Table::new(&HEAD);
-    let mut rows = Vec::new();
     let sides = report.sides().into_iter();
-    for (name, run) in sides.filter(|(_, run)| run.capabilities.words.all.turns > 0) {
-        let (turns, seen) = (mean_turns(&run.totals), &run.capabilities);
-        let label = format!("{name}, {turns} turns");
-        table
-            .rows
-            .push(cells(&label, &seen.words.all, &seen.facts.all));
-        rows.push(row(&label, seen));
-    }
-    figure(
-        "By run",
-        "Share of turns, with the mean number of turns of a sample.",
-        report,
-        &rows,
-        table,
-    )
+    let parts = sides
+        .map(|(name, run)| {
+            let turns = mean_turns(&run.totals);
+            (format!("{name}, {turns} turns"), &run.capabilities)
+        })
+        .filter(|(_, seen)| seen.words.all.turns > 0);
+    let note = "Share of turns, with the mean number of turns of a sample.";
+    figure("By run", note, report, parts)
 }
 
 fn mean_turns(totals: &Totals) -> String {
@@ -185,7 +189,7 @@ fn by_turn(report: &Report) -> Figure {
     } else {
         " Dotted: by what happened."
     };
-    let few = seen.words.all.turns.min(FEWEST);
+    let few = few(seen.words.by_turn.iter().map(|turn| turn.turns));
     let mut drawn = Vec::new();
     for (_, class, pick) in KINDS {
         for (source, class) in [
@@ -202,25 +206,15 @@ fn by_turn(report: &Report) -> Figure {
             }
         }
     }
-    let last = drawn
-        .iter()
-        .flat_map(|line| &line.points)
-        .map(|point| point.0)
-        .fold(1.0, f64::max);
-    let middle = (f64::midpoint(1.0, last)).round();
-    let ticks = [1.0, middle, last].map(|at| (at, format!("{at:.0}")));
     Figure {
         title: "By turn".into(),
-        note: format!("Share of the n-th turns, where at least {few} samples have one.{dashed}"),
+        note: format!("Share of the n-th turns, where {few} or more samples have one.{dashed}"),
         legend: KINDS
             .iter()
             .map(|(name, class, _)| ((*class).to_owned(), (*name).to_owned()))
             .collect(),
-        svg: lines(&drawn, 1.0, &ticks, |value| {
-            format!("{:.0} %", value * 100.0)
-        }),
+        svg: lines(&drawn, 1.0, |value| format!("{:.0} %", value * 100.0)),
         table,
-        wide: false,
     }
 }
 
@@ -234,26 +228,13 @@ fn by_length(report: &Report) -> Figure {
     for (length, sum) in &seen.facts.by_length {
         bins.entry(bin(*length)).or_default().facts.all.add(*sum);
     }
-    let mut table = Table::new(&HEAD);
-    let mut rows = Vec::new();
-    for ((from, to), seen) in bins.iter().filter(|((_, to), _)| *to > 0) {
-        let label = if from == to {
-            format!("{from} turns")
-        } else {
-            format!("{from} to {to} turns")
-        };
-        table
-            .rows
-            .push(cells(&label, &seen.words.all, &seen.facts.all));
-        rows.push(row(&label, seen));
-    }
-    figure(
-        "Against turns",
-        "Share of turns of samples that took so many.",
-        report,
-        &rows,
-        table,
-    )
+    let parts = bins.iter().filter(|((_, to), _)| *to > 0);
+    let parts = parts.map(|((from, to), seen)| {
+        let n = count(seen.words.all.turns);
+        (format!("{}, n = {n}", turns(*from, *to)), seen)
+    });
+    let note = "Share of the n turns of samples that took so many.";
+    figure("Against turns", note, report, parts)
 }
 
 fn amounts(report: &Report, out: &mut String) {

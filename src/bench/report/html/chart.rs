@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use super::text::{escape, line};
+use crate::bench::report::MAX_OTHERS;
 
 /// Width of a picture.
 const WIDTH: f64 = 330.0;
@@ -15,7 +16,7 @@ const MAX_TABLE: usize = 300;
 const LABEL: usize = 34;
 
 /// Colours, by place: blue, orange, green, purple, sky, vermilion, as Okabe and Ito chose them.
-pub(super) const SERIES: [&str; 6] = ["s1", "s2", "s3", "s4", "s5", "s6"];
+pub(super) const SERIES: [&str; MAX_OTHERS + 1] = ["s1", "s2", "s3", "s4", "s5", "s6"];
 
 /// A picture, and all that belongs to it.
 #[derive(Debug, Default)]
@@ -27,8 +28,6 @@ pub(super) struct Figure {
     pub(super) legend: Vec<(String, String)>,
     pub(super) svg: String,
     pub(super) table: Table,
-    /// Takes the whole width.
-    pub(super) wide: bool,
 }
 
 /// Plain text in cells.
@@ -71,16 +70,12 @@ pub(super) struct Line {
 
 impl Figure {
     pub(super) fn write(&self, out: &mut String) {
-        let wide = if self.wide { " wide" } else { "" };
-        let _ = write!(
-            out,
-            "<figure class=\"card{wide}\"><h3>{}</h3>",
-            escape(&self.title)
-        );
+        let title = line(&self.title, 120);
+        let _ = write!(out, "<figure class=\"card\"><h3>{title}</h3>");
         if !self.note.is_empty() {
             let _ = write!(out, "<p class=\"note\">{}</p>", escape(&self.note));
         }
-        if !self.legend.is_empty() {
+        if !self.legend.is_empty() && !self.svg.is_empty() {
             out.push_str("<ul class=\"legend\">");
             for (class, meaning) in &self.legend {
                 let _ = write!(
@@ -103,8 +98,7 @@ impl Figure {
             self.svg.replacen(
                 "<svg",
                 &format!(
-                    "<svg class=\"plot\" role=\"img\" aria-label=\"{}. {}\"",
-                    escape(&self.title),
+                    "<svg class=\"plot\" role=\"img\" aria-label=\"{title}. {}\"",
                     escape(&self.note)
                 ),
                 1
@@ -177,8 +171,12 @@ fn more(out: &mut String, y: f64, rows: usize) {
     }
 }
 
-/// Bars beside each other under each label, from 0 to `max`.
+/// Bars beside each other under each label, from 0 to `max`; nothing without a bar.
 pub(super) fn bars(rows: &[Row], max: f64) -> String {
+    let rows: Vec<&Row> = rows.iter().filter(|row| !row.bars.is_empty()).collect();
+    if rows.is_empty() {
+        return String::new();
+    }
     let (bar, gap) = (10.0, 16.0);
     let widest = WIDTH - 62.0;
     let max = if max > 0.0 { max } else { 1.0 };
@@ -206,12 +204,14 @@ pub(super) fn bars(rows: &[Row], max: f64) -> String {
     format!("{}{body}</svg>", open(y + tail))
 }
 
-/// Parts of a whole, one after the other, for each label; `shown` of the last part stands for the whole.
+/// Parts of a whole, one after the other, for each label; `total` is told at its right. Nothing where all are 0.
 pub(super) fn stacked(rows: &[Row], total: impl Fn(&Row) -> String) -> String {
     let (bar, gap) = (16.0, 12.0);
     let sum = |row: &Row| row.bars.iter().map(|bar| bar.value.max(0.0)).sum::<f64>();
     let max = rows.iter().map(sum).fold(0.0, f64::max);
-    let max = if max > 0.0 { max } else { 1.0 };
+    if max <= 0.0 {
+        return String::new();
+    }
     let mut y = 4.0;
     let mut body = String::new();
     for row in rows.iter().take(MAX_ROWS) {
@@ -243,13 +243,16 @@ pub(super) fn stacked(rows: &[Row], total: impl Fn(&Row) -> String) -> String {
     format!("{}{body}</svg>", open(y + tail))
 }
 
-/// Values with intervals on one axis; a thin line stands where `mark` is.
+/// Values with intervals on one axis; a thin line stands where `mark` is. Nothing without a value.
 pub(super) fn dots(
     rows: &[(String, Vec<Dot>)],
     (low, high): (f64, f64),
     mark: Option<f64>,
     tick: impl Fn(f64) -> String,
 ) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
     let (left, right) = (6.0, WIDTH - 62.0);
     let at = |value: f64| left + (value - low) / (high - low) * (right - left);
     let mut y = 4.0;
@@ -309,13 +312,8 @@ pub(super) fn dots(
     format!("{}{body}</svg>", open(y + 18.0))
 }
 
-/// Lines over a common axis that begins at 0 below.
-pub(super) fn lines(
-    lines: &[Line],
-    max: f64,
-    ticks: &[(f64, String)],
-    value: impl Fn(f64) -> String,
-) -> String {
+/// Lines over a common axis of whole numbers, that begins at 0 below; nothing without a point.
+pub(super) fn lines(lines: &[Line], max: f64, value: impl Fn(f64) -> String) -> String {
     let (left, right, top, bottom) = (36.0, WIDTH - 8.0, 8.0, 150.0);
     let max = if max > 0.0 { max } else { 1.0 };
     let points = || lines.iter().flat_map(|line| &line.points);
@@ -323,6 +321,9 @@ pub(super) fn lines(
     let last = points()
         .map(|point| point.0)
         .fold(f64::NEG_INFINITY, f64::max);
+    if first > last {
+        return String::new();
+    }
     let span = if last > first { last - first } else { 1.0 };
     let x = |at: f64| left + (at - first) / span * (right - left);
     let y = |at: f64| bottom - (at / max).clamp(0.0, 1.0) * (bottom - top);
@@ -338,13 +339,14 @@ pub(super) fn lines(
             escape(&value(at))
         );
     }
-    for (at, text) in ticks {
+    let mut ticks = vec![first, f64::midpoint(first, last).round(), last];
+    ticks.dedup();
+    for at in ticks {
         let _ = write!(
             body,
-            "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
-            x(*at),
-            bottom + 16.0,
-            line(text, 12)
+            "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\">{at:.0}</text>",
+            x(at),
+            bottom + 16.0
         );
     }
     for one in lines {
@@ -372,4 +374,28 @@ pub(super) fn lines(
         }
     }
     format!("{}{body}</svg>", open(bottom + 24.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(points: &[(f64, f64)]) -> String {
+        let line = Line {
+            class: "s1".into(),
+            points: points.to_vec(),
+        };
+        lines(&[line], 1.0, |value| format!("{value:.1}"))
+    }
+
+    #[test]
+    fn lines_of_few_points_stand_at_numbers() {
+        assert_eq!(drawn(&[]), "");
+        for (points, ticks) in [(1, 1), (2, 2), (3, 3), (40, 3)] {
+            let points: Vec<(f64, f64)> = (1..=points).map(|at| (f64::from(at), 0.5)).collect();
+            let svg = drawn(&points);
+            assert!(!svg.contains("inf") && !svg.contains("NaN"), "{svg}");
+            assert_eq!(svg.matches("class=\"tick\"").count(), ticks, "{svg}");
+        }
+    }
 }

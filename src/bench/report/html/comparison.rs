@@ -2,7 +2,7 @@
 
 use super::chart::{Bar, Dot, Figure, Row, SERIES, Table, bars, dots};
 use super::scores::{range, score, shares};
-use super::text::{DASH, count, line};
+use super::text::{DASH, count};
 use super::{begin, end};
 use crate::bench::compare::Comparison;
 use crate::bench::report::{Other, Report, Totals};
@@ -15,8 +15,8 @@ pub(super) fn section(report: &Report, out: &mut String) {
         out,
         "beside",
         "Beside other runs",
-        "Only problems that have a score in both count; samples of one problem are averaged first. The difference is the other \
-         run's less this one's, with the interval that holds 95 % of it when problems are drawn again.",
+        "Only problems that have a score in both count, the others are left out; samples of one problem are averaged first. The difference is the other \
+         run's less this one's, with the interval that holds 95 % of it when problems are drawn again; it is clear where that does not hold 0.",
     );
     let sides = report.sides();
     for (other, (name, _)) in report.others.iter().zip(sides.iter().skip(1)) {
@@ -29,6 +29,7 @@ pub(super) fn section(report: &Report, out: &mut String) {
 fn points(value: Option<f64>, as_share: bool) -> String {
     match value {
         None => DASH.to_owned(),
+        Some(0.0) => "0".to_owned(),
         Some(value) if as_share => format!("{:+.1}", value * 100.0),
         Some(value) => format!("{value:+.4}"),
     }
@@ -77,9 +78,14 @@ fn difference(report: &Report, other: &Other, name: &str) -> Figure {
     let reach = (reach * 10.0).ceil() / 10.0;
     let pair = &other.comparison;
     Figure {
-        title: format!("{} against this run", line(name, 60)),
+        title: format!("{name} against this run"),
         note: format!(
-            "{} problems, {} left out; the other is better on {}, worse on {}.",
+            "{}{} problems, {} left out; the other is better on {}, worse on {}.",
+            if as_share {
+                "In percentage points. "
+            } else {
+                ""
+            },
             count(pair.n as u64),
             count(pair.excluded as u64),
             count(pair.better as u64),
@@ -88,17 +94,18 @@ fn difference(report: &Report, other: &Other, name: &str) -> Figure {
         legend: vec![
             ("s1".into(), "better".into()),
             ("s6".into(), "worse".into()),
-            ("none".into(), "the interval holds 0".into()),
+            ("none".into(), "no clear difference".into()),
         ],
         svg: dots(&rows, (-reach, reach), Some(0.0), |value| {
-            if as_share {
+            if value == 0.0 {
+                "0".to_owned()
+            } else if as_share {
                 format!("{:+.0}", value * 100.0)
             } else {
                 format!("{value:+.1}")
             }
         }),
         table,
-        wide: false,
     }
 }
 
@@ -183,6 +190,5 @@ fn costs(report: &Report) -> Figure {
         legend: super::scores::legend(report).into_iter().skip(1).collect(),
         svg: bars(&rows, largest),
         table,
-        wide: false,
     }
 }

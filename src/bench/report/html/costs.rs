@@ -1,7 +1,8 @@
 //! Tokens, time, memory and disk.
 
+use super::capabilities::few;
 use super::chart::{Bar, Figure, Line, Row, Table, lines, stacked};
-use super::text::{DASH, bytes, count, percent, ratio, short_count, time};
+use super::text::{DASH, bytes, count, percent, rate, ratio, short_count, time};
 use super::{begin, end};
 use crate::bench::manifest::Mode;
 use crate::bench::report::{Report, Totals};
@@ -70,7 +71,7 @@ fn whose(report: &Report) -> Vec<(String, &Totals)> {
         .map(|(name, run)| (if several { name } else { "All".to_owned() }, &run.totals))
         .collect();
     let domains = report.drawn();
-    if domains.len() > 1 {
+    if !several && domains.len() > 1 {
         for (name, domain) in domains {
             let name = report.name_of(name).to_owned();
             all.push((name, &domain.totals));
@@ -123,20 +124,13 @@ fn parts(
             show(row.bars.iter().map(|bar| bar.value).sum())
         }),
         table,
-        wide: false,
     }
 }
 
 fn by_turn(report: &Report) -> Figure {
     let mut table = Table::new(&["Turn", "Samples", "Model", "Tools", "Tokens written"]);
     let (mut model, mut tools) = (Vec::new(), Vec::new());
-    let few = report
-        .by_turn
-        .iter()
-        .map(|turn| turn.turns)
-        .max()
-        .unwrap_or(0)
-        .min(3);
+    let few = few(report.by_turn.iter().map(|turn| turn.turns));
     for (at, turn) in (1_u32..).zip(&report.by_turn) {
         if turn.turns == 0 {
             continue;
@@ -154,16 +148,14 @@ fn by_turn(report: &Report) -> Figure {
             tools.push((f64::from(at), turn.tools_s / n));
         }
     }
-    let last = model.last().map_or(1.0, |point| point.0);
     let max = model
         .iter()
         .chain(&tools)
         .map(|point| point.1)
         .fold(0.0, f64::max);
-    let ticks = [1.0, f64::midpoint(1.0, last).round(), last].map(|at| (at, format!("{at:.0}")));
     Figure {
         title: "Time of a turn".into(),
-        note: "Mean of the n-th turns.".into(),
+        note: format!("Mean of the n-th turns, where {few} or more samples have one."),
         legend: vec![("s1".into(), "Model".into()), ("s2".into(), "Tools".into())],
         svg: lines(
             &[
@@ -177,11 +169,9 @@ fn by_turn(report: &Report) -> Figure {
                 },
             ],
             max,
-            &ticks,
             time,
         ),
         table,
-        wide: false,
     }
 }
 
@@ -211,23 +201,19 @@ fn sums(report: &Report) -> Figure {
     };
     row("Samples", &|sums| count(sums.samples));
     row("Turns", &|sums| count(sums.turns));
-    row("Tokens of all requests", &|sums| count(sums.prompt_tokens));
-    row("served from a cache", &|sums| count(sums.cached_tokens));
-    row("Tokens by the model", &|sums| count(sums.completion_tokens));
-    row("Tokens of the environment", &|sums| {
-        count(sums.environment_tokens)
-    });
+    row("Tokens sent", &|sums| count(sums.prompt_tokens));
+    row("of these, cached", &|sums| count(sums.cached_tokens));
+    row("Tokens written", &|sums| count(sums.completion_tokens));
+    row("Environment tokens", &|sums| count(sums.environment_tokens));
     row("their share", &|sums| {
         ratio(sums.environment_tokens, sums.tokens()).map_or_else(|| DASH.into(), percent)
     });
-    row("Time of calls, its share", &|sums| {
-        share(sums.tools_s, sums.total_s)
-    });
-    row("Start-up and teardown", &|sums| {
+    row("Time in calls", &|sums| share(sums.tools_s, sums.total_s));
+    row("in start, end", &|sums| {
         share(sums.start_s + sums.end_s, sums.total_s)
     });
-    row("At work", &|sums| time(sums.busy_s));
-    row("at once, in the mean", &|sums| {
+    row("Time at work", &|sums| time(sums.busy_s));
+    row("Samples at once", &|sums| {
         if sums.busy_s > 0.0 {
             format!("{:.1}", sums.total_s / sums.busy_s)
         } else {
@@ -235,8 +221,7 @@ fn sums(report: &Report) -> Figure {
         }
     });
     row("Samples a minute", &|sums| {
-        sums.queries_per_minute
-            .map_or_else(|| DASH.into(), |rate| format!("{rate:.2}"))
+        sums.queries_per_minute.map_or_else(|| DASH.into(), rate)
     });
     Figure {
         title: "Sums".into(),

@@ -7,18 +7,18 @@ mod comparison;
 mod costs;
 mod endings;
 mod scores;
-mod text;
 mod trajectories;
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use sha2::{Digest, Sha256};
 
 pub use trajectories::Trajectories;
 
-use super::Report;
+use super::text::{base64, line};
 use super::totals::real;
-use text::{base64, line};
+use super::{Report, text};
 
 const STYLE: &str = include_str!("style.css");
 
@@ -64,18 +64,24 @@ impl Report {
     fn sides(&self) -> Vec<(String, &Self)> {
         let all = std::iter::once(self).chain(self.others.iter().map(|other| &other.report));
         let all: Vec<&Self> = all.take(chart::SERIES.len()).collect();
-        let same = |pick: fn(&Self) -> &str| all.iter().all(|run| pick(run) == pick(self));
-        let (modes, models) = (same(Self::mode), same(|run| &run.run.config.model));
+        let same = |pick: fn(&Self) -> String| all.iter().all(|run| pick(run) == pick(self));
+        let (modes, models) = (same(Self::mode), same(|run| run.run.config.model.clone()));
+        let name = |run: &Self| match (modes, models) {
+            (true, true) => run.run.config.task.clone(),
+            (false, true) => run.mode(),
+            (true, false) => run.run.config.model.clone(),
+            (false, false) => format!("{}, {}", run.run.config.model, run.mode()),
+        };
+        let mut seen = BTreeMap::new();
         all.iter()
-            .enumerate()
-            .map(|(at, run)| {
-                let name = match (modes, models) {
-                    (true, true) => format!("{} {}", run.run.config.task, at + 1),
-                    (false, true) => run.mode().to_owned(),
-                    (true, false) => run.run.config.model.clone(),
-                    (false, false) => format!("{}, {}", run.run.config.model, run.mode()),
-                };
-                (name, *run)
+            .map(|run| {
+                let name = name(run);
+                let times = seen.entry(name.clone()).or_insert(0);
+                *times += 1;
+                match times {
+                    1 => (name, *run),
+                    n => (format!("{name} ({n})"), *run),
+                }
             })
             .collect()
     }

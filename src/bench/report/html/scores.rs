@@ -3,8 +3,9 @@
 use std::fmt::Write as _;
 
 use super::chart::{Dot, Figure, SERIES, Table, dots};
-use super::text::{DASH, count, escape, line, percent, short_count, time};
+use super::text::{DASH, count, escape, line, percent, plural, rate, short_count, time, turns};
 use super::{begin, end, stat};
+use crate::agent::Ablation;
 use crate::bench::manifest::Mode;
 use crate::bench::report::Report;
 use crate::bench::summary::Summary;
@@ -57,17 +58,19 @@ pub(super) fn head(report: &Report, out: &mut String) {
         line(&config.task, 80),
         line(&config.model, 80)
     );
+    let most = match config.mode {
+        Mode::LlmInSandbox => {
+            let most = config.max_steps.into();
+            format!(", at most {}", plural(most, "turn", "turns"))
+        }
+        Mode::Llm => String::new(),
+    };
     let _ = writeln!(
         out,
-        "<p class=\"lead\">{} samples of {} {mode}, {} of each row, at most {} turns.</p>",
-        count(all.total as u64),
-        if report.domains.len() == 1 {
-            "one field".to_owned()
-        } else {
-            format!("{} fields", report.domains.len())
-        },
+        "<p class=\"lead\">{} of {} {mode}, {} of each row{most}.</p>",
+        plural(all.total as u64, "sample", "samples"),
+        plural(report.domains.len() as u64, "field", "fields"),
         config.repeat,
-        config.max_steps
     );
     stats(report, out);
     facts(report, out);
@@ -83,15 +86,17 @@ fn stats(report: &Report, out: &mut String) {
     let _ = writeln!(
         out,
         "<div class=\"stats\"><div class=\"stat first\"><b>{}</b><span>mean score{interval}</span></div>",
-        score(all.mean, as_share)
+        all.mean
+            .map_or_else(|| "none".to_owned(), |mean| score(Some(mean), as_share))
     );
     let sums = &report.totals;
     let left_out = all.pending + all.infrastructure_failures + all.missing;
     let scored = format!("scored; {} in no mean", count(left_out as u64));
     let or_dash = |shown: Option<String>| shown.unwrap_or_else(|| DASH.to_owned());
     let turns = sums.each(super::real(sums.turns));
+    // Where the server does not count them, there is none.
     let tokens = sums.each(super::real(sums.tokens()));
-    let rate = sums.queries_per_minute;
+    let tokens = tokens.filter(|tokens| *tokens > 0.0);
     let all = [
         (count(all.scored as u64), scored.as_str()),
         (
@@ -101,7 +106,7 @@ fn stats(report: &Report, out: &mut String) {
         (or_dash(tokens.map(short_count)), "tokens a sample"),
         (or_dash(sums.each(sums.total_s).map(time)), "a sample"),
         (
-            or_dash(rate.map(|rate| format!("{rate:.1}"))),
+            or_dash(sums.queries_per_minute.map(rate)),
             "samples a minute",
         ),
     ];
@@ -118,10 +123,19 @@ fn facts(report: &Report, out: &mut String) {
     let image = image.map(|digest| format!("{} ({})", config.image, start(digest)));
     let sampling = &config.sampling;
     let or_server = |value: Option<String>| value.unwrap_or_else(|| "the server's".to_owned());
+    let ablations: Vec<String> = config.ablations.iter().map(ToString::to_string).collect();
     let facts = [
+        ("Ablations", ablations.join(", ")),
         ("Run", start(&report.run.digest)),
         ("Image", image.unwrap_or_else(|| "none".to_owned())),
-        ("Network", config.network.clone()),
+        (
+            "Network",
+            if config.ablations.contains(&Ablation::NoNetwork) {
+                "none".to_owned()
+            } else {
+                config.network.clone()
+            },
+        ),
         (
             "Seed",
             or_server(sampling.seed.map(|seed| seed.to_string())),
@@ -133,7 +147,11 @@ fn facts(report: &Report, out: &mut String) {
         ("Version", report.run.package.clone()),
     ];
     out.push_str("<dl class=\"facts\">");
-    for (name, value) in &facts {
+    let without = |name| config.mode == Mode::Llm && matches!(name, "Image" | "Network");
+    let told = facts
+        .iter()
+        .filter(|(name, value)| !value.is_empty() && !without(*name));
+    for (name, value) in told {
         let _ = write!(
             out,
             "<div><dt>{name}</dt><dd>{}</dd></div>",
@@ -204,7 +222,7 @@ fn by_domain(report: &Report) -> Figure {
     let mut bounds = (0.0_f64, 1.0_f64);
     for name in names {
         let label = name.map_or("All", |name| report.name_of(name));
-        let mut dots = Vec::new();
+        let (mut dots, mut numbers) = (Vec::new(), Vec::new());
         for ((side, run), class) in sides.iter().zip(SERIES) {
             let found = match name {
                 None => Some(&run.summary),
@@ -228,6 +246,7 @@ fn by_domain(report: &Report) -> Figure {
             let Some(mean) = part.mean else { continue };
             let [low, high] = part.interval_95.unwrap_or([mean; 2]);
             bounds = (bounds.0.min(low), bounds.1.max(high));
+            numbers.push(count(part.scored as u64));
             dots.push(Dot {
                 value: mean,
                 interval: part.interval_95,
@@ -236,7 +255,8 @@ fn by_domain(report: &Report) -> Figure {
             });
         }
         if !dots.is_empty() {
-            rows.push((label.to_owned(), dots));
+            numbers.dedup();
+            rows.push((format!("{label}, n = {}", numbers.join(", ")), dots));
         }
     }
     let tick = |value: f64| {
@@ -256,7 +276,6 @@ fn by_domain(report: &Report) -> Figure {
         legend: legend(report),
         svg: dots(&rows, bounds, None, tick),
         table,
-        wide: false,
     }
 }
 
@@ -274,12 +293,16 @@ pub(super) fn legend(report: &Report) -> Vec<(String, String)> {
 }
 
 fn pass_at(report: &Report) -> Figure {
-    let mut table = Table::new(&["k", "pass@k"]);
+    let mut table = Table::new(&["k", "pass@k", "n"]);
     let mut rows = Vec::new();
     for (k, rate) in &report.summary.pass_at {
-        table.rows.push(vec![k.to_string(), percent(*rate)]);
+        let n = report.summary.pass_at_n.get(k).copied().unwrap_or(0);
+        let n = count(n as u64);
+        table
+            .rows
+            .push(vec![k.to_string(), percent(*rate), n.clone()]);
         rows.push((
-            format!("k = {k}"),
+            format!("k = {k}, n = {n}"),
             vec![Dot {
                 value: *rate,
                 interval: None,
@@ -290,7 +313,7 @@ fn pass_at(report: &Report) -> Figure {
     }
     Figure {
         title: "pass@k".into(),
-        note: "Share of problems that at least one of k samples solves, estimated without bias."
+        note: "Share of the n problems with k scored samples that at least one of k solves, estimated without bias."
             .into(),
         svg: dots(&rows, (0.0, 1.0), None, |value| {
             format!("{:.0}", value * 100.0)
@@ -305,11 +328,7 @@ fn by_length(report: &Report) -> Figure {
     let mut table = Table::new(&["Turns", "Mean score", "n", "Samples"]);
     let mut rows = Vec::new();
     for part in &report.by_length {
-        let turns = if part.from == part.to {
-            part.from.to_string()
-        } else {
-            format!("{} to {}", part.from, part.to)
-        };
+        let turns = turns(part.from, part.to);
         let mean = score(part.mean, as_share);
         table.rows.push(vec![
             turns.clone(),
@@ -318,7 +337,7 @@ fn by_length(report: &Report) -> Figure {
             count(part.samples),
         ]);
         if let Some(value) = part.mean {
-            let label = format!("{turns} turns, n = {}", part.scored);
+            let label = format!("{turns}, n = {}", part.scored);
             rows.push((
                 label,
                 vec![Dot {

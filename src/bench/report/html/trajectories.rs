@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use serde_json::{Map, Value};
 
 use super::endings::{mark, sample_name};
-use super::text::{bytes, clip, count, escape, line, time};
+use super::text::{bytes, clip, count, escape, line, plural, time};
 use crate::bench::ledger::Record;
 use crate::outcome::Connection;
 use crate::spec::{Change, Effects};
@@ -16,7 +16,7 @@ use crate::trajectory::Event;
 
 /// Bytes of one sample; the middle of a longer one is left out.
 const MAX_SAMPLE: usize = 192 << 10;
-/// Of these, for its end.
+/// Of these, for its end, and for each turn: a model may make any number of calls in one.
 const MAX_TAIL: usize = MAX_SAMPLE / 3;
 /// Characters of the problem, a thought or a reasoning, of a call, and of an observation.
 const PROBLEM: usize = 3000;
@@ -47,6 +47,8 @@ pub(in crate::bench::report) struct View {
     omitted: u64,
     turn: String,
     notes: usize,
+    /// Of the turn, for want of room.
+    cut: u64,
 }
 
 impl Trajectories {
@@ -69,9 +71,9 @@ impl Trajectories {
         }
         let (class, score) = mark(record.status, record.score);
         let mut head = format!(
-            "<details class=\"sample\"><summary><span class=\"mark {class}\">{score}</span><b><bdi>{}</bdi></b><span class=\"aside\">{} turns · {} · {} tokens written</span></summary>\n",
+            "<details class=\"sample\"><summary><span class=\"mark {class}\">{score}</span><b><bdi>{}</bdi></b><span class=\"aside\">{} · {} · {} tokens written</span></summary>\n",
             sample_name(&record.id, record.repeat),
-            record.steps,
+            plural(record.steps.into(), "turn", "turns"),
             time(record.times.total),
             count(record.usage.completion_tokens)
         );
@@ -112,6 +114,7 @@ impl Trajectories {
             omitted: 0,
             turn: String::new(),
             notes: 0,
+            cut: 0,
         })
     }
 
@@ -153,7 +156,8 @@ impl Trajectories {
         let lead = match (self.pages.len(), self.left_out) {
             (0, 0) => "There are none.".to_owned(),
             (_, 0) => format!(
-                "All {shown} samples: what failed first, then by score. Long texts are cut in the middle."
+                "{}: what failed first, then by score. Long texts are cut in the middle.",
+                plural(self.pages.len() as u64, "sample", "samples")
             ),
             _ => format!(
                 "{shown} samples of {}: what failed first, then the lowest scores. {left_out} are left out to keep this page small; \
@@ -175,6 +179,18 @@ impl Trajectories {
 impl View {
     /// Takes the next event.
     pub(in crate::bench::report) fn event(&mut self, event: &Event) {
+        if matches!(event, Event::Completion { .. }) {
+            self.close();
+        }
+        let before = self.turn.len();
+        self.add(event);
+        if self.turn.len() > MAX_TAIL {
+            self.turn.truncate(before);
+            self.cut += 1;
+        }
+    }
+
+    fn add(&mut self, event: &Event) {
         match event {
             Event::Completion { .. } => self.completion(event),
             Event::ToolCall {
@@ -213,7 +229,6 @@ impl View {
         else {
             return;
         };
-        self.close();
         let _ = write!(
             self.turn,
             "<section class=\"turn\"><h4>Turn {step}<span class=\"aside\">{}",
@@ -334,7 +349,7 @@ impl View {
             let size = change
                 .size
                 .map_or_else(String::new, |size| format!(", {}", bytes(size)));
-            self.note(word, &format!("{}{size}", change.path));
+            self.note(&format!("{word}{size}"), &change.path);
             if let Some(diff) = &change.diff {
                 let _ = writeln!(
                     self.turn,
@@ -386,6 +401,13 @@ impl View {
             return;
         }
         let mut turn = std::mem::take(&mut self.turn);
+        if self.cut > 0 {
+            let cut = count(std::mem::take(&mut self.cut));
+            let _ = writeln!(
+                turn,
+                "<p class=\"gap\">⋯ {cut} more entries of this turn left out ⋯</p>"
+            );
+        }
         if turn.starts_with("<section") {
             turn.push_str("</section>\n");
         }
@@ -400,10 +422,6 @@ impl View {
             self.omitted += 1;
         }
     }
-}
-
-fn plural(number: u64, one: &str, many: &str) -> String {
-    format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
 fn micros(number: u64) -> String {

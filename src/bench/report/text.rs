@@ -1,4 +1,4 @@
-//! Text on its way into the page. Models, sandboxes and servers wrote it: nothing of it is markup, turns the direction of what
+//! Text on its way into a report. Models, sandboxes and servers wrote it: nothing of it is markup, turns the direction of what
 //! stands beside it, or is longer than it may be.
 
 use std::borrow::Cow;
@@ -32,25 +32,33 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
 }
 
 fn is_special(c: char) -> bool {
-    matches!(c, '&' | '<' | '>' | '"' | '\'')
-        || c.is_control()
-        || matches!(
-            c,
-            // Soft hyphen; zero-width and direction marks; separators; embeddings; isolates; tags; noncharacters.
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-                | '\u{fff9}'..='\u{ffff}'
-                | '\u{e0000}'..='\u{e0fff}'
-        )
+    matches!(c, '&' | '<' | '>' | '"' | '\'') || c.is_control() || is_unseen(c)
+}
+
+/// Turns the direction of writing, or is not seen.
+pub(super) fn is_unseen(c: char) -> bool {
+    matches!(
+        c,
+        // Soft hyphen; zero-width and direction marks; separators; embeddings; isolates; annotations; noncharacters; tags.
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{fffe}'..='\u{ffff}'
+            | '\u{e0000}'..='\u{e0fff}'
+    )
 }
 
 /// One line of text.
 pub(super) fn line(text: &str, limit: usize) -> String {
-    let flat: String = clip(text, limit)
+    let text = match ends(text, limit) {
+        Some((before, _, after)) => Cow::Owned([before, "…", after].concat()),
+        None => Cow::Borrowed(text),
+    };
+    let flat: String = text
         .chars()
         .map(|c| if matches!(c, '\n' | '\t') { ' ' } else { c })
         .collect();
@@ -59,25 +67,31 @@ pub(super) fn line(text: &str, limit: usize) -> String {
 
 /// The beginning and the end of a text that is too long, with what is left out between them.
 pub(super) fn clip(text: &str, limit: usize) -> Cow<'_, str> {
+    let Some((before, left_out, after)) = ends(text, limit) else {
+        return Cow::Borrowed(text);
+    };
+    let left_out = count(left_out.chars().count() as u64);
+    let gap = format!("\n⋯ {left_out} characters left out ⋯\n");
+    Cow::Owned([before, &gap, after].concat())
+}
+
+/// Beginning, middle and end of a text that is too long.
+fn ends(text: &str, limit: usize) -> Option<(&str, &str, &str)> {
     // No character is shorter than a byte.
     if text.len() <= limit {
-        return Cow::Borrowed(text);
+        return None;
     }
     let mut places = text.char_indices().map(|(at, _)| at);
     let (head, tail) = (limit - limit / 3, limit / 3);
-    let Some(begin) = places.nth(head) else {
-        return Cow::Borrowed(text);
-    };
+    let begin = places.nth(head)?;
     let end = text.char_indices().rev().map(|(at, _)| at);
-    let end = end.take(tail).last().unwrap_or(text.len()).max(begin);
-    if end == begin {
-        return Cow::Borrowed(text);
+    let end = end.take(tail).last().unwrap_or(text.len());
+    if end <= begin {
+        return None;
     }
     let (before, rest) = text.split_at(begin);
     let (left_out, after) = rest.split_at(end - begin);
-    let left_out = left_out.chars().count() as u64;
-    let gap = format!("\n⋯ {} characters left out ⋯\n", count(left_out));
-    Cow::Owned([before, &gap, after].concat())
+    Some((before, left_out, after))
 }
 
 /// `1,234,567`.
@@ -104,6 +118,28 @@ pub(super) fn short_count(number: f64) -> String {
     }
 }
 
+/// `0.83`, `8.2`, `6,478`.
+pub(super) fn rate(number: f64) -> String {
+    match number {
+        n if n >= 100.0 => short_count(n),
+        n if n >= 1.0 => format!("{n:.1}"),
+        n => format!("{n:.2}"),
+    }
+}
+
+/// `1 turn`, `2 turns`.
+pub(super) fn plural(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
+/// `3 to 4 turns`.
+pub(super) fn turns(from: u64, to: u64) -> String {
+    if from == to {
+        return plural(from, "turn", "turns");
+    }
+    format!("{from} to {to} turns")
+}
+
 /// `0.8 s`, `3.2 min`, `5.1 h`.
 pub(super) fn time(seconds: f64) -> String {
     match seconds {
@@ -111,14 +147,15 @@ pub(super) fn time(seconds: f64) -> String {
         s if s >= 120.0 => format!("{:.1} min", s / 60.0),
         s if s >= 9.95 => format!("{s:.0} s"),
         s if s >= 0.1 => format!("{s:.1} s"),
-        s if s > 0.0 => format!("{:.1} ms", s * 1e3),
+        s if s >= 1e-4 => format!("{:.1} ms", s * 1e3),
+        s if s > 0.0 => format!("{:.0} µs", s * 1e6),
         _ => "0 s".to_owned(),
     }
 }
 
 /// `512 B`, `4.0 KiB`, `1.1 GiB`.
 pub(super) fn bytes(number: u64) -> String {
-    let mut value = super::real(number);
+    let mut value = super::totals::real(number);
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {
             let decimals = usize::from(unit != "B" && value < 100.0);
@@ -140,7 +177,7 @@ pub(super) fn part(part: u64, of: u64) -> String {
 }
 
 pub(super) fn ratio(part: u64, of: u64) -> Option<f64> {
-    (of > 0).then(|| super::real(part) / super::real(of))
+    (of > 0).then(|| super::totals::real(part) / super::totals::real(of))
 }
 
 /// What is not known.
@@ -198,6 +235,8 @@ mod tests {
         assert!(clipped.contains("999,973 characters left out"), "{clipped}");
         assert!(clipped.chars().count() < 80);
         assert_eq!(line("a\nb\u{1b}", 10), "a b␛");
+        assert_eq!(line("abcdefghi<", 6), "abcd…i&lt;");
+        assert_eq!(line("äöüß", 3), "äö…ß");
     }
 
     #[test]
@@ -205,7 +244,18 @@ mod tests {
         assert_eq!(count(0), "0");
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(short_count(102_900.0), "102.9 K");
-        assert_eq!(time(0.0321), "32.1 ms");
+        assert_eq!(
+            (time(0.0321), time(4e-6)),
+            ("32.1 ms".into(), "4 µs".into())
+        );
+        assert_eq!(
+            [0.25, 8.22, 201_627.7].map(rate),
+            ["0.25", "8.2", "201.6 K"]
+        );
+        assert_eq!(
+            (turns(1, 1), turns(3, 4)),
+            ("1 turn".into(), "3 to 4 turns".into())
+        );
         assert_eq!(
             (short_count(6478.2), short_count(1004.0)),
             ("6,478".into(), "1,004".into())
