@@ -12,7 +12,7 @@ fn bench() -> Bench {
     let say = [
         bash("echo remembered > notes.txt; cat notes.txt"),
         bash("cat notes.txt"),
-        bash("sleep 500 & echo started"),
+        bash("sleep 500 & until grep sleep /proc/$!/comm; do :; done"),
         bash("cat /proc/[0-9]*/comm | grep sleep || echo nobody"),
         bash("echo yes > answer.txt"),
         bash("cat answer.txt; cut -f 2 /proc/net/route"),
