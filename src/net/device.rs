@@ -20,6 +20,9 @@ use super::{NetLimits, dns, gateway};
 /// Packets and flows of one round: then it is another sandbox's turn.
 const PACKETS: usize = 32;
 const FLOWS: usize = 16;
+/// Bytes of one: the most of a frame, and less than a connection's window as a rule. With more, a sandbox whose kernel offers large
+/// windows would have many times the share of one whose kernel offers small ones.
+const TURN: u64 = 64 << 10;
 /// How far ahead of its bandwidth a sandbox may be.
 const BURST: Duration = Duration::from_millis(50);
 const BURSTS_A_SECOND: u64 = 20;
@@ -84,6 +87,8 @@ pub(super) struct Device {
     /// Flows that packets of this batch belong to.
     touched: Vec<u32>,
     readable: bool,
+    /// Bytes that it moved beyond its turn: the last frames and flow of one may. They are taken off the next.
+    over: u64,
     /// It is in the engine's queue.
     pub queued: bool,
     /// When the bandwidth for all bytes so far will have been there.
@@ -123,6 +128,7 @@ impl Device {
             active: VecDeque::new(),
             touched: Vec::new(),
             readable: true,
+            over: 0,
             queued: false,
             paid: now,
             held: now,
@@ -164,13 +170,17 @@ impl Device {
             self.held = self.held.max(self.paid);
             return false;
         }
-        self.wire.turn = self.turn(shared.turn);
+        if self.over >= TURN {
+            self.over -= TURN;
+            return true;
+        }
+        self.wire.turn = self.turn();
         if self.readable {
             self.read(shared);
         }
         for done in 0..self.active.len().min(FLOWS) {
             // What comes in is not to starve of what goes out.
-            if done > 0 && self.wire.traffic >= self.wire.turn {
+            if done > 0 && self.over + self.wire.traffic >= self.wire.turn {
                 break;
             }
             if let Some(token) = self.active.pop_front() {
@@ -182,15 +192,15 @@ impl Device {
     }
 
     /// Bytes of the next round: no more than are left, and than its bandwidth has in a short time.
-    fn turn(&self, most: u64) -> u64 {
+    fn turn(&self) -> u64 {
         let rate = self.limits.bandwidth.map(|rate| rate / BURSTS_A_SECOND);
-        most.min(self.wire.left).min(rate.unwrap_or(most)).max(1)
+        TURN.min(self.wire.left).min(rate.unwrap_or(TURN)).max(1)
     }
 
     fn read(&mut self, shared: &mut Shared) {
         let mut input = std::mem::take(&mut shared.input);
         for _ in 0..PACKETS {
-            if self.wire.traffic >= self.wire.turn {
+            if self.over + self.wire.traffic >= self.wire.turn {
                 break;
             }
             match unistd::read(&self.wire.tun, &mut input) {
@@ -207,7 +217,7 @@ impl Device {
         }
         shared.input = input;
         for token in std::mem::take(&mut self.touched) {
-            let left = self.wire.turn.saturating_sub(self.wire.traffic);
+            let left = self.wire.turn.saturating_sub(self.over + self.wire.traffic);
             let left = usize::try_from(left).unwrap_or(usize::MAX);
             if let Some(Flow::Tcp(flow)) = self.flows.get_mut(&token).map(|slot| &mut slot.flow) {
                 let mut link = self.wire.link(shared);
@@ -362,6 +372,7 @@ impl Device {
 
     fn account(&mut self, shared: &mut Shared) {
         let traffic = std::mem::take(&mut self.wire.traffic);
+        self.over = (self.over + traffic).saturating_sub(TURN);
         if self.limits.bytes.is_some() {
             self.wire.left = self.wire.left.saturating_sub(traffic);
         }

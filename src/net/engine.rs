@@ -26,10 +26,6 @@ use crate::sys::tun;
 
 /// Events that the kernel tells at once.
 const EVENTS: usize = 256;
-/// Bytes that all devices of a thread have moved before it is the first one's turn again, and those of one device at most and
-/// at least: however many are busy, each waits some milliseconds for its turn.
-const TURNS: u64 = 16 << 20;
-const TURN: std::ops::RangeInclusive<u64> = (64 << 10)..=(2 << 20);
 /// How much of a socket's data is copied for nothing at most, on kernels that cannot read from behind it.
 const SKIPPED: usize = 256 << 10;
 
@@ -197,8 +193,6 @@ pub(super) struct Shared {
     pub first: First,
     pub resolvers: Resolvers,
     pub sockets: Sockets,
-    /// Bytes of one device, then it is another's turn.
-    pub turn: u64,
     /// When, of which device, which flow; or 0, the device itself.
     pub timers: BTreeSet<(Instant, u32, u32)>,
 }
@@ -215,7 +209,6 @@ impl Shared {
             first: First::new(),
             resolvers: Resolvers::new(resolv_conf, hosts),
             sockets,
-            turn: *TURN.end(),
             timers: BTreeSet::new(),
         })
     }
@@ -258,10 +251,7 @@ impl Engine {
                 }
             }
             self.timers();
-            let busy = self.ready.len();
-            let share = TURNS / u64::try_from(busy.max(1)).unwrap_or(u64::MAX);
-            self.shared.turn = share.clamp(*TURN.start(), *TURN.end());
-            for _ in 0..busy {
+            for _ in 0..self.ready.len() {
                 self.turn();
             }
         }

@@ -3,6 +3,7 @@
 //! Needs `/dev/net/tun`, and the right to make namespaces: see [`world`].
 
 mod datagrams;
+mod fair;
 mod first_bytes;
 mod limits;
 mod lossy;
