@@ -84,7 +84,7 @@ impl Net {
     /// # Errors
     /// The host gives no thread or no descriptor.
     pub fn start(settings: &Settings) -> io::Result<Self> {
-        let sockets = Sockets::new(settings.sockets, settings.peek_offset);
+        let sockets = Sockets::new(settings);
         let (closing, closed) = channel();
         let mut net = Self {
             mailboxes: Vec::new(),

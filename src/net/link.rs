@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use nix::unistd;
 
+use super::Settings;
 use super::service::Call;
 use crate::sys::socket;
 
@@ -88,7 +89,9 @@ impl Socket {
         of_all: &Sockets,
     ) -> Self {
         let mut socket = Self::new(counted, fd);
-        if let Some(bytes) = buffer(of_device, of_all.open.load(Ordering::Relaxed)) {
+        if let Some(bytes) = buffer(of_device, of_all.open.load(Ordering::Relaxed))
+            && of_all.bound_buffers
+        {
             socket::bound_buffers(socket.as_fd(), bytes);
         }
         if of_all.peek_offset && socket::set_peek_offset(socket.as_fd(), 0).is_ok() {
@@ -178,6 +181,7 @@ pub(super) struct Sockets {
     open: Arc<AtomicUsize>,
     most: usize,
     peek_offset: bool,
+    bound_buffers: bool,
 }
 
 /// One of them.
@@ -185,11 +189,12 @@ pub(super) struct Sockets {
 pub(crate) struct Counted(Arc<AtomicUsize>);
 
 impl Sockets {
-    pub(super) fn new(most: usize, peek_offset: bool) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
             open: Arc::default(),
-            most,
-            peek_offset,
+            most: settings.sockets,
+            peek_offset: settings.peek_offset,
+            bound_buffers: settings.bound_buffers,
         }
     }
 

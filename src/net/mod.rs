@@ -59,6 +59,9 @@ pub struct Settings {
     pub sockets: usize,
     /// Have the kernel remember how far a socket was read, where it can. Without, as before Linux 6.9, all before is copied, too.
     pub peek_offset: bool,
+    /// Whether the kernel's buffers are bounded for connections behind the first. Without, each has what the kernel gives: so tests
+    /// see what that would be.
+    pub bound_buffers: bool,
     /// Whether sandboxes take turns. Without, one that is busy keeps its thread: so tests see what turns are for.
     pub turns: bool,
     /// Where the host's resolvers are named: resolv.conf(5).
@@ -94,6 +97,7 @@ impl Default for Settings {
             threads: std::thread::available_parallelism().map_or(1, |n| n.get().min(4)),
             sockets: 16 << 10,
             peek_offset: true,
+            bound_buffers: true,
             turns: true,
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             hosts: PathBuf::from("/etc/hosts"),

@@ -37,11 +37,12 @@ impl Trial {
         let kind = SockType::SeqPacket;
         let (wire, tun) = socketpair(AddressFamily::Unix, kind, None, flags).unwrap();
         let settings = Settings {
+            sockets,
             resolv_conf: PathBuf::from("/nonexistent"),
             hosts: PathBuf::from("/nonexistent"),
             ..Settings::default()
         };
-        let shared = Shared::new(&settings, Sockets::new(sockets, true)).unwrap();
+        let shared = Shared::new(&settings, Sockets::new(&settings)).unwrap();
         let (ledger, entries) = Ledger::new(100);
         let gate = Gate::new(rules.parse().unwrap(), [].into_iter().collect());
         let device = Device::new(1, tun, gate, NetLimits::default(), ledger, shared.now);
