@@ -34,9 +34,11 @@ fn main() -> ExitCode {
 
 /// Warnings, or what `LLM_IN_SANDBOX_LOG` asks for (as in `debug` or `llm_in_sandbox::host=debug`).
 fn log_to_stderr() {
-    let asked = std::env::var("LLM_IN_SANDBOX_LOG").unwrap_or_default();
-    // Not EnvFilter: the tables of its regular expressions cost every start 0.1 ms.
-    let filter = asked.parse().unwrap_or_else(|_| Targets::new());
+    let asked = std::env::var("LLM_IN_SANDBOX_LOG").ok();
+    // Not EnvFilter: the tables of its regular expressions cost every start 0.1 ms. An empty text would ask for errors alone.
+    let asked = asked.filter(|asked| !asked.is_empty());
+    let filter: Option<Targets> = asked.and_then(|asked| asked.parse().ok());
+    let filter = filter.unwrap_or_default();
     let filter = match filter.default_level() {
         None => filter.with_default(LevelFilter::WARN),
         Some(_) => filter,
