@@ -28,6 +28,7 @@ use crate::image::{Manifest, OciError, OciImage, oci};
 use crate::llm::assemble::{Answer, Assembler, whole};
 use crate::llm::sse::SseParser;
 use crate::llm::{Message, parse_text_calls};
+pub use crate::packages::trial::{page as package_page, request as package_request};
 use crate::sys::channel::{Channel, FDS_MAX};
 use crate::tree::{self, UnpackPolicy};
 use crate::wire;
@@ -36,7 +37,7 @@ use crate::wire;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 14] = [
     ("archive", archive),
     ("wire", wire_messages),
     ("output", output),
@@ -49,6 +50,8 @@ pub const TARGETS: [Target; 12] = [
     ("packets", packets),
     ("names", name_answers),
     ("hello", first_bytes),
+    ("request", package_request),
+    ("page", package_page),
 ];
 
 fn split(data: &[u8]) -> (u8, &[u8]) {

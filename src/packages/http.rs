@@ -8,9 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use super::through::Through;
+
 /// Of a request with all its headers.
 const MAX_HEAD: usize = 16 << 10;
-const MAX_TARGET: usize = 2048;
+pub(super) const MAX_TARGET: usize = 2048;
 /// Until a request has come; and for each piece that the sandbox is to take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// pip gives up after 15 s without a byte.
@@ -46,6 +48,7 @@ pub(super) struct Request {
 pub(super) enum Body {
     Text(std::sync::Arc<str>),
     File(File, u64),
+    Through(Box<Through>),
 }
 
 impl Connection {
@@ -62,15 +65,22 @@ impl Connection {
     pub(super) async fn request(&mut self) -> io::Result<Option<Result<Request, u16>>> {
         (self.up, self.down) = (0, 0);
         let whole = timeout(PATIENCE, self.head()).await;
-        let Some(end) = whole.map_err(|_| io::ErrorKind::TimedOut)?? else {
-            return Ok(None);
+        self.up = self.buffer.len() as u64;
+        let end = match whole {
+            Err(_) if self.buffer.is_empty() => return Err(io::ErrorKind::TimedOut.into()),
+            Err(_) => return Ok(Some(Err(408))),
+            Ok(end) => end?,
         };
-        let Some(end) = end else {
-            return Ok(Some(Err(431)));
-        };
-        let head: Vec<u8> = self.buffer.drain(..end).collect();
-        self.up = head.len() as u64;
-        Ok(Some(parse(&head)))
+        match end {
+            None if self.buffer.is_empty() => Ok(None),
+            None => Ok(Some(Err(400))),
+            Some(None) => Ok(Some(Err(431))),
+            Some(Some(end)) => {
+                let head: Vec<u8> = self.buffer.drain(..end).collect();
+                self.up = head.len() as u64;
+                Ok(Some(parse(&head)))
+            }
+        }
     }
 
     /// Where a head ends: nothing at the end of the connection, and nowhere when it is too long.
@@ -114,13 +124,17 @@ impl Connection {
         body: Body,
     ) -> io::Result<()> {
         let length = match &body {
-            Body::Text(text) => text.len() as u64,
-            Body::File(_, length) => *length,
+            Body::Text(text) => Some(text.len() as u64),
+            Body::File(_, length) => Some(*length),
+            Body::Through(passing) => passing.length(),
         };
+        let length = length.map_or_else(String::new, |length| {
+            format!("Content-Length: {length}\r\n")
+        });
         let end = if request.last { "close" } else { "keep-alive" };
         // What is kept inside as well would only use up the sandbox's memory.
         let head = format!(
-            "HTTP/1.1 {status} {}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nCache-Control: no-store\r\nConnection: {end}\r\n\r\n",
+            "HTTP/1.1 {status} {}\r\nContent-Type: {kind}\r\n{length}Cache-Control: no-store\r\nConnection: {end}\r\n\r\n",
             reason(status)
         );
         self.send(head.as_bytes()).await?;
@@ -143,6 +157,15 @@ impl Connection {
                     }
                     left = left.saturating_sub(read as u64);
                     self.send(piece.get(..read).unwrap_or_default()).await?;
+                }
+            }
+            Body::Through(mut passing) => {
+                while let Some(piece) = passing.next().await? {
+                    self.send(&piece).await?;
+                }
+                if passing.length().is_none() {
+                    // Its end is that of the connection.
+                    return Err(io::ErrorKind::ConnectionReset.into());
                 }
             }
         }
@@ -170,7 +193,7 @@ impl Request {
     }
 }
 
-fn parse(head: &[u8]) -> Result<Request, u16> {
+pub(super) fn parse(head: &[u8]) -> Result<Request, u16> {
     let printable = |byte: &u8| matches!(byte, b'\r' | b'\n' | b'\t' | b' '..=b'~');
     if !head.iter().all(printable) {
         return Err(400);
@@ -219,6 +242,7 @@ fn reason(status: u16) -> &'static str {
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        408 => "Request Timeout",
         413 => "Content Too Large",
         431 => "Request Header Fields Too Large",
         502 => "Bad Gateway",

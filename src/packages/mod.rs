@@ -8,8 +8,12 @@ mod address;
 mod flights;
 mod http;
 mod page;
+mod record;
 mod requests;
 mod store;
+mod through;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod trial;
 mod upstream;
 
 use std::io;
@@ -27,6 +31,7 @@ pub use store::{Store, Swept};
 
 use crate::net::rules::Rules;
 use crate::net::{Call, GATEWAY_V4, Ledger, SERVICE_PORT, Service};
+use record::Record;
 use requests::Desk;
 
 /// Bytes that the files of a cache may have.
@@ -118,6 +123,7 @@ struct Guest {
 #[derive(Debug)]
 struct Door {
     calls: Sender<Call>,
+    ledger: Ledger,
     /// The thread lives as long as somebody can write to it.
     _thread: UnboundedSender<Guest>,
 }
@@ -125,7 +131,9 @@ struct Door {
 impl Service for Door {
     fn accept(&self, call: Call) {
         // Nobody is there any more, or too many wait: the connection ends.
-        let _ = self.calls.try_send(call);
+        if self.calls.try_send(call).is_err() {
+            Record::over(&self.ledger);
+        }
     }
 }
 
@@ -153,11 +161,12 @@ impl Cache {
         let guest = Guest {
             calls,
             rules,
-            ledger,
+            ledger: ledger.clone(),
         };
         let _ = mailbox.send(guest);
         Ok(Box::new(Door {
             calls: door,
+            ledger,
             _thread: mailbox,
         }))
     }
@@ -195,7 +204,9 @@ async fn attend(desk: Arc<Desk>, mut guest: Guest) {
         tokio::select! {
             call = guest.calls.recv() => {
                 let Some(call) = call else { break };
-                if calls.len() < CALLS {
+                if calls.len() >= CALLS {
+                    Record::over(&guest.ledger);
+                } else {
                     let visitor = requests::Visitor {
                         rules: Arc::clone(&rules),
                         ledger: guest.ledger.clone(),

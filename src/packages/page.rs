@@ -93,6 +93,11 @@ impl Page {
         self.files.get(*self.by_digest.get(sha256)?)
     }
 
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn files(&self) -> impl Iterator<Item = &File> {
+        self.files.iter()
+    }
+
     /// With our addresses, which begin with `base`.
     pub(super) fn html(&self, base: &str) -> Arc<str> {
         let write = || {

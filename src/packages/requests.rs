@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,18 +16,18 @@ use super::address::Address;
 use super::flights::Flights;
 use super::http::{Body, Connection, Request};
 use super::page::{ACCEPTED, HTML, JSON, Page, digest};
+use super::record::Record;
 use super::store::Store;
 use super::upstream::{Failure, Fetched, Upstream, host};
-use crate::net::gate::Protocol;
 use crate::net::rules::Rules;
-use crate::net::{Connection as Entry, Ended, GATEWAY_V4, Ledger, SERVICE_PORT, Verdict};
+use crate::net::{Connection as Entry, Ended, Ledger, Verdict};
 
 /// A page is asked for again after this time.
 const FRESH: Duration = Duration::from_secs(600);
 /// Bytes of pages, as they came, that are kept.
 const MAX_PAGES: usize = 64 << 20;
-/// Until a page has come.
-const PAGE: Duration = Duration::from_secs(300);
+/// Until a page has come: so long a hostile index keeps one of the turns of a sandbox.
+const PAGE: Duration = Duration::from_secs(60);
 /// Between looks at what another process downloads, and how long that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
 const OTHERS: Duration = Duration::from_secs(1800);
@@ -49,6 +50,8 @@ pub(super) struct Desk {
     pages: Mutex<HashMap<PageKey, Kept>>,
     page_flights: Flights<PageKey, Result<Arc<Page>, Failure>>,
     file_flights: Flights<String, Result<bool, Failure>>,
+    /// That files cannot be kept.
+    told: AtomicBool,
 }
 
 type PageKey = (usize, String);
@@ -63,7 +66,7 @@ struct Kept {
 
 /// A request that was understood.
 #[derive(Debug, PartialEq, Eq)]
-enum Asked {
+pub(super) enum Asked {
     Page,
     /// A file, or the metadata beside it.
     File {
@@ -84,6 +87,7 @@ impl Desk {
             pages: Mutex::default(),
             page_flights: Flights::default(),
             file_flights: Flights::default(),
+            told: AtomicBool::new(false),
         })
     }
 
@@ -94,8 +98,18 @@ impl Desk {
         visitor: &Visitor,
     ) -> io::Result<()> {
         let mut connection = Connection::new(stream);
-        while let Some(request) = connection.request().await? {
+        let mut asked = false;
+        loop {
+            let begun = connection.request().await;
+            if asked && !matches!(begun, Ok(Some(_))) {
+                return begun.map(drop);
+            }
+            asked = true;
             let mut record = Record::new(&visitor.ledger);
+            let Some(request) = begun? else {
+                record.entry.ended = Ended::Done;
+                return Ok(());
+            };
             let (request, answer) = match request {
                 Ok(request) => {
                     let work = self.answer(&request, visitor, &mut record.entry);
@@ -107,7 +121,19 @@ impl Desk {
                     Err(Failure::new(status, "no request for a package")),
                 ),
             };
-            let (head, body) = record.answered(answer);
+            let (head, body) = match answer {
+                Ok((kind, body, known)) => {
+                    record.entry.cache_hit = Some(known);
+                    ((200, kind), body)
+                }
+                Err(Failure { status, why }) => {
+                    let text = format!("{why}\n");
+                    (
+                        (status, "text/plain; charset=utf-8"),
+                        Body::Text(text.into()),
+                    )
+                }
+            };
             let sent = connection.respond(&request, head, body).await;
             (record.entry.up, record.entry.down) = (connection.up, connection.down);
             record.entry.ended = match &sent {
@@ -116,10 +142,9 @@ impl Desk {
             };
             sent?;
             if request.last {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     async fn answer(
@@ -152,14 +177,18 @@ impl Desk {
             sha256
         };
         permitted(&visitor.rules, &url, entry)?;
-        let known = self.file(index, url, &sha256, visitor).await?;
-        let gone = || {
-            Failure::gateway(
-                "the package cache lost the file: it is too small for what is asked of it at once",
-            )
+        let kept = self.file(index, &url, &sha256, visitor).await;
+        let (body, known) = match (kept, self.store.get(&sha256)) {
+            (Ok(known), Some((file, length))) => (Body::File(file, length), known),
+            // Other files were downloaded meanwhile, and took its room.
+            (Ok(_), None) => (self.through(index, &url, &sha256, visitor).await?, false),
+            (Err(failure), _) if failure.is_of_store() => {
+                self.tell(&failure);
+                (self.through(index, &url, &sha256, visitor).await?, false)
+            }
+            (Err(failure), _) => return Err(failure),
         };
-        let (file, length) = self.store.get(&sha256).ok_or_else(gone)?;
-        Ok(("application/octet-stream", Body::File(file, length), known))
+        Ok(("application/octet-stream", body, known))
     }
 
     /// The page of a project, and whether it was there.
@@ -252,7 +281,7 @@ impl Desk {
     async fn file(
         self: &Arc<Self>,
         index: &Address,
-        url: Url,
+        url: &Url,
         sha256: &str,
         visitor: &Visitor,
     ) -> Result<bool, Failure> {
@@ -263,6 +292,7 @@ impl Desk {
             return Err(lost());
         };
         let (desk, own, index) = (Arc::clone(self), sha256.to_owned(), index.clone());
+        let url = url.clone();
         let work = async move {
             let _turn = turn;
             desk.fetch_file(&index, &url, &own).await
@@ -275,15 +305,42 @@ impl Desk {
         Ok(there? || !own)
     }
 
+    /// A file that cannot be kept: each who asks downloads it for himself.
+    async fn through(
+        &self,
+        index: &Address,
+        url: &Url,
+        sha256: &str,
+        visitor: &Visitor,
+    ) -> Result<Body, Failure> {
+        let turn = Arc::clone(&visitor.waiting).acquire_owned().await;
+        let turn = turn.map_err(|_| lost())?;
+        let passing = self.upstream.through(index, url, sha256, turn).await?;
+        Ok(Body::Through(Box::new(passing)))
+    }
+
+    /// Once: whoever asks could fill a log.
+    fn tell(&self, failure: &Failure) {
+        if !self.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "{}: packages are passed on without being kept; make room, or name another directory by --package-cache",
+                failure.why
+            );
+        }
+    }
+
     /// Downloads a file, unless another process does: then it waits for that one. Whether it was there.
     async fn fetch_file(&self, index: &Address, url: &Url, sha256: &str) -> Result<bool, Failure> {
-        let broken = |error: io::Error| Failure::gateway(format!("the package cache: {error}"));
         let begun = Instant::now();
         let mut incoming = loop {
             if self.store.get(sha256).is_some() {
                 return Ok(true);
             }
-            if let Some(incoming) = self.store.begin(sha256).map_err(broken)? {
+            if let Some(incoming) = self
+                .store
+                .begin(sha256)
+                .map_err(|error| Failure::store(&error))?
+            {
                 break incoming;
             }
             if begun.elapsed() > OTHERS {
@@ -304,7 +361,7 @@ impl Desk {
         match kept
             .map_err(io::Error::other)
             .and_then(|kept| kept)
-            .map_err(broken)?
+            .map_err(|error| Failure::store(&error))?
         {
             true => Ok(false),
             false => Err(Failure::gateway(
@@ -347,7 +404,7 @@ fn permitted(rules: &Rules, url: &Url, entry: &mut Entry) -> Result<(), Failure>
 }
 
 /// The number of the index, the project as indexes name it (PEP 503), and what of it.
-fn understood(path: &str) -> Option<(usize, String, Asked)> {
+pub(super) fn understood(path: &str) -> Option<(usize, String, Asked)> {
     let mut parts = path.strip_prefix('/')?.split('/');
     let number = parts.next()?;
     let number = number.parse().ok().filter(|_| number.len() <= 2)?;
@@ -373,52 +430,6 @@ fn project(text: &str) -> Option<String> {
         text.len() <= 128 && text.bytes().all(plain) && ends(bytes.first()) && ends(bytes.last());
     let words = text.split(['.', '_', '-']).filter(|word| !word.is_empty());
     good.then(|| words.collect::<Vec<_>>().join("-").to_ascii_lowercase())
-}
-
-/// What the ledger gets of one request, also of one that is broken off.
-struct Record<'a> {
-    ledger: &'a Ledger,
-    entry: Entry,
-}
-
-impl<'a> Record<'a> {
-    fn new(ledger: &'a Ledger) -> Self {
-        let entry = Entry {
-            started: Instant::now(),
-            lasted: Duration::ZERO,
-            protocol: Protocol::Tcp,
-            name: None,
-            address: GATEWAY_V4.into(),
-            port: SERVICE_PORT,
-            up: 0,
-            down: 0,
-            verdict: Verdict::Denied,
-            rule: Arc::from("package cache, no request for a package"),
-            ended: Ended::Detached,
-            cache_hit: None,
-        };
-        Self { ledger, entry }
-    }
-
-    fn answered(&mut self, answer: Answer) -> ((u16, &'static str), Body) {
-        match answer {
-            Ok((kind, body, known)) => {
-                self.entry.cache_hit = Some(known);
-                ((200, kind), body)
-            }
-            Err(Failure { status, why }) => (
-                (status, "text/plain; charset=utf-8"),
-                Body::Text(format!("{why}\n").into()),
-            ),
-        }
-    }
-}
-
-impl Drop for Record<'_> {
-    fn drop(&mut self) {
-        self.entry.lasted = self.entry.started.elapsed();
-        self.ledger.add(self.entry.clone());
-    }
 }
 
 #[cfg(test)]

@@ -227,7 +227,7 @@ fn at(path: &Path, problem: &str) -> io::Error {
     io::Error::other(format!("package cache: {}: {problem}", path.display()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.

@@ -8,9 +8,11 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{ACCEPT, ETAG, IF_NONE_MATCH, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::address::Address;
 use super::store::Incoming;
+use super::through::Through;
 use crate::net::Gate;
 use crate::net::gate::{Decision, Protocol};
 use crate::net::names;
@@ -26,6 +28,8 @@ const WHOLE: Duration = Duration::from_secs(1800);
 /// Of a page: the largest of the public index has some 20 MB.
 const MAX_PAGE: usize = 32 << 20;
 const REDIRECTS: usize = 5;
+/// RFC 4918, 11.5: insufficient storage.
+const STORE: u16 = 507;
 
 /// Why there is nothing, as it is told inside: no password, no address that the page did not name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +42,15 @@ impl Failure {
     pub(super) fn new(status: u16, why: impl Into<String>) -> Self {
         let why = why.into();
         Self { status, why }
+    }
+
+    /// The files of the cache cannot be used; for this process alone, for the file is passed on.
+    pub(super) fn store(error: &io::Error) -> Self {
+        Self::new(STORE, format!("package cache: {error}"))
+    }
+
+    pub(super) fn is_of_store(&self) -> bool {
+        self.status == STORE
     }
 
     pub(super) fn gateway(why: impl Into<String>) -> Self {
@@ -65,19 +78,34 @@ pub(super) struct Upstream {
     configured: Client,
     /// For where their pages lead: nothing near.
     elsewhere: Client,
+    proxies: Proxies,
+}
+
+/// Hosts of proxies, which may be near: names without dots and private addresses are usual. No page leads there.
+#[derive(Debug, Clone)]
+struct Proxies(Vec<String>);
+
+impl Proxies {
+    fn new(addresses: impl Iterator<Item = Address>) -> Self {
+        let host = |address: Address| address.url().host_str().map(str::to_owned);
+        Self(addresses.filter_map(host).collect())
+    }
+
+    /// However it is written: the client passes it as the variable has it.
+    fn has(&self, name: &str) -> bool {
+        let plain = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+        self.0.iter().any(|known| plain(known) == plain(name))
+    }
 }
 
 /// Looks names up, and tells of no address near the host.
 #[derive(Debug)]
-struct Outside {
-    /// Hosts of proxies, which may be near: names without dots and private addresses are usual.
-    proxies: Vec<String>,
-}
+struct Outside(Proxies);
 
 impl Resolve for Outside {
     fn resolve(&self, name: Name) -> Resolving {
         let name = name.as_str().to_owned();
-        let proxy = self.proxies.contains(&name);
+        let proxy = self.0.has(&name);
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let addresses: Vec<_> = found.filter(|at| proxy || !is_near(at.ip())).collect();
@@ -121,17 +149,13 @@ impl Upstream {
         let variables = variables.map(|name| [name.to_owned(), name.to_lowercase()]);
         let named = variables.into_iter().flatten();
         let set = named.filter_map(|name| Address::new(&std::env::var(name).ok()?).ok());
-        let proxies = set.chain(proxy.cloned());
-        let outside = Outside {
-            proxies: proxies
-                .filter_map(|proxy| proxy.url().host_str().map(str::to_owned))
-                .collect(),
-        };
+        let proxies = Proxies::new(set.chain(proxy.cloned()));
         Ok(Self {
             configured: builder()?.build()?,
             elsewhere: builder()?
-                .dns_resolver(std::sync::Arc::new(outside))
+                .dns_resolver(std::sync::Arc::new(Outside(proxies.clone())))
                 .build()?,
+            proxies,
         })
     }
 
@@ -187,13 +211,24 @@ impl Upstream {
                         "the file is larger than the whole package cache",
                     ));
                 }
-                let written = into.write(&chunk);
-                written.map_err(|error| Failure::gateway(format!("the package cache: {error}")))?;
+                into.write(&chunk).map_err(|error| Failure::store(&error))?;
             }
             Ok(())
         };
         let whole = tokio::time::timeout(WHOLE, whole).await;
         whole.map_err(|_| Failure::gateway("the file takes too long"))?
+    }
+
+    /// A file, as it comes.
+    pub(super) async fn through(
+        &self,
+        index: &Address,
+        url: &Url,
+        sha256: &str,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Through, Failure> {
+        let (_, answer) = self.get(index, url.clone(), None, None).await?;
+        Ok(Through::new(answer, sha256, WHOLE, turn))
     }
 
     /// Follows redirects, each to where it may lead.
@@ -208,7 +243,7 @@ impl Upstream {
             let client = if index.serves(&url) {
                 &self.configured
             } else {
-                check_outside(&url)?;
+                check_outside(&url, &self.proxies)?;
                 &self.elsewhere
             };
             let mut request = client.get(index.signed(url.clone()));
@@ -240,10 +275,11 @@ impl Upstream {
 }
 
 /// Of a file's address as it is written; what its name leads to is looked at by [`Outside`].
-fn check_outside(url: &Url) -> Result<(), Failure> {
+fn check_outside(url: &Url, proxies: &Proxies) -> Result<(), Failure> {
     let refused = || Failure::new(403, "the index leads to what no sandbox may reach");
     match host(url) {
         Some(Host::Address(address)) if !is_near(address) => Ok(()),
+        Some(Host::Name(name)) if proxies.has(name.as_str()) => Err(refused()),
         Some(Host::Name(name)) if !name.is_local() && name.as_str().contains('.') => Ok(()),
         _ => Err(refused()),
     }
@@ -271,7 +307,7 @@ fn refusal(status: u16, url: &Url) -> Failure {
     Failure::new(told, format!("{host} answered {status}"))
 }
 
-async fn chunk(
+pub(super) async fn chunk(
     answer: &mut Response,
 ) -> Result<Option<impl std::ops::Deref<Target = [u8]> + use<>>, Failure> {
     let next = tokio::time::timeout(SILENCE, answer.chunk()).await;
@@ -313,25 +349,31 @@ mod tests {
             "http://intranet/x",
         ] {
             let url = Url::parse(near).unwrap();
-            assert_eq!(check_outside(&url).unwrap_err().status, 403, "{near}");
+            let none = Proxies(Vec::new());
+            assert_eq!(
+                check_outside(&url, &none).unwrap_err().status,
+                403,
+                "{near}"
+            );
         }
-        assert_eq!(
-            check_outside(&Url::parse("https://files.example/x").unwrap()),
-            Ok(())
-        );
-        let resolver = Outside {
-            proxies: Vec::new(),
-        };
+        let proxies = || Proxies(vec!["proxy.example".into(), "localhost".into()]);
+        for (url, status) in [
+            ("https://files.example/x", None),
+            ("http://Proxy.Example:8080/x", Some(403)),
+            ("http://proxy.example./x", Some(403)),
+        ] {
+            let checked = check_outside(&Url::parse(url).unwrap(), &proxies());
+            assert_eq!(checked.err().map(|failure| failure.status), status, "{url}");
+        }
+        let resolver = Outside(Proxies(Vec::new()));
         assert!(
             resolver
                 .resolve("localhost".parse().unwrap())
                 .await
                 .is_err()
         );
-        let resolver = Outside {
-            proxies: vec!["localhost".into()],
-        };
-        assert!(resolver.resolve("localhost".parse().unwrap()).await.is_ok());
+        let resolver = Outside(proxies());
+        assert!(resolver.resolve("LocalHost".parse().unwrap()).await.is_ok());
     }
 
     #[test]

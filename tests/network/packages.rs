@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
 use serde_json::Value;
 
 use crate::index::{INDEX, Index, OPEN_INDEX, PAYLOAD, WHEEL};
@@ -166,6 +167,52 @@ fn the_cache_obeys_the_rules_and_is_on_record() {
     );
 }
 
+#[test]
+fn a_full_disk_keeps_nobody_from_installing() {
+    let test = "packages::a_full_disk_keeps_nobody_from_installing";
+    in_world(test, |world| {
+        let index = Index::start(world);
+        let cache = world.path().join("cache");
+        std::fs::create_dir(&cache).unwrap();
+        // Room for its directories, and for less than the wheel.
+        let (kind, options) = (Some("tmpfs"), Some("size=1m,mode=700"));
+        mount(kind, &cache, kind, MsFlags::empty(), options).unwrap();
+        let flags = [
+            "--net",
+            "internet",
+            "--package-cache",
+            cache.to_str().unwrap(),
+        ];
+        let script =
+            format!("{INSTALL} demo && test $(wc -c < /tmp/site/demo/data.bin) = {PAYLOAD}");
+        for count in 1..=2 {
+            let (code, text) = text(&mut exec(world, INDEX, &flags, &script));
+            assert_eq!(code, Some(0), "{text}");
+            let told = text
+                .matches("packages are passed on without being kept")
+                .count();
+            assert_eq!(told, 1, "{text}");
+            // Once for the part that found no room, and once for the sandbox.
+            assert_eq!(index.count(&format!("/files/{WHEEL}")), 2 * count);
+            assert!(files_in(&cache.join("files")).is_empty());
+            assert!(files_in(&cache.join("incoming")).is_empty());
+        }
+        // With room it is kept, and nothing is told: the checks above can fail.
+        mount(
+            kind,
+            &cache,
+            kind,
+            MsFlags::empty(),
+            Some("size=8m,mode=700"),
+        )
+        .unwrap();
+        let (code, text) = text(&mut exec(world, INDEX, &flags, &script));
+        assert_eq!(code, Some(0), "{text}");
+        assert!(!text.contains("without being kept"), "{text}");
+        assert_eq!(files_in(&cache.join("files")).len(), 1);
+    });
+}
+
 /// Processes below this one, by `/proc`.
 fn descendants(of: u32) -> Vec<u32> {
     let mut found = vec![of];
@@ -245,7 +292,7 @@ fn a_kill_during_transfers_leaves_nothing() {
                 let killed = Instant::now();
                 while all.iter().any(|pid| lives(*pid)) {
                     assert!(
-                        killed.elapsed() < Duration::from_secs(10),
+                        killed.elapsed() < Duration::from_secs(2),
                         "{path}: something of it lives on"
                     );
                     thread::sleep(Duration::from_millis(20));

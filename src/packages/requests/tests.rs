@@ -229,6 +229,69 @@ async fn what_the_index_does_not_name_is_not_fetched() {
 }
 
 #[tokio::test]
+async fn what_cannot_be_kept_is_passed_on_when_it_is_right() {
+    let scene = Scene::new().await;
+    scene
+        .page(&[
+            format!("../../f/six.whl#sha256={}", sha256(WHEEL)),
+            format!("../../f/wrong.whl#sha256={}", sha256(b"right")),
+        ])
+        .await;
+    scene.file("/f/six.whl", WHEEL).await;
+    scene.file("/f/wrong.whl", b"wrong").await;
+    let incoming = scene.directory.path().join("incoming");
+    std::fs::remove_dir(&incoming).unwrap();
+    std::fs::write(&incoming, "no directory").unwrap();
+    for count in 1..=2 {
+        let answer = scene.ask("internet", &file_path(WHEEL)).await;
+        assert!(answer.ends_with("\r\n\r\na wheel"), "{answer}");
+        assert_eq!(scene.asked("/f/six.whl").await, count);
+    }
+    assert!(scene.desk.told.load(Ordering::Relaxed));
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let request = format!("GET {} HTTP/1.1\r\n\r\n", file_path(b"right"));
+    client.write_all(request.as_bytes()).await.unwrap();
+    let served = scene.desk.serve(server, &scene.visitor("internet")).await;
+    assert!(served.is_err(), "what is wrong breaks off");
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert!(!answer.ends_with(b"wrong"));
+    // The rules hold for these, too.
+    let answer = scene.ask("allow:other.example", &file_path(WHEEL)).await;
+    assert_eq!(status(&answer), "403", "{answer}");
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_on_record() {
+    let scene = Scene::new().await;
+    for (bytes, expected) in [
+        (&b"\0\x01\x02\r\n\r\n"[..], "HTTP/1.1 400"),
+        (b"GET /0/simple/si", "HTTP/1.1 400"),
+        (b"", ""),
+    ] {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        client.write_all(bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        let _ = scene.desk.serve(server, &scene.visitor("internet")).await;
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(expected), "{answer}");
+        let entries: Vec<_> = scene.entries.at_hand().collect();
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        let entry = &entries[0];
+        assert_eq!(
+            (entry.verdict, entry.up),
+            (Verdict::Denied, bytes.len() as u64)
+        );
+        assert!(entry.rule.contains("no request"), "{}", entry.rule);
+    }
+    // The end after a request is none of its own.
+    scene.page(&[]).await;
+    scene.ask("internet", "/0/simple/six/").await;
+    assert_eq!(scene.entries.at_hand().count(), 1);
+}
+
+#[tokio::test]
 async fn the_rules_of_the_sandbox_hold() {
     let scene = Scene::new().await;
     scene
