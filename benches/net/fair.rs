@@ -77,13 +77,17 @@ pub(crate) fn measure(net: &Net) {
         .map(|one| one.load(Ordering::Relaxed) as f64)
         .collect();
     let (sum, squares): (f64, f64) = (shares.iter().sum(), shares.iter().map(|x| x * x).sum());
-    let least = shares.iter().copied().fold(f64::MAX, f64::min);
-    let most = shares.iter().copied().fold(0.0, f64::max);
+    let mut sorted = shares.clone();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let [least, hundredth, middle, most] =
+        [0, count / 100, count / 2, count - 1].map(|at| sorted[at]);
     println!(
-        "{count} sandboxes that pull at once: {:.0} MB/s together, Jain's index {:.3}, least/most {:.2}, a new connection beside them {:.0} µs",
+        "{count} sandboxes that pull at once: {:.0} MB/s together, Jain's index {:.3}, least, 1st percentile and most, of the median {:.2}, {:.2}, {:.2}, a new connection beside them {:.0} µs",
         sum / counted.as_secs_f64() / 1e6,
         sum * sum / (count as f64 * squares),
-        least / most,
+        least / middle,
+        hundredth / middle,
+        most / middle,
         latency.unwrap_or(f64::NAN)
     );
     let _ = std::io::stdout().flush();
