@@ -24,14 +24,25 @@ pub(crate) fn measure(net: &Net) {
     let mut attached = Vec::new();
     let mut streams = Vec::new();
     let place = Place::new();
+    let mut namespaces = Vec::new();
     for _ in 0..SANDBOXES {
-        let device = place.run_here(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-            llm_in_sandbox::sys::process::loopback_up().unwrap();
-            paths::device()
-        });
+        let (device, namespace) = place
+            .run_here(|| {
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                llm_in_sandbox::sys::process::loopback_up().unwrap();
+                let namespace = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+                Some((paths::device(), namespace))
+            })
+            .unwrap();
         attached.push(paths::attach(net, device));
-        streams.extend(place.run_here(move || transfers::source_of(server)));
+        namespaces.push(namespace);
+    }
+    // Only when all are there: of a connection that nobody reads for long the server's kernel learns that it is slow.
+    for namespace in namespaces {
+        streams.extend(place.run_here(move || {
+            nix::sched::setns(namespace, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            transfers::source_of(server)
+        }));
     }
     let count = streams.len();
     let (stop, counting) = (

@@ -50,10 +50,12 @@ pub(crate) struct Tcp {
 }
 
 impl Tcp {
-    pub(crate) fn set(self) {
-        let _ = fs::write("/proc/sys/net/ipv4/tcp_congestion_control", self.control);
+    /// Whether it could be: a namespace may choose what the host allows, and reno.
+    pub(crate) fn set(self) -> bool {
         let remembers = if self.remembers { "0" } else { "1" };
-        let _ = fs::write("/proc/sys/net/ipv4/tcp_no_metrics_save", remembers);
+        let directory = "/proc/sys/net/ipv4";
+        fs::write(format!("{directory}/tcp_congestion_control"), self.control).is_ok()
+            && fs::write(format!("{directory}/tcp_no_metrics_save"), remembers).is_ok()
     }
 }
 
@@ -97,10 +99,10 @@ pub(crate) fn device() -> OwnedFd {
         .map(|(address, prefix)| tun::Address { address, prefix });
     tun::configure("eth0", MTU, &addresses).unwrap();
     let tcp = Tcp {
-        control: "cubic",
+        control: "reno",
         remembers: false,
     };
-    tcp.set();
+    assert!(tcp.set());
     device
 }
 
