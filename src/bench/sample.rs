@@ -334,7 +334,7 @@ pub(super) async fn score<G: Grader>(
         }
         (_, Some(grader)) if algebra => {
             let equal = grader.math(boxed(answer), &parts.truth).await?;
-            Ok(f64::from(equal))
+            Ok(reward.by_algebra(equal, answer, parts.truth()))
         }
         (_, None) if algebra => {
             Err("computer algebra has to decide: `image build grader`, then `verify`".to_owned())
