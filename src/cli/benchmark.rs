@@ -146,7 +146,7 @@ pub(super) async fn benchmark(args: BenchmarkArgs, state: Option<&Path>) -> u8 {
         Err(error) => return tell_error(&error),
     };
     let fetched = tokio::select! {
-        fetched = Box::pin(fetch::fetch(&checked.args, state)) => fetched,
+        fetched = Box::pin(fetch::fetch(&checked, state)) => fetched,
         code = signals.next() => return code,
     };
     let settled = match fetched.and_then(|fetched| checked.settle(fetched)) {
