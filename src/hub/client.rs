@@ -291,10 +291,10 @@ fn passes(error: &HubError) -> bool {
 }
 
 async fn pause(error: &HubError, attempt: u32) {
-    let asked = match error {
-        HubError::Refused { wait, .. } => *wait,
-        _ => None,
-    };
+    let mut asked = None;
+    if let HubError::Refused { wait, .. } = error {
+        asked = *wait;
+    }
     let own = Duration::from_millis(250) * 2_u32.saturating_pow(attempt);
     tokio::time::sleep(asked.unwrap_or(own).min(MAX_PAUSE)).await;
 }

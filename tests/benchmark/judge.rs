@@ -778,7 +778,7 @@ fn a_shard_that_was_begun_without_the_judge_is_put_together_with_others() {
     let (server, _runtime) = serve(honest);
     let url = server.url();
     let judge = ["--judge_model", "j", "--judge_base_url", &url];
-    let mut merge = vec!["merge".to_owned(), "--output_dir".into(), "merged".into()];
+    let mut merge = ["merge".to_owned(), "--output_dir".into(), "merged".into()];
     for (shard, judge) in [("1/2", &[][..]), ("2/2", &judge)] {
         bench.replay(&[&PLAIN[..], &["--shard", shard], judge].concat(), 0);
     }
