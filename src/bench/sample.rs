@@ -253,6 +253,10 @@ impl<S: Sandboxes, G: Grader> Scores for Shared<S, G> {
         let (grader, judge) = (self.grader.as_ref(), self.judge.as_ref());
         Box::pin(score(&self.task, grader, judge, job, answer)).await
     }
+
+    fn judge(&self) -> Option<&Judge> {
+        self.judge.as_ref()
+    }
 }
 
 /// What rewards and judges need to know of a row.

@@ -353,6 +353,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         let begin = events::begin(&folder, jobs.len(), missing.len(), how.workers);
         output::json_line(&begin);
     }
+    let before = verify::elapsed(&folder);
     let (begun, mut board) = (Instant::now(), Board::new());
     let interrupt = cancel.clone();
     let mut tell = |told: Told<'_>| {
@@ -383,7 +384,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         }
         return Ok(run::EXIT_INTERRUPTED);
     }
-    let elapsed = begun.elapsed();
+    let elapsed = before + begun.elapsed();
     let summary = bench::write_results(&mut ledger, &manifest, &shared.task, &jobs, elapsed)?;
     judge::write_verdicts(&mut ledger, &shared, &jobs)?;
     if json {

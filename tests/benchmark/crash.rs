@@ -290,10 +290,16 @@ fn a_run_whose_time_is_up_is_resumed_like_any_other() {
     );
     assert_eq!(bench.lines().len(), 2);
     assert_eq!(bench.json("results.json")["summary"]["missing"], 1);
+    let took = || {
+        let results = bench.json("results.json");
+        results["elapsed_time_seconds"].as_f64().unwrap()
+    };
+    let before = took();
     let folder = bench.folder().to_str().unwrap().to_owned();
     let output = bench.run(&["--resume", &folder]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_each_once(&bench.lines(), 3);
+    assert!(took() > before && before >= 8.0, "{before} and {}", took());
 }
 
 #[test]
@@ -348,6 +354,23 @@ fn a_run_is_resumed_only_with_the_settings_it_was_begun_with() {
     let changed = [json!({"id": "r000", "problem_statement": "Say no.", "ground_truth": "no"})];
     task(&bench.path("t"), "reward: exact\n", &changed);
     assert!(stderr(&resumed(&[])).contains("data_digest"));
+}
+
+#[test]
+fn a_resumed_run_refuses_the_system_calls_that_it_refused_before() {
+    let bench = Bench::new();
+    task(&bench.path("t"), "reward: exact\n", &rows(1));
+    bench.record("r000", &[json!({"content": "yes"})]);
+    bench.replay(&["t", "--mode", "llm", "--seccomp", "strict"], 0);
+    let folder = bench.folder().to_str().unwrap().to_owned();
+    let resume = ["--resume", &folder, "--mode", "llm"];
+    bench.replay(&resume, 0);
+    let output = bench.replay(&[&resume[..], &["--seccomp", "default"]].concat(), 2);
+    assert!(
+        stderr(&output).contains("seccomp was"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

@@ -476,6 +476,30 @@ fn the_judge_has_permits_of_its_own() {
     assert!(arrivals[2] - arrivals[0] >= WAIT && arrivals[4] - arrivals[2] >= WAIT);
 }
 
+#[test]
+fn a_judge_is_asked_as_often_at_once_as_it_may() {
+    const MANY: usize = 80;
+    let names: Vec<String> = (0..MANY).map(|at| format!("a{at}")).collect();
+    let answers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "42")).collect();
+    let bench = bench(&answers);
+    bench.replay(&PLAIN, 0);
+    let (server, _runtime, count) = counted(|_| Reply::Silent);
+    let (folder, url, many) = (bench.folder(), server.url(), MANY.to_string());
+    let flags = [
+        "--judge_model",
+        "j",
+        "--judge_base_url",
+        &url,
+        "--num_workers",
+        &many,
+    ];
+    let judge = [&["judge", folder.to_str().unwrap()][..], &flags].concat();
+    let mut child = bench.verb(&judge, true).spawn().unwrap();
+    assert!(eventually(|| count.load(Ordering::SeqCst) == MANY));
+    child.kill().unwrap();
+    collect(child);
+}
+
 /// The file that the original's script writes, with these members and no others.
 fn check_original(file: &Value) {
     let names = |value: &Value| -> BTreeSet<String> {

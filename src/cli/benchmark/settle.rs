@@ -142,6 +142,10 @@ pub(super) fn check(
     }
     let file = settings::load(args.agent.settings.as_deref(), environment, home)?;
     let mut agent = run::resolve_agent(&args.agent, &file, environment)?;
+    if let Some(manifest) = earlier.as_ref().filter(|_| args.agent.seccomp.is_none()) {
+        let seccomp = serde_json::from_value(manifest.config.seccomp.clone());
+        agent.seccomp = seccomp.unwrap_or_default();
+    }
     let judge = args.judge.resolve(&args.agent, &file, environment)?;
     let ablations = args.runner.ablations();
     if ablations.contains(&Ablation::NoNetwork) {

@@ -71,7 +71,7 @@ async fn scored_again(args: &VerifyArgs, state: Option<&Path>) -> Result<u8, Err
     Ok(u8::from(counts.changed + counts.pending > 0))
 }
 
-/// The time that the run took stays the run's.
+/// The time that the run has taken so far, but for starts of it that were cut short.
 pub(super) fn elapsed(folder: &Path) -> Duration {
     let text = std::fs::read_to_string(folder.join("results.json")).unwrap_or_default();
     let results: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
