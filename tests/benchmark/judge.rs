@@ -691,6 +691,22 @@ fn part_of_a_file_is_judged_and_what_is_no_trajectory_is_refused() {
     ]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_eq!(read_json(&bench.path("o.json"))["stats"]["num_problems"], 1);
+    let flags = [
+        "judge",
+        "--input",
+        "trajectory.json",
+        "--judge_model",
+        "j",
+        "--output",
+        "o.jsonl",
+    ];
+    let output = judge(&flags);
+    assert_eq!(code(&output), 2, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("another ending"),
+        "{}",
+        stderr(&output)
+    );
     std::fs::write(bench.path("x.json"), "[1]").unwrap();
     let output = judge(&[
         "judge",

@@ -237,8 +237,13 @@ fn tell_asked(judge: &Judge) {
 async fn judge_file(args: &RejudgeArgs, input: &Path) -> Result<u8, Error> {
     let settings = resolve(args, None)?;
     let output = args.output.clone().unwrap_or_else(|| beside(input));
+    let record = output.with_extension("jsonl");
+    if record == output {
+        let problem = "so the record of what was asked is named; choose another ending";
+        return Err(run::value("--output", problem.into()).into());
+    }
     let answers = bench::read_answers(input)?;
-    let judge = Judge::open(&settings, &output.with_extension("jsonl"), args.again)?;
+    let judge = Judge::open(&settings, &record, args.again)?;
     let judge = Arc::new(judge);
     let mut left = answers.into_iter().take(most(args.debug)).enumerate();
     let mut working = JoinSet::new();
