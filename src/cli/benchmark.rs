@@ -277,7 +277,7 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
             ledger
         }
         None => {
-            let suffix = settle::suffix(&manifest);
+            let suffix = summary::suffix(&manifest);
             let folder = run::make_folder(&agent.output_dir, SystemTime::now(), &suffix)?;
             Ledger::create(&folder, &manifest)?
         }

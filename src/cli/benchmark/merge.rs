@@ -8,7 +8,7 @@ use clap::Args;
 use super::super::output::result;
 use super::super::run;
 use super::settle::{self, Error};
-use super::{make_parts, summary_lines, tell_error};
+use super::{make_parts, summary, summary_lines, tell_error};
 use crate::bench::{self, Ledger};
 
 /// Flags of `merge`.
@@ -42,7 +42,7 @@ fn merged(args: &MergeArgs) -> Result<u8, Error> {
     manifest.shard = None;
     manifest.judge = judge;
     let jobs = bench::jobs(&task, &manifest);
-    let suffix = settle::suffix(&manifest);
+    let suffix = summary::suffix(&manifest);
     let folder = run::make_folder(&args.output_dir, SystemTime::now(), &suffix)?;
     let mut ledger = Ledger::create(&folder, &manifest)?;
     make_parts(&folder)?;

@@ -439,21 +439,6 @@ fn absolute(name: &str) -> String {
     }
 }
 
-/// What follows the time in the name of a run folder.
-pub(super) fn suffix(manifest: &Manifest) -> String {
-    let config = &manifest.config;
-    let mode = match config.mode {
-        bench::Mode::LlmInSandbox => "LLMinSandbox",
-        bench::Mode::Llm => "vanillaLLM",
-    };
-    let plain = |text: &str| text.replace(|c: char| c == '/' || c.is_control(), "_");
-    let model: String = plain(&config.model).chars().take(100).collect();
-    let part = manifest.shard.map_or_else(String::new, |shard| {
-        format!("_{}of{}", shard.number, shard.of)
-    });
-    format!("_{}_{model}_{mode}{part}", plain(&config.task))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
