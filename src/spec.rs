@@ -245,3 +245,21 @@ pub struct Usage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Vec<Refused>>,
 }
+
+impl Usage {
+    /// Together with that of one that was there before: sums, and the higher of two peaks.
+    #[must_use]
+    pub fn after(mut self, before: Option<Self>) -> Self {
+        let Some(mut before) = before else {
+            return self;
+        };
+        let both = |a: Option<u64>, b: Option<u64>| Some(a?.saturating_add(b?));
+        self.cpu = self.cpu.zip(before.cpu).map(|(a, b)| a + b);
+        self.peak_memory_bytes = self.peak_memory_bytes.max(before.peak_memory_bytes);
+        self.written_bytes = both(self.written_bytes, before.written_bytes);
+        self.wall += before.wall;
+        before.struck.retain(|hit| !self.struck.contains(hit));
+        self.struck.append(&mut before.struck);
+        self
+    }
+}

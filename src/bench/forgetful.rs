@@ -15,7 +15,7 @@ use crate::env::{
     Env, EnvError, ExecRequest, ExecResult, FileError, FileStat, GuestPath, Listing, ShellResult,
 };
 use crate::outcome::{Connections, Outcome};
-use crate::spec::Effects;
+use crate::spec::{Effects, Usage};
 
 /// Time for one step from a sandbox to the next.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -32,6 +32,8 @@ pub(super) struct Forgetful<'a, S: Sandboxes> {
     current: Mutex<Option<S::Env>>,
     /// Of the sandbox that has just ended: what is still to be told.
     seen: std::sync::Mutex<(Connections, Option<Effects>)>,
+    /// Of all sandboxes that have ended.
+    used: std::sync::Mutex<Option<Usage>>,
 }
 
 impl<'a, S: Sandboxes> Forgetful<'a, S> {
@@ -48,12 +50,15 @@ impl<'a, S: Sandboxes> Forgetful<'a, S> {
             answer: GuestPath::from(prompt.output_dir.as_str()).join(ANSWER),
             current: Mutex::new(Some(first)),
             seen: std::sync::Mutex::default(),
+            used: std::sync::Mutex::default(),
         }
     }
 
-    /// The sandbox that is there now.
-    pub(super) fn into_last(self) -> Option<S::Env> {
-        self.current.into_inner()
+    /// The sandbox that is there now, and what those before it used.
+    pub(super) fn into_last(self) -> (Option<S::Env>, Option<Usage>) {
+        let used = self.used.into_inner();
+        let used = used.unwrap_or_else(PoisonError::into_inner);
+        (self.current.into_inner(), used)
     }
 
     /// Ends a sandbox, and makes another one ready that has nothing of it but the answer.
@@ -61,9 +66,11 @@ impl<'a, S: Sandboxes> Forgetful<'a, S> {
         let host = |outcome: Outcome| EnvError::Infrastructure(format!("{outcome:?}"));
         let effects = used.effects().await;
         let mut connections = used.connections();
-        let usage = self.sandboxes.end(used).await.map_err(host)?;
-        connections.listed.extend(usage.connections.listed);
-        connections.omitted += usage.connections.omitted;
+        let mut usage = self.sandboxes.end(used).await.map_err(host)?;
+        let cut = std::mem::take(&mut usage.connections);
+        connections.listed.extend(cut.listed);
+        connections.omitted += cut.omitted;
+        self.add(usage);
         *self.seen() = (connections, effects);
         let new = self.sandboxes.start(self.row).await.map_err(host)?;
         let ready = agent::prepare(&new, self.prompt).await;
@@ -75,6 +82,11 @@ impl<'a, S: Sandboxes> Forgetful<'a, S> {
         // What made it ready is nobody's doing.
         let _ = new.effects().await;
         Ok(new)
+    }
+
+    fn add(&self, usage: Usage) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        *used = Some(usage.after(used.take()));
     }
 
     fn seen(&self) -> MutexGuard<'_, (Connections, Option<Effects>)> {

@@ -176,6 +176,7 @@ struct Asks {
     models: Models,
     config: JudgeConfig,
     permits: Semaphore,
+    requests: usize,
     deadline: Duration,
 }
 
@@ -203,6 +204,7 @@ impl Judge {
             models: Models::repeating(&model)?,
             config: settings.describe(),
             permits: Semaphore::new(settings.requests),
+            requests: settings.requests,
             deadline: settings.deadline,
         };
         Ok(Self {
@@ -286,6 +288,11 @@ impl Judge {
     #[must_use]
     pub fn config(&self) -> Option<&JudgeConfig> {
         self.asks.as_ref().map(|asks| &asks.config)
+    }
+
+    /// Requests that may be under way at once.
+    pub(super) fn requests(&self) -> usize {
+        self.asks.as_ref().map_or(0, |asks| asks.requests)
     }
 
     /// What is on record of an answer.

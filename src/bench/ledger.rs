@@ -1,17 +1,17 @@
-//! `results.jsonl`: one line for each sample, as soon as it is known. Nothing is ever changed in it.
+//! `results.jsonl`: one line for each sample, as soon as it is known.
 //!
-//! A line is written with one call. A crash in the middle of it leaves a tail without an end, which the next run cuts off: that
-//! sample is done again, and no other. Of several lines with one key the last counts.
+//! Of several lines with one key the last counts. The sample whose line a crash has cut is done again, and no other.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::BenchError;
+use super::lines::{self, Lines};
 use super::manifest::{self, Manifest};
 use super::tested::Tested;
 use crate::llm::TokenUsage;
@@ -102,11 +102,8 @@ pub struct Known {
 #[derive(Debug)]
 pub struct Ledger {
     folder: PathBuf,
-    path: PathBuf,
-    file: File,
-    length: u64,
+    lines: Lines,
     known: HashMap<String, Known>,
-    // Released by the kernel when the process ends, however it does.
     _lock: File,
 }
 
@@ -137,39 +134,16 @@ impl Ledger {
     }
 
     fn with_lock(folder: &Path, lock: File) -> Result<Self, BenchError> {
-        let path = folder.join("results.jsonl");
-        let error = |action| BenchError::file(action, &path);
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path)
-            .map_err(error("open"))?;
         let mut ledger = Self {
             folder: folder.to_owned(),
-            path: path.clone(),
-            file,
-            length: 0,
+            lines: Lines::open(&folder.join("results.jsonl"))?,
             known: HashMap::new(),
             _lock: lock,
         };
-        let mut reader = BufReader::new(ledger.file.try_clone().map_err(error("read"))?);
-        let (mut line, mut number) = (Vec::new(), 0);
-        loop {
-            line.clear();
-            let size = reader.read_until(b'\n', &mut line).map_err(error("read"))?;
-            if !line.ends_with(b"\n") {
-                break;
-            }
-            number += 1;
-            let record = serde_json::from_slice(&line).map_err(|e| BenchError::Malformed {
-                path: path.clone(),
-                problem: format!("line {number}: {e}"),
-            })?;
-            ledger.learn(&record);
-            ledger.length += size as u64;
-        }
-        ledger.file.set_len(ledger.length).map_err(error("mend"))?;
+        let known = &mut ledger.known;
+        ledger
+            .lines
+            .read(|record, place| learn(known, &record, place))?;
         Ok(ledger)
     }
 
@@ -178,15 +152,8 @@ impl Ledger {
     /// # Errors
     /// [`BenchError`] when the disk refuses it; the run must end then.
     pub fn append(&mut self, record: &Record) -> Result<(), BenchError> {
-        let error = BenchError::file("write", &self.path);
-        let encoded = serde_json::to_vec(record).map_err(std::io::Error::from);
-        let written = encoded.and_then(|mut line| {
-            line.push(b'\n');
-            self.file.write_all(&line).map(|()| line.len() as u64)
-        });
-        let size = written.map_err(error)?;
-        self.learn(record);
-        self.length += size;
+        let place = self.lines.append(record)?;
+        learn(&mut self.known, record, place);
         Ok(())
     }
 
@@ -201,21 +168,8 @@ impl Ledger {
     /// # Errors
     /// [`BenchError`] when it cannot be read again.
     pub fn read(&mut self, key: &str) -> Result<Option<Record>, BenchError> {
-        let Some(known) = self.get(key) else {
-            return Ok(None);
-        };
-        let error = || BenchError::file("read", &self.path);
-        let mut reader = BufReader::new(&self.file);
-        reader
-            .seek(SeekFrom::Start(known.offset))
-            .map_err(error())?;
-        let mut line = Vec::new();
-        reader.read_until(b'\n', &mut line).map_err(error())?;
-        let record = serde_json::from_slice(&line).map_err(|e| BenchError::Malformed {
-            path: self.path.clone(),
-            problem: e.to_string(),
-        })?;
-        Ok(Some(record))
+        let known = self.get(key);
+        known.map(|known| self.lines.at(known.offset)).transpose()
     }
 
     /// The run folder.
@@ -223,31 +177,24 @@ impl Ledger {
     pub fn folder(&self) -> &Path {
         &self.folder
     }
+}
 
-    fn learn(&mut self, record: &Record) {
-        let known = Known {
-            status: record.status,
-            score: record.score,
-            offset: self.length,
-        };
-        self.known.insert(record.key.clone(), known);
-    }
+fn learn(all: &mut HashMap<String, Known>, record: &Record, offset: u64) {
+    let known = Known {
+        status: record.status,
+        score: record.score,
+        offset,
+    };
+    all.insert(record.key.clone(), known);
 }
 
 fn lock(folder: &Path) -> Result<File, BenchError> {
     let path = folder.join("lock");
-    let error = |action| BenchError::file(action, &path);
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(error("open"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(BenchError::Locked(folder.to_owned())),
-        Err(TryLockError::Error(source)) => Err(error("lock")(source)),
-    }
+    let mut how = OpenOptions::new();
+    let file = how.write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(BenchError::file("open", &path))?;
+    lines::lock(&file, folder)?;
+    Ok(file)
 }
 
 /// Seconds, for a record.

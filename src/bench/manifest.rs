@@ -143,6 +143,9 @@ pub struct Manifest {
     pub base_url: Option<String>,
     /// Requests and answers are kept.
     pub save_exchanges: bool,
+    /// Where packages are kept, if that was said; what they are does not depend on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package_cache: Option<String>,
     /// The judge that scores were to be given by; it decides scores, and no sample's key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub judge: Option<JudgeConfig>,
@@ -167,6 +170,7 @@ impl Manifest {
             shard: None,
             base_url: None,
             save_exchanges: false,
+            package_cache: None,
             judge: None,
         }
     }

@@ -21,7 +21,10 @@ pub fn merge(
     for folder in shards {
         let shard = Manifest::read(folder)?;
         shard.check(&manifest.config, folder)?;
-        JudgeConfig::check(manifest.judge.as_ref(), shard.judge.as_ref(), folder)?;
+        // One that was begun without a judge has no verdicts that could differ.
+        if shard.judge.is_some() {
+            JudgeConfig::check(manifest.judge.as_ref(), shard.judge.as_ref(), folder)?;
+        }
         let mut shard = Ledger::open(folder)?;
         for job in jobs {
             let Some(mut record) = shard.read(&job.key)? else {

@@ -12,6 +12,7 @@ mod forgetful;
 mod gate;
 mod judge;
 mod ledger;
+mod lines;
 mod live;
 mod log;
 mod manifest;

@@ -126,7 +126,7 @@ fn judge(answer: Result<Completion, Unanswered>) -> (Worked, StopReason) {
             };
             let worked = Worked {
                 usage: completion.usage.unwrap_or_default(),
-                answer: Some(completion.message.content().trim().to_owned()),
+                answer: Some(completion.message.content().to_owned()),
                 ..worked
             };
             (worked, stop)

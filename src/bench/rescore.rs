@@ -13,13 +13,16 @@ use super::{BenchError, Grader};
 use crate::outcome::Outcome;
 use crate::task::Task;
 
-/// Answers that are scored at once; graders and judges have bounds of their own.
+/// Answers that are scored at once, unless a judge may be asked more; graders have bounds of their own.
 const AT_ONCE: usize = 64;
 
 /// Whoever can score answers.
 pub trait Scores: Send + Sync + 'static {
     /// The score of a sample's answer, or what it waits for.
     fn score(&self, job: &Job, answer: &str) -> impl Future<Output = Result<f64, String>> + Send;
+
+    /// The judge that it asks, if any.
+    fn judge(&self) -> Option<&Judge>;
 }
 
 /// All that scores are made of.
@@ -37,6 +40,10 @@ impl<G: Grader> Scores for Scoring<G> {
     async fn score(&self, job: &Job, answer: &str) -> Result<f64, String> {
         let (grader, judge) = (self.grader.as_ref(), self.judge.as_ref());
         Box::pin(score(&self.task, grader, judge, job, answer)).await
+    }
+
+    fn judge(&self) -> Option<&Judge> {
+        self.judge.as_ref()
     }
 }
 
@@ -68,8 +75,9 @@ pub async fn rescore<S: Scores>(
     let mut counts = Rescored::default();
     let mut jobs = jobs.into_iter();
     let mut working = JoinSet::new();
+    let at_once = scores.judge().map_or(0, Judge::requests).max(AT_ONCE);
     loop {
-        while working.len() < AT_ONCE {
+        while working.len() < at_once {
             let Some(job) = jobs.next() else { break };
             let record = ledger.read(&job.key)?;
             let answered = |record: &Record| matches!(record.outcome, Outcome::Policy(_));

@@ -253,6 +253,10 @@ impl<S: Sandboxes, G: Grader> Scores for Shared<S, G> {
         let (grader, judge) = (self.grader.as_ref(), self.judge.as_ref());
         Box::pin(score(&self.task, grader, judge, job, answer)).await
     }
+
+    fn judge(&self) -> Option<&Judge> {
+        self.judge.as_ref()
+    }
 }
 
 /// What rewards and judges need to know of a row.
@@ -334,7 +338,7 @@ pub(super) async fn score<G: Grader>(
         }
         (_, Some(grader)) if algebra => {
             let equal = grader.math(boxed(answer), &parts.truth).await?;
-            Ok(f64::from(equal))
+            Ok(reward.by_algebra(equal, answer, parts.truth()))
         }
         (_, None) if algebra => {
             Err("computer algebra has to decide: `image build grader`, then `verify`".to_owned())

@@ -45,9 +45,9 @@ pub(super) async fn work<S: Sandboxes, G>(
     let start = seconds(begun.elapsed());
     let facts = sandboxes.facts(job.row, &started);
     let mut interrupt = cancel.clone();
-    let (mut worked, record, last) = match ready {
-        None => (Worked::interrupted(), None, Some(started)),
-        Some(Err(outcome)) => (Worked::failed(outcome), None, Some(started)),
+    let (mut worked, record, (last, before)) = match ready {
+        None => (Worked::interrupted(), None, (Some(started), None)),
+        Some(Err(outcome)) => (Worked::failed(outcome), None, (Some(started), None)),
         Some(Ok(())) if shared.ablations.contains(&Ablation::NoFiles) => {
             let env = Forgetful::new((sandboxes, job.row), &shared.task.prompt, started);
             let inside = (&env, facts);
@@ -59,10 +59,11 @@ pub(super) async fn work<S: Sandboxes, G>(
             let inside = (&started, facts);
             let work = agent_works(shared, job, folder, inside, (model, cancel), log);
             let (worked, record) = Box::pin(work).await;
-            (worked, record, Some(started))
+            (worked, record, (Some(started), None))
         }
     };
     worked.times.start = start;
+    worked.sandbox = before;
     let ending = Instant::now();
     activity.waits_for(Wait::Teardown);
     if let Some(last) = last {
@@ -81,7 +82,7 @@ pub(super) async fn work<S: Sandboxes, G>(
             sandboxes.end(last).await
         };
         match ended {
-            Ok(usage) => worked.sandbox = Some(usage),
+            Ok(usage) => worked.sandbox = Some(usage.after(worked.sandbox.take())),
             // The answer is out: what is left behind is the host's trouble, told but not the sample's.
             Err(outcome) => {
                 tracing::warn!(?outcome, sample = job.name, "the sandbox did not end well");

@@ -146,7 +146,7 @@ pub(super) async fn benchmark(args: BenchmarkArgs, state: Option<&Path>) -> u8 {
         Err(error) => return tell_error(&error),
     };
     let fetched = tokio::select! {
-        fetched = Box::pin(fetch::fetch(&checked.args, state)) => fetched,
+        fetched = Box::pin(fetch::fetch(&checked, state)) => fetched,
         code = signals.next() => return code,
     };
     let settled = match fetched.and_then(|fetched| checked.settle(fetched)) {
@@ -277,7 +277,7 @@ async fn begin(settled: Settled, state: Option<&Path>) -> Result<Begun, settle::
             ledger
         }
         None => {
-            let suffix = settle::suffix(&manifest);
+            let suffix = summary::suffix(&manifest);
             let folder = run::make_folder(&agent.output_dir, SystemTime::now(), &suffix)?;
             Ledger::create(&folder, &manifest)?
         }
@@ -353,6 +353,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         let begin = events::begin(&folder, jobs.len(), missing.len(), how.workers);
         output::json_line(&begin);
     }
+    let before = verify::elapsed(&folder);
     let (begun, mut board) = (Instant::now(), Board::new());
     let interrupt = cancel.clone();
     let mut tell = |told: Told<'_>| {
@@ -383,7 +384,7 @@ async fn work(begun: Begun, cancel: watch::Receiver<bool>) -> Result<u8, settle:
         }
         return Ok(run::EXIT_INTERRUPTED);
     }
-    let elapsed = begun.elapsed();
+    let elapsed = before + begun.elapsed();
     let summary = bench::write_results(&mut ledger, &manifest, &shared.task, &jobs, elapsed)?;
     judge::write_verdicts(&mut ledger, &shared, &jobs)?;
     if json {

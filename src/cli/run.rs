@@ -151,7 +151,13 @@ where
     let caught = *caught
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    match finished.and_then(|usage| session.finish(usage)) {
+    let (usage, failed) = match finished {
+        Ok(usage) => (usage, None),
+        Err(error) => (None, Some(error)),
+    };
+    // A sandbox that does not end well costs no record.
+    let ended = session.finish(usage);
+    match failed.map_or(ended, Err) {
         // What had ended by itself before the signal keeps its own code.
         Ok(EXIT_INTERRUPTED) => caught.unwrap_or(EXIT_INTERRUPTED),
         Ok(code) => code,

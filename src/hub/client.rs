@@ -1,7 +1,7 @@
 //! Requests to a hub: bounded in time and bytes, repeated when it is busy, gone on with where they broke.
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use reqwest::header::{
     AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
@@ -10,7 +10,7 @@ use reqwest::{Response, StatusCode, Url};
 
 use super::HubError;
 use super::cache::{Part, digest};
-use crate::llm::{Secret, is_loopback};
+use crate::llm::{Secret, is_loopback, retry_after};
 
 /// To the first byte of an answer.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -59,20 +59,26 @@ impl Client {
         });
         // Another part of the process may have installed it already; then that one is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(ANSWER)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("llm-in-sandbox/", env!("CARGO_PKG_VERSION")));
-        if url.scheme() == "http" {
-            // A machine without a certificate store must not be refused for it.
-            builder = builder.tls_certs_only(std::iter::empty());
-        }
-        if is_loopback(url.as_str()) {
-            // A proxy that is set for the world cannot reach this machine's own servers.
-            builder = builder.no_proxy();
-        }
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .connect_timeout(ANSWER)
+                .redirect(reqwest::redirect::Policy::none())
+                .user_agent(concat!("llm-in-sandbox/", env!("CARGO_PKG_VERSION")));
+            if is_loopback(url.as_str()) {
+                // A proxy that is set for the world cannot reach this machine's own servers.
+                return builder.no_proxy();
+            }
+            builder
+        };
+        let http = match builder().build() {
+            // Without a store of certificates it may still get on without any, until a redirect needs one.
+            Err(_) if url.scheme() == "http" => {
+                builder().tls_certs_only(std::iter::empty()).build()
+            }
+            built => built,
+        };
         Ok(Self {
-            http: builder.build().map_err(HubError::Client)?,
+            http: http.map_err(HubError::Client)?,
             endpoint: url,
             token: token.transpose()?,
         })
@@ -275,7 +281,7 @@ fn refused(url: &Url, response: &Response) -> HubError {
         subject: bare(url),
         status: response.status().as_u16(),
         code: code.chars().take(100).collect(),
-        wait: wait.and_then(|seconds| seconds.parse().ok()),
+        wait: wait.and_then(|wait| retry_after(&wait, SystemTime::now())),
     }
 }
 
@@ -287,7 +293,7 @@ fn passes(error: &HubError) -> bool {
 async fn pause(error: &HubError, attempt: u32) {
     let mut asked = None;
     if let HubError::Refused { wait, .. } = error {
-        asked = wait.map(Duration::from_secs);
+        asked = *wait;
     }
     let own = Duration::from_millis(250) * 2_u32.saturating_pow(attempt);
     tokio::time::sleep(asked.unwrap_or(own).min(MAX_PAUSE)).await;

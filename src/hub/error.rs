@@ -1,6 +1,7 @@
 //! Why data are not to be had from a hub, and what to do.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A data set cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,7 @@ pub enum HubError {
         /// The hub's own word for it.
         code: String,
         /// How long it wants to be left alone.
-        wait: Option<u64>,
+        wait: Option<Duration>,
     },
     /// It answered with something else than what its interface says.
     #[error("the answer to {0} is not that of a hub")]

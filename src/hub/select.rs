@@ -24,6 +24,8 @@ pub(super) fn files(
 ) -> Vec<String> {
     let named = |split: &str| match entry(configs, config) {
         Some(entry) => by_card(all, entry, split),
+        // Which of several is meant has to be said.
+        None if config.is_none() && cards(configs) > 1 => Vec::new(),
         None => by_name(all, config, split),
     };
     first(split, named)
@@ -72,6 +74,13 @@ fn first(split: Option<&str>, named: impl Fn(&str) -> Vec<String>) -> Vec<String
             .find(|files| !files.is_empty())
             .unwrap_or_default(),
     }
+}
+
+/// How many configs the card says something of.
+fn cards(configs: &Value) -> usize {
+    let all = configs.as_array().into_iter().flatten();
+    all.filter(|entry| entry.get("data_files").is_some())
+        .count()
 }
 
 /// What the card says of a config; of the only one, or the default, where none is named.
@@ -272,9 +281,13 @@ mod tests {
         );
         assert_eq!(of("plain", None), ["x/train.jsonl"]);
         assert!(of("math", Some("train")).is_empty());
-        assert!(
-            files(&all, &configs, None, None).len() < 3,
-            "no config is the default"
+        // None of them is the default one.
+        assert!(files(&all, &configs, None, None).is_empty());
+        let mut with_default = configs.clone();
+        with_default[1]["default"] = json!(true);
+        assert_eq!(
+            files(&all, &with_default, None, None),
+            ["chem/test.parquet", "math/test.parquet"]
         );
         assert!(known(&all, &configs).contains("math, chem, plain"));
     }

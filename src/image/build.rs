@@ -253,9 +253,10 @@ async fn fill(
     })
 }
 
-/// Who has built `debian` by name is not made to wait for `ubuntu` by the next command.
+/// Who has built `debian` by name is not made to wait for `ubuntu` by the next command. The image of graders is for no model.
 pub(super) fn make_default_if_first(store: &Store, image: &Image) -> Result<(), ImageError> {
-    if built_in(&image.manifest.name).is_some() && store.find(DEFAULT_NAME)?.is_none() {
+    let for_models = ["ubuntu", "debian"].contains(&image.manifest.name.as_str());
+    if for_models && store.find(DEFAULT_NAME)?.is_none() {
         store.set_name(DEFAULT_NAME, &image.manifest.digest)?;
     }
     Ok(())

@@ -106,7 +106,6 @@ impl Account {
 
     /// What happened since this was asked last.
     pub(super) fn settle(&mut self, shell: Option<i32>) -> Effects {
-        let began = Instant::now();
         self.look_at_programs(shell);
         self.pause = None;
         let (ticks, last_pid) = (processes::cpu_ticks(), last_pid());
@@ -120,7 +119,8 @@ impl Account {
         Effects {
             files: self.files(),
             processes,
-            took_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            // The host's to say: the way there and back is part of it.
+            took_us: 0,
         }
     }
 

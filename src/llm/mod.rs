@@ -23,6 +23,7 @@ pub use endpoint::{served_name, shown_url};
 pub use http::HttpModel;
 pub use replay::ReplayModel;
 pub use retry::RetryPolicy;
+pub(crate) use retry::retry_after;
 pub use text_calls::{TextCall, parse_text_calls};
 pub use types::{ChatRequest, Completion, LlmError, Message, Sampling, Secret, TokenUsage};
 

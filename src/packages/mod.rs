@@ -68,6 +68,20 @@ impl std::str::FromStr for Choice {
     }
 }
 
+impl std::fmt::Display for Choice {
+    /// As it is read from anywhere.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::On => f.write_str("on"),
+            Self::At(path) => {
+                let absolute = std::path::absolute(path);
+                write!(f, "{}", absolute.as_ref().unwrap_or(path).display())
+            }
+        }
+    }
+}
+
 impl Choice {
     /// The directory, given that of the state.
     #[must_use]

@@ -105,6 +105,15 @@ impl Reward {
         }
     }
 
+    /// The score, once computer algebra has said whether the answer equals the expected one.
+    #[must_use]
+    pub fn by_algebra(self, equal: bool, answer: &str, truth: Truth<'_>) -> f64 {
+        if self == Self::Composite && !equal && !is_mathematical(truth) {
+            return rouge_l(truth.answer, answer);
+        }
+        f64::from(equal)
+    }
+
     /// Whether a judge decides what text alone does not.
     #[must_use]
     pub fn is_judged(self) -> bool {
@@ -132,10 +141,10 @@ fn composite(answer: &str, truth: Truth<'_>) -> Option<f64> {
     if answer.trim().is_empty() || gold.trim().is_empty() {
         return Some(0.0);
     }
-    let of = |name: &str| truth.domain.starts_with(name);
-    if of("math") || of("physics") {
+    if is_mathematical(truth) {
         return math(answer, gold).map(f64::from);
     }
+    let of = |name: &str| truth.domain.starts_with(name);
     if of("chem") || of("biomed") {
         return Some(letter(answer, gold));
     }
@@ -149,11 +158,17 @@ fn composite(answer: &str, truth: Truth<'_>) -> Option<f64> {
             letter(answer, gold)
         });
     }
-    // Whether two texts are equal as formulas takes math-verify; words that differ are compared as words.
+    // Texts that differ may be equal as formulas, which takes math-verify; only then they are compared as words.
+    let words = rouge_l(gold, answer);
     match math(answer, gold) {
-        Some(true) => Some(1.0),
-        _ => Some(rouge_l(gold, answer)),
+        Some(equal) => Some(if equal { 1.0 } else { words }),
+        None => (words >= 1.0).then_some(words),
     }
+}
+
+/// Whether the original scores a row of this domain by mathematics alone.
+fn is_mathematical(truth: Truth<'_>) -> bool {
+    truth.domain.starts_with("math") || truth.domain.starts_with("physics")
 }
 
 fn exact(answer: &str, truth: Truth<'_>) -> f64 {

@@ -121,6 +121,18 @@ fn sets_and_words() {
         composite("1/2", truth("0.5", "instruct_pretrain", "free")),
         Some(1.0)
     );
+    // Other words may still be an equal formula; if they are not, they count as words.
+    let free = truth("the red fox", "instruct_pretrain", "free-form");
+    assert_eq!(composite("The red fox.", free), Some(1.0));
+    assert_eq!(composite("a red fox", free), None);
+    let decided = |equal, answer, truth| Reward::Composite.by_algebra(equal, answer, truth);
+    assert_eq!(decided(true, "a red fox", free), 1.0);
+    assert!((decided(false, "a red fox", free) - 2.0 / 3.0).abs() < 1e-12);
+    assert_eq!(decided(false, "x y", truth("x z", "math", "")), 0.0);
+    assert_eq!(
+        composite("43", truth("42", "instruct_pretrain", "free-form")),
+        Some(0.0)
+    );
     assert_eq!(composite(" ", truth("0.5", "math", "")), Some(0.0));
     assert_eq!(composite("x", truth("{}", "instruct_follow", "")), None);
     assert_eq!(

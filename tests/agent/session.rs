@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use llm_in_sandbox::agent::StopReason;
+use llm_in_sandbox::agent::{Cancel, StopReason};
 use llm_in_sandbox::cli::run::{
-    AgentArgs, ModelSettings, RunArgs, RunError, SandboxFacts, Session, resolve,
+    AgentArgs, ModelSettings, RunArgs, RunError, SandboxFacts, Session, resolve, run,
 };
 use llm_in_sandbox::outcome::Connections;
 use llm_in_sandbox::settings::Environment;
@@ -17,12 +17,12 @@ use tokio::sync::watch;
 use crate::call;
 use crate::memory_env::MemoryEnv;
 
-/// Settings for a replay of `lines` that writes below `dir`.
-fn begin(dir: &Path, lines: &[Value]) -> Session {
+/// Flags for a replay of `lines` that writes below `dir`.
+fn arguments(dir: &Path, lines: &[Value]) -> RunArgs {
     let replay = dir.join("replay.jsonl");
     let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
     std::fs::write(&replay, text).unwrap();
-    let args = RunArgs {
+    RunArgs {
         query: Some("Wie groß?".into()),
         agent: AgentArgs {
             llm_name: Some(format!("replay:{}", replay.display())),
@@ -31,9 +31,12 @@ fn begin(dir: &Path, lines: &[Value]) -> Session {
             ..AgentArgs::default()
         },
         ..RunArgs::default()
-    };
+    }
+}
+
+fn begin(dir: &Path, lines: &[Value]) -> Session {
     let environment = Environment::new(&|_| None);
-    let settings = resolve(args, environment, None).unwrap();
+    let settings = resolve(arguments(dir, lines), environment, None).unwrap();
     assert!(matches!(settings.agent.model, ModelSettings::Replay(_)));
     Session::begin(settings, environment).unwrap()
 }
@@ -127,6 +130,35 @@ async fn a_run_leaves_its_folder_complete() {
     let sent = read_json(&folder.join("request_003.json"))["messages"].clone();
     assert_eq!(rebuild(&lines), sent);
     assert!(folder.join("response_003.json").exists() && !folder.join("request_004.json").exists());
+}
+
+#[tokio::test]
+async fn a_sandbox_that_does_not_end_well_costs_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = arguments(
+        dir.path(),
+        &[json!({"tool_calls": [call("c", "submit", &json!({}))]})],
+    );
+    let with_sandbox = async |session: &mut Session, cancel: Cancel| {
+        let env = MemoryEnv::default();
+        session.work(&env, SandboxFacts::default(), cancel).await?;
+        Err(RunError::Sandbox {
+            doing: "end the sandbox".into(),
+            source: "a process is left".into(),
+            exit: 125,
+        })
+    };
+    assert_eq!(run(args, with_sandbox).await, 125);
+    let folder = std::fs::read_dir(dir.path().join("out")).unwrap().next();
+    let folder = folder.unwrap().unwrap().path();
+    let record = std::fs::read_to_string(folder.join("trajectory.jsonl")).unwrap();
+    let last: Line = serde_json::from_str(record.lines().last().unwrap()).unwrap();
+    let last = serde_json::to_value(&last.event).unwrap();
+    assert_eq!(
+        (&last["type"], &last["stop"]),
+        (&json!("end"), &json!("submitted"))
+    );
+    assert!(folder.join("trajectory.json").exists());
 }
 
 /// The messages of the last request, from the record.

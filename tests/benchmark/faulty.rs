@@ -42,10 +42,10 @@ impl Sandboxes for InMemory {
 
     async fn end(&self, _: MemoryEnv) -> Result<Usage, Outcome> {
         Ok(Usage {
-            cpu: None,
-            peak_memory_bytes: None,
-            written_bytes: None,
-            wall: Duration::ZERO,
+            cpu: Some(Duration::from_secs(1)),
+            peak_memory_bytes: Some(7),
+            written_bytes: Some(10),
+            wall: Duration::from_secs(2),
             struck: Vec::new(),
             left_behind: None,
             connections: Default::default(),
@@ -455,6 +455,20 @@ async fn told_without(ablation: Option<Ablation>) -> (Vec<String>, Vec<String>, 
     setup.shared.ablations = ablation.into_iter().collect();
     let seen = setup.run().await;
     assert_eq!(seen.records["r000"].score, Some(1.0), "the answer stays");
+    // What all of them used, one after the other.
+    let usage = seen.records["r000"].sandbox.as_ref().unwrap();
+    let count = u32::try_from(seen.sandboxes).unwrap();
+    assert_eq!(
+        (usage.cpu, usage.wall),
+        (
+            Some(Duration::from_secs(1) * count),
+            Duration::from_secs(2) * count
+        )
+    );
+    assert_eq!(
+        (usage.peak_memory_bytes, usage.written_bytes),
+        (Some(7), Some(10 * u64::from(count)))
+    );
     let record = seen.folder().join("samples/r000/1/trajectory.jsonl");
     let text = std::fs::read_to_string(record).unwrap();
     let events = text

@@ -1,12 +1,14 @@
 //! Data sets by name, from a hub on loopback that answers as the real one does.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex};
 
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -53,13 +55,23 @@ struct Served {
 
 impl Served {
     fn start(answer: impl Fn(&Request, usize) -> Reply + Send + 'static) -> Self {
+        Self::over("http", answer, Ok)
+    }
+
+    /// With something around each connection.
+    fn over<S: Read + Write>(
+        scheme: &str,
+        answer: impl Fn(&Request, usize) -> Reply + Send + 'static,
+        wrap: impl Fn(TcpStream) -> Result<S, rustls::Error> + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
         let all = Arc::clone(&seen);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let Some(request) = read(&stream) else {
+                let mut stream = wrap(stream).unwrap();
+                let Some(request) = read(&mut stream) else {
                     continue;
                 };
                 let before = {
@@ -69,7 +81,7 @@ impl Served {
                     all.push(request.clone());
                     before
                 };
-                write(stream, &answer(&request, before));
+                write(&mut stream, &answer(&request, before));
             }
         });
         let taken = Mutex::new(0);
@@ -85,7 +97,7 @@ impl Served {
     }
 }
 
-fn read(stream: &TcpStream) -> Option<Request> {
+fn read(stream: &mut impl Read) -> Option<Request> {
     let mut lines = BufReader::new(stream).lines();
     let first = lines.next()?.ok()?;
     let mut request = Request {
@@ -112,7 +124,7 @@ fn read(stream: &TcpStream) -> Option<Request> {
 }
 
 /// Whoever went away does not harm the others.
-fn write(mut stream: TcpStream, reply: &Reply) {
+fn write(stream: &mut impl Write, reply: &Reply) {
     let Reply {
         status,
         headers,
@@ -126,7 +138,8 @@ fn write(mut stream: TcpStream, reply: &Reply) {
     let sent = &body[..length.min(*cut)];
     let _ = stream
         .write_all(head.as_bytes())
-        .and_then(|()| stream.write_all(sent));
+        .and_then(|()| stream.write_all(sent))
+        .and_then(|()| stream.flush());
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -380,6 +393,97 @@ fn the_token_is_not_taken_along_to_another_address() {
         "{asked:?}"
     );
     assert!(blobs(&bench).is_empty());
+}
+
+/// A certificate of its own for this machine, and what serves with it.
+fn certificate(directory: &Path) -> Option<Arc<rustls::ServerConfig>> {
+    let mut openssl = Command::new("openssl");
+    openssl
+        .current_dir(directory)
+        .args(["req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=test"]);
+    openssl.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+    openssl.args([
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+    ]);
+    openssl.args(["-keyout", "key.pem", "-out", "cert.pem"]);
+    match openssl.output() {
+        Ok(made) => assert!(made.status.success(), "{}", stderr(&made)),
+        Err(error) => {
+            let required = std::env::var("LIS_TEST_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|name| name.trim() == "openssl"));
+            println!("SKIP a redirect to https: openssl: {error}");
+            return None;
+        }
+    }
+    let certificate = CertificateDer::from_pem_file(directory.join("cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(directory.join("key.pem")).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key);
+    Some(Arc::new(config.unwrap()))
+}
+
+#[test]
+fn a_hub_without_tls_may_lead_to_https_but_without_the_token() {
+    let bench = prepared("org/set");
+    let Some(config) = certificate(&bench.path("")) else {
+        return;
+    };
+    let wrap = move |stream| {
+        Ok(rustls::StreamOwned::new(
+            rustls::ServerConnection::new(Arc::clone(&config))?,
+            stream,
+        ))
+    };
+    let sealed = Served::over("https", |_, _| Reply::of(200, "", PARQUET), wrap);
+    let url = sealed.url.clone();
+    let hub = Served::start(move |request, _| match request.path.as_str() {
+        "/api/datasets/org/set/revision/main" => Reply::of(200, "", description(COMMIT)),
+        path if path.ends_with(".jsonl") => Reply::of(200, "", LINES),
+        _ => Reply::of(302, &format!("location: {url}/blob\r\n"), ""),
+    });
+    let store = bench.path("cert.pem");
+    let env = [
+        ("HF_ENDPOINT", hub.url.as_str()),
+        ("HF_TOKEN", "hf_secret"),
+        ("SSL_CERT_FILE", store.to_str().unwrap()),
+    ];
+    let output = command(&bench, &RUN, &env);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(bench.scores(), scores());
+    assert!(hub.take().iter().all(|request| request.token.is_some()));
+    let asked = sealed.take();
+    assert!(
+        !asked.is_empty() && asked.iter().all(|request| request.token.is_none()),
+        "{asked:?}"
+    );
+    // Where no certificate is to be had, what needs none goes on.
+    let empty = bench.path("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let other = prepared("org/set");
+    let env = [
+        ("HF_ENDPOINT", hub.url.as_str()),
+        ("SSL_CERT_FILE", empty.to_str().unwrap()),
+        ("SSL_CERT_DIR", "/nonexistent"),
+    ];
+    let output = command(&other, &RUN, &env);
+    assert_eq!(code(&output), 125, "{}", stderr(&output));
+    let asked = hub.take();
+    assert!(
+        asked.iter().any(|request| request.path.contains("/api/")),
+        "{asked:?}"
+    );
+    assert!(
+        stderr(&output).contains("certificate"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]

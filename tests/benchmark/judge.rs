@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use llm_in_sandbox::bench::file_name;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -475,6 +476,30 @@ fn the_judge_has_permits_of_its_own() {
     assert!(arrivals[2] - arrivals[0] >= WAIT && arrivals[4] - arrivals[2] >= WAIT);
 }
 
+#[test]
+fn a_judge_is_asked_as_often_at_once_as_it_may() {
+    const MANY: usize = 80;
+    let names: Vec<String> = (0..MANY).map(|at| format!("a{at}")).collect();
+    let answers: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "42")).collect();
+    let bench = bench(&answers);
+    bench.replay(&PLAIN, 0);
+    let (server, _runtime, count) = counted(|_| Reply::Silent);
+    let (folder, url, many) = (bench.folder(), server.url(), MANY.to_string());
+    let flags = [
+        "--judge_model",
+        "j",
+        "--judge_base_url",
+        &url,
+        "--num_workers",
+        &many,
+    ];
+    let judge = [&["judge", folder.to_str().unwrap()][..], &flags].concat();
+    let mut child = bench.verb(&judge, true).spawn().unwrap();
+    assert!(eventually(|| count.load(Ordering::SeqCst) == MANY));
+    child.kill().unwrap();
+    collect(child);
+}
+
 /// The file that the original's script writes, with these members and no others.
 fn check_original(file: &Value) {
     let names = |value: &Value| -> BTreeSet<String> {
@@ -580,6 +605,72 @@ fn the_originals_files_are_read_and_written() {
 }
 
 #[test]
+fn a_judgement_for_which_there_is_no_room_leaves_no_half_line() {
+    let bench = original();
+    std::fs::create_dir(bench.path("verdicts")).unwrap();
+    let say = |id: &str, long: usize| {
+        let reply = format!("{}\nVERDICT: CORRECT", "x".repeat(long));
+        let path = bench
+            .path("verdicts")
+            .join(format!("{}.jsonl", file_name(id)));
+        std::fs::write(path, json!({ "content": reply }).to_string()).unwrap();
+    };
+    say("p/1", 200_000);
+    say("p2", 1);
+    let flags = [
+        "judge",
+        "--input",
+        "trajectory.json",
+        "--debug",
+        "2",
+        "--num_workers",
+        "1",
+        "--judge_model",
+        "replay:verdicts",
+    ];
+    let plain = bench.verb(&flags, true);
+    // A disk that is full stands still, a limit of the file's size comes at a known place: 100 KiB.
+    let mut small = Command::new("sh");
+    small
+        .args(["-c", "trap '' XFSZ; ulimit -f 200; exec \"$@\"", "sh"])
+        .arg(plain.get_program())
+        .args(plain.get_args())
+        .current_dir(plain.get_current_dir().unwrap());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => small.env(name, value),
+            None => small.env_remove(name),
+        };
+    }
+    let output = finish(small);
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("p/1: write"),
+        "{}",
+        stderr(&output)
+    );
+    let record = std::fs::read_to_string(bench.path("trajectory_judged.jsonl")).unwrap();
+    let lines: Vec<Value> = record
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines.len(), 1, "{record}");
+    assert_eq!(
+        (&lines[0]["id"], record.ends_with('\n')),
+        (&json!("p2"), true)
+    );
+    // With room for it the rest is asked for.
+    let output = finish(plain);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("1 judgements were asked for")
+            && stderr(&output).contains("1 were on record"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
 fn part_of_a_file_is_judged_and_what_is_no_trajectory_is_refused() {
     let bench = original();
     let (server, _runtime) = serve(honest);
@@ -600,6 +691,22 @@ fn part_of_a_file_is_judged_and_what_is_no_trajectory_is_refused() {
     ]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
     assert_eq!(read_json(&bench.path("o.json"))["stats"]["num_problems"], 1);
+    let flags = [
+        "judge",
+        "--input",
+        "trajectory.json",
+        "--judge_model",
+        "j",
+        "--output",
+        "o.jsonl",
+    ];
+    let output = judge(&flags);
+    assert_eq!(code(&output), 2, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("another ending"),
+        "{}",
+        stderr(&output)
+    );
     std::fs::write(bench.path("x.json"), "[1]").unwrap();
     let output = judge(&[
         "judge",
@@ -703,6 +810,40 @@ fn shards_keep_their_judgements_when_put_together() {
         "{}",
         told(&output)
     );
+}
+
+#[test]
+fn a_shard_that_was_begun_without_the_judge_is_put_together_with_others() {
+    let bench = bench(&[("a", "42"), ("b", "41"), ("c", "42")]);
+    let (server, _runtime) = serve(honest);
+    let url = server.url();
+    let judge = ["--judge_model", "j", "--judge_base_url", &url];
+    let mut merge = ["merge".to_owned(), "--output_dir".into(), "merged".into()];
+    for (shard, judge) in [("1/2", &[][..]), ("2/2", &judge)] {
+        bench.replay(&[&PLAIN[..], &["--shard", shard], judge].concat(), 0);
+    }
+    let folders = std::fs::read_dir(bench.path("out")).unwrap();
+    let mut folders: Vec<_> = folders.map(|folder| folder.unwrap().path()).collect();
+    // The one without comes first, then last.
+    folders.sort();
+    for turn in 0..2 {
+        folders.rotate_left(turn);
+        let shards = folders.iter().map(|path| path.to_str().unwrap().to_owned());
+        let all: Vec<String> = merge.iter().cloned().chain(shards).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        let output = finish(bench.verb(&all, true));
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let merged = std::fs::read_dir(bench.path(&merge[2])).unwrap().next();
+        let merged = merged.unwrap().unwrap().path();
+        let manifest = read_json(&merged.join("run.json"));
+        assert_eq!(manifest["judge"]["model"], "j");
+        let summary = &read_json(&merged.join("results.json"))["summary"];
+        assert_eq!(
+            (&summary["scored"], &summary["pending"]),
+            (&json!(1), &json!(2))
+        );
+        merge[2] = "merged_again".into();
+    }
 }
 
 #[test]

@@ -163,9 +163,8 @@ fn hundreds_of_scores_in_python_are_those_of_python_outside() {
     for at in 0..CASES {
         let (kind, truth) = truths[at % truths.len()];
         let id = format!("c{at:03}");
-        let answer = format!("{} {}", words[at / truths.len() % words.len()], at / 32);
-        // Space around an answer is never part of it.
-        let answer = answer.trim().to_owned();
+        // Space around a plain answer is part of it, as in the original.
+        let answer = format!("{} {}\n", words[at / truths.len() % words.len()], at / 32);
         rows.push(
             json!({"id": id, "problem_statement": "p", "ground_truth": truth, "qa_type": kind,
             "domain": "døm", "weight": 1.0 / (at + 1) as f64}),
@@ -239,6 +238,33 @@ fn prompts_in_python_are_asked_and_missing_imports_are_found_before_the_model_is
         1,
         "nothing was begun"
     );
+}
+
+#[test]
+fn a_resumed_run_scores_what_still_waits_for_the_grader() {
+    let bench = Bench::new();
+    python_task(&bench);
+    let broken = WORDS.replace("return", "raise OSError(28, 'no space'); return");
+    std::fs::write(bench.path("t/words.py"), broken).unwrap();
+    for (id, answer) in &ANSWERS[..2] {
+        bench.record(id, &answering("/testbed/out", answer));
+    }
+    bench.replay(&["t", "--end_id", "2"], 0);
+    assert!(bench.lines().iter().all(|line| line["status"] == "pending"));
+    // What the reward imports is mended; the model is not asked again.
+    std::fs::write(bench.path("t/words.py"), WORDS).unwrap();
+    std::fs::remove_dir_all(bench.path("answers")).unwrap();
+    std::fs::create_dir(bench.path("answers")).unwrap();
+    let folder = bench.folder().to_str().unwrap().to_owned();
+    let output = bench.replay(&["--resume", &folder], 0);
+    assert!(
+        stderr(&output).contains("0 of 2 samples"),
+        "{}",
+        stderr(&output)
+    );
+    assert_eq!(bench.json("results.json")["summary"]["scored"], 2);
+    let mean = bench.json("results.json")["mean_score"].as_f64().unwrap();
+    assert!((mean - (0.375 + 0.25) / 2.0).abs() < 1e-12, "{mean}");
 }
 
 #[test]

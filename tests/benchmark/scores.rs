@@ -47,7 +47,9 @@ fn known(task: &str, mode: &str, row: &Value, right: bool) -> Value {
         "instruct_follow" => by_grader(f64::from(right)),
         // Text around the answer is no equal text; it is one word of three.
         "long_context" | "demo" if plain => json!(0.0),
-        "instruct_pretrain" if plain && right && row["qa_type"] == "free-form" => json!(0.5),
+        // Whether other words are an equal formula is for computer algebra to say, too.
+        "instruct_pretrain" if row["qa_type"] == "free-form" && !right => by_grader(0.0),
+        "instruct_pretrain" if row["qa_type"] == "free-form" && plain => by_grader(0.5),
         _ => json!(f64::from(right)),
     }
 }

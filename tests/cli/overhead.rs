@@ -20,7 +20,13 @@ fn overhead_as_json() {
     let keys: Vec<_> = figures.iter().filter_map(|f| f["key"].as_str()).collect();
     assert_eq!(
         keys,
-        ["start.ready", "start.true", "start.shell", "start.python"]
+        [
+            "start.ready",
+            "start.true",
+            "start.shell",
+            "start.python",
+            "start.other"
+        ]
     );
     for figure in figures {
         assert_eq!(figure["n"], 2);

@@ -134,6 +134,23 @@ async fn an_exported_image_is_the_same_where_it_is_imported() {
     assert_eq!(second.find("small").unwrap().unwrap(), copy);
 }
 
+#[tokio::test]
+async fn the_image_of_graders_is_never_the_default() {
+    let place = tempfile::tempdir().unwrap();
+    let launcher = launcher().await;
+    let store = Store::open(&place.path().join("state")).unwrap();
+    for (name, default) in [("grader", false), ("mine", false), ("debian", true)] {
+        let base = place.path().join(format!("{name}.tar"));
+        let archive = small_system().file("etc/hostname", name.as_bytes());
+        fs::write(&base, archive.bytes()).unwrap();
+        let image = import(&store, &launcher, &base, Some(name), &silent);
+        let image = image.await.unwrap();
+        assert_eq!(image.manifest.name, name);
+        let found = store.find("default").unwrap();
+        assert_eq!(found.is_some(), default, "{name}");
+    }
+}
+
 /// The sandbox makes mount points in the tree, also in directories that the archive does not name.
 #[tokio::test]
 async fn an_image_does_not_depend_on_when_it_was_imported() {

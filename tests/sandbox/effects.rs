@@ -212,10 +212,12 @@ fn more_than_is_kept_in_mind_is_said_to_be() {
         let result = exec(&*sandbox, &format!("python3 -c \"{script}\"")).await;
         assert!(result.status.code() == 0, "{}", text(&result.stderr));
         let seen = files(&sandbox).await;
-        // On a slow machine the time is used up first.
+        // On a slow machine the time is used up, too, or first.
+        let of_this = |bound: &Bound| matches!(bound, Bound::Entries | Bound::Time);
         assert!(
-            matches!(seen.bounds[..], [Bound::Entries] | [Bound::Time]),
-            "{seen:?}"
+            !seen.bounds.is_empty() && seen.bounds.iter().all(of_this),
+            "{:?}",
+            seen.bounds
         );
         assert!(seen.created > 1000, "{seen:?}");
         out(&*sandbox, "echo still here").await;

@@ -1,16 +1,17 @@
-//! `judgements.jsonl`: every question to a judge and what came of it. Nothing is ever changed in it.
+//! `judgements.jsonl`: every question to a judge and what came of it.
 //!
-//! A line is written with one call; a half line of a crash is cut off by the next run. Of several verdicts on one question the
-//! last counts, and a line without a verdict never hides one with.
+//! Of several verdicts on one question the last counts, and a line without a verdict never hides one with.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek};
+use std::path::Path;
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::super::BenchError;
+use super::super::lines::{self, Lines};
 use super::prompt::{Subject, Verdict};
 use super::{JudgeConfig, Judged};
 use crate::llm::{Message, TokenUsage};
@@ -88,11 +89,10 @@ struct Known {
 }
 
 /// The judgements of a run, held by one process.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Judgements {
-    path: PathBuf,
-    /// Holds the lock, too; absent where there is only something to read.
-    file: Option<File>,
+    /// Absent where there is only something to read.
+    lines: Option<Lines>,
     /// By sample and question.
     known: HashMap<(String, String), Known>,
     /// Sample to the question that was judged last.
@@ -102,65 +102,21 @@ pub(super) struct Judgements {
 impl Judgements {
     /// For new judgements.
     pub(super) fn open(path: &Path) -> Result<Self, BenchError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(BenchError::file("open", path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(BenchError::Locked(path.to_owned())),
-            Err(TryLockError::Error(source)) => return Err(BenchError::file("lock", path)(source)),
-        }
-        let mut record = Self::empty(path);
-        let length = record.learn_all(&file)?;
-        file.set_len(length)
-            .map_err(BenchError::file("mend", path))?;
-        record.file = Some(file);
+        let mut lines = Lines::open(path)?.lock()?;
+        let mut record = Self::default();
+        lines.read(|judgement, _| record.learn(&judgement))?;
+        record.lines = Some(lines);
         Ok(record)
     }
 
     /// For those that are there; nothing where there are none.
     pub(super) fn read(path: &Path) -> Result<Option<Self>, BenchError> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(BenchError::file("open", path)(error)),
+        let Some(file) = existing(path)? else {
+            return Ok(None);
         };
-        let mut record = Self::empty(path);
-        record.learn_all(&file)?;
+        let mut record = Self::default();
+        lines::read(path, &file, |judgement, _| record.learn(&judgement))?;
         Ok(Some(record))
-    }
-
-    fn empty(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            file: None,
-            known: HashMap::new(),
-            last: HashMap::new(),
-        }
-    }
-
-    /// Reads all whole lines and gives their length.
-    fn learn_all(&mut self, file: &File) -> Result<u64, BenchError> {
-        let mut reader = BufReader::new(file);
-        let (mut line, mut number, mut length) = (Vec::new(), 0, 0);
-        loop {
-            line.clear();
-            let size = reader.read_until(b'\n', &mut line);
-            let size = size.map_err(BenchError::file("read", &self.path))?;
-            if !line.ends_with(b"\n") {
-                return Ok(length);
-            }
-            number += 1;
-            let judgement = serde_json::from_slice(&line).map_err(|e| BenchError::Malformed {
-                path: self.path.clone(),
-                problem: format!("line {number}: {e}"),
-            })?;
-            self.learn(&judgement);
-            length += size as u64;
-        }
     }
 
     fn learn(&mut self, judgement: &Judgement) {
@@ -185,15 +141,9 @@ impl Judgements {
 
     /// Writes one down.
     pub(super) fn append(&mut self, judgement: &Judgement) -> Result<(), BenchError> {
-        let error = BenchError::file("write", &self.path);
-        let encoded = serde_json::to_vec(judgement).map_err(std::io::Error::from);
-        let written = encoded.and_then(|mut line| {
-            line.push(b'\n');
-            let file = self.file.as_mut();
-            file.ok_or(std::io::ErrorKind::PermissionDenied)?
-                .write_all(&line)
-        });
-        written.map_err(error)?;
+        if let Some(lines) = &mut self.lines {
+            lines.append(judgement)?;
+        }
         self.learn(judgement);
         Ok(())
     }
@@ -219,18 +169,24 @@ impl Judgements {
     }
 }
 
+fn existing(path: &Path) -> Result<Option<File>, BenchError> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(BenchError::file("open", path)(error)),
+    }
+}
+
 /// Appends the judgements of one run folder to those of another.
 pub(in super::super) fn merge(from: &Path, to: &Path) -> Result<(), BenchError> {
     let from = from.join(FILE);
-    if Judgements::read(&from)?.is_none() {
+    let Some(mut file) = existing(&from)? else {
         return Ok(());
-    }
-    let text = std::fs::read(&from).map_err(BenchError::file("read", &from))?;
-    let whole = text.iter().rposition(|byte| *byte == b'\n');
-    let lines = text.get(..whole.map_or(0, |end| end + 1)).unwrap_or(&[]);
-    let mut target = Judgements::open(&to.join(FILE))?;
-    let written = target.file.as_mut().map(|file| file.write_all(lines));
-    written
-        .unwrap_or(Ok(()))
-        .map_err(BenchError::file("write", &target.path))
+    };
+    let length = lines::read(&from, &file, |_: Judgement, _| {})?;
+    file.rewind().map_err(BenchError::file("read", &from))?;
+    let mut target = Lines::open(&to.join(FILE))?.lock()?;
+    target.read(|_: IgnoredAny, _| {})?;
+    target.take(file.take(length))?;
+    Ok(())
 }

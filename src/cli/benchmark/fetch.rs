@@ -5,42 +5,25 @@ use std::path::{Path, PathBuf};
 use super::super::error::CliError;
 use super::super::output::note;
 use super::super::sanitize::one_line;
-use super::BenchmarkArgs;
-use super::settle::{self, Error};
+use super::settle::{Checked, Error};
 use crate::hub::{Access, ENDPOINT, Fetched, Hub};
 use crate::image;
 use crate::llm::Secret;
 use crate::settings::{self, Environment};
-use crate::task::{self, Wanted};
+use crate::task;
 
 /// Largest file that holds a token.
 const MAX_TOKEN: u64 = 4096;
 
 /// What a run needs from a hub, if anything. One that is gone on with takes the commit that it was begun with.
 pub(super) async fn fetch(
-    args: &BenchmarkArgs,
+    settings: &Checked,
     state: Option<&Path>,
 ) -> Result<Option<Fetched>, Error> {
-    let earlier = args
-        .resume
-        .as_deref()
-        .map(settle::read_manifest)
-        .transpose()?;
-    let begun_with = earlier.as_ref().and_then(|manifest| manifest.hub.clone());
-    let name = args.task.as_ref().or(args.task_flag.as_ref());
-    let name = name.or(earlier.as_ref().map(|manifest| &manifest.source));
-    let rows = earlier.as_ref().and_then(|manifest| manifest.data.clone());
-    let wanted = Wanted {
-        task: name.cloned().unwrap_or_default(),
-        data: args.data.clone().or(rows.map(PathBuf::from)),
-        ..Wanted::default()
-    };
-    if wanted.task.is_empty() {
-        return Ok(None);
-    }
-    let Some(mut set) = task::data_set(&wanted)? else {
+    let Some(mut set) = task::data_set(&settings.rows())? else {
         return Ok(None);
     };
+    let begun_with = settings.hub.clone();
     if let Some(begun) = begun_with.filter(|begun| begun.data_set.name == set.name) {
         if begun.files.iter().all(|file| file.is_file()) {
             return Ok(Some(begun));

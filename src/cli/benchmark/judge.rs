@@ -16,8 +16,8 @@ use super::settle::{self, Error};
 use super::verify::elapsed;
 use super::{reward, summary_lines, tell_error};
 use crate::bench::{
-    self, Answered, JUDGEMENTS, Judge, JudgeSettings, Judged, Ledger, Place, Record, Scoring,
-    Shared, Status, Subject,
+    self, Answered, JUDGEMENTS, Judge, JudgeSettings, Judged, Ledger, Place, Record, Rescored,
+    Scoring, Shared, Status, Subject, Summary,
 };
 use crate::llm::Secret;
 use crate::reward::Reward;
@@ -163,13 +163,7 @@ async fn judge_run(args: &RejudgeArgs, folder: &Path) -> Result<u8, Error> {
         tell_asked(judge);
         result(&format!("verdicts:   {}", output.display()));
     }
-    result(&format!(
-        "{} scores are as they were, {} are new, {} are still to come, {} samples have no answer",
-        counts.same, counts.changed, counts.pending, counts.without
-    ));
-    for line in summary_lines(&summary) {
-        result(&line);
-    }
+    tell_rescored(counts, &summary);
     Ok(u8::from(counts.pending > 0))
 }
 
@@ -179,11 +173,12 @@ const JUDGED: &str = "trajectory_judged.json";
 /// A run that goes on.
 type Running = Shared<Pool, PythonGrader>;
 
-/// Samples of an earlier time that wait for the judge.
+/// Samples of an earlier time that wait for the judge or the grader, where there is one now.
 pub(super) fn waiting(shared: &Running, ledger: &Ledger, jobs: &[bench::Job]) -> Vec<bench::Job> {
+    let scores = shared.judge.is_some() || shared.grader.is_some();
     let waits = |job: &&bench::Job| {
         let known = ledger.get(&job.key).map(|known| known.status);
-        shared.judge.is_some() && known == Some(Status::Pending)
+        scores && known == Some(Status::Pending)
     };
     jobs.iter().filter(waits).cloned().collect()
 }
@@ -211,8 +206,20 @@ pub(super) fn write_verdicts(
     Ok(())
 }
 
-fn tell(record: &Record, what: &str) {
+/// What became of the score of one sample.
+pub(super) fn tell(record: &Record, what: &str) {
     note(&format!("{}: {}", one_line(&record.id), one_line(what)));
+}
+
+/// What scoring once more came to.
+pub(super) fn tell_rescored(counts: Rescored, summary: &Summary) {
+    result(&format!(
+        "{} scores are as they were, {} are new, {} are still to come, {} samples have no answer",
+        counts.same, counts.changed, counts.pending, counts.without
+    ));
+    for line in summary_lines(summary) {
+        result(&line);
+    }
 }
 
 fn most(debug: usize) -> usize {
@@ -230,8 +237,13 @@ fn tell_asked(judge: &Judge) {
 async fn judge_file(args: &RejudgeArgs, input: &Path) -> Result<u8, Error> {
     let settings = resolve(args, None)?;
     let output = args.output.clone().unwrap_or_else(|| beside(input));
+    let record = output.with_extension("jsonl");
+    if record == output {
+        let problem = "so the record of what was asked is named; choose another ending";
+        return Err(run::value("--output", problem.into()).into());
+    }
     let answers = bench::read_answers(input)?;
-    let judge = Judge::open(&settings, &output.with_extension("jsonl"), args.again)?;
+    let judge = Judge::open(&settings, &record, args.again)?;
     let judge = Arc::new(judge);
     let mut left = answers.into_iter().take(most(args.debug)).enumerate();
     let mut working = JoinSet::new();

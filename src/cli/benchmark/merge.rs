@@ -8,7 +8,7 @@ use clap::Args;
 use super::super::output::result;
 use super::super::run;
 use super::settle::{self, Error};
-use super::{make_parts, summary_lines, tell_error};
+use super::{make_parts, summary, summary_lines, tell_error};
 use crate::bench::{self, Ledger};
 
 /// Flags of `merge`.
@@ -30,16 +30,19 @@ pub(in crate::cli) fn merge(args: &MergeArgs) -> u8 {
 
 fn merged(args: &MergeArgs) -> Result<u8, Error> {
     let mut whole = None;
+    let mut judge = None;
     for shard in &args.shards {
         let opened = settle::reopen(shard, None)?;
+        judge = judge.or_else(|| opened.0.judge.clone());
         whole.get_or_insert(opened);
     }
     let Some((mut manifest, task)) = whole else {
         return Err(run::value("DIR", "no shard is named".into()).into());
     };
     manifest.shard = None;
+    manifest.judge = judge;
     let jobs = bench::jobs(&task, &manifest);
-    let suffix = settle::suffix(&manifest);
+    let suffix = summary::suffix(&manifest);
     let folder = run::make_folder(&args.output_dir, SystemTime::now(), &suffix)?;
     let mut ledger = Ledger::create(&folder, &manifest)?;
     make_parts(&folder)?;

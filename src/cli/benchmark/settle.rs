@@ -107,7 +107,9 @@ pub(super) struct Settled {
 
 /// Settings that hold whatever the rows are.
 pub(super) struct Checked {
-    pub(super) args: BenchmarkArgs,
+    args: BenchmarkArgs,
+    /// What the run that is gone on with had from a hub.
+    pub(super) hub: Option<Fetched>,
     agent: AgentSettings,
     judge: Option<JudgeSettings>,
     ablations: Vec<Ablation>,
@@ -140,6 +142,10 @@ pub(super) fn check(
     }
     let file = settings::load(args.agent.settings.as_deref(), environment, home)?;
     let mut agent = run::resolve_agent(&args.agent, &file, environment)?;
+    if let Some(manifest) = earlier.as_ref().filter(|_| args.agent.seccomp.is_none()) {
+        let seccomp = serde_json::from_value(manifest.config.seccomp.clone());
+        agent.seccomp = seccomp.unwrap_or_default();
+    }
     let judge = args.judge.resolve(&args.agent, &file, environment)?;
     let ablations = args.runner.ablations();
     if ablations.contains(&Ablation::NoNetwork) {
@@ -170,6 +176,7 @@ pub(super) fn check(
     bench::Models::open(&agent.model).map_err(BenchError::from)?;
     Ok(Checked {
         args,
+        hub: earlier.and_then(|manifest| manifest.hub),
         agent,
         judge,
         ablations,
@@ -184,20 +191,29 @@ pub(super) fn check(
 }
 
 impl Checked {
+    /// The task and where its rows are.
+    pub(super) fn rows(&self) -> Wanted {
+        Wanted {
+            task: self.task.clone(),
+            data: self.args.data.clone(),
+            ..Wanted::default()
+        }
+    }
+
     /// The rest, with the rows.
     ///
     /// # Errors
     /// The task or its rows cannot be used.
     pub(super) fn settle(self, fetched: Option<Fetched>) -> Result<Settled, Error> {
+        let rows = self.rows();
         let Self { args, agent, .. } = self;
         let wanted = Wanted {
-            task: self.task,
-            data: args.data,
             fetched,
             context_in_prompt: args.context == Some(Context::Prompt),
             reward: args.reward,
             start: args.start_id,
             end: args.end_id,
+            ..rows
         };
         let task = Task::load(&wanted)?;
         if matches!(task.scorer, Scorer::Tests(_)) {
@@ -229,6 +245,7 @@ impl Checked {
         manifest.shard = args.shard;
         manifest.base_url = agent.model.shown_url();
         manifest.save_exchanges = agent.save_exchanges;
+        manifest.package_cache = agent.package_cache.as_ref().map(ToString::to_string);
         manifest.judge = judge.as_ref().map(JudgeSettings::describe);
         Ok(Settled {
             manifest,
@@ -320,6 +337,7 @@ fn fill(args: &mut BenchmarkArgs, manifest: &Manifest) {
     or_fill(&mut agent.seed, config.sampling.seed);
     let body = serde_json::Value::Object(config.extra_body.clone());
     agent.extra_body.get_or_insert_with(|| body.to_string());
+    or_fill(&mut agent.package_cache, manifest.package_cache.clone());
     if manifest.save_exchanges {
         agent.save_litellm_response.get_or_insert(Truth::True);
     }
@@ -421,17 +439,21 @@ fn absolute(name: &str) -> String {
     }
 }
 
-/// What follows the time in the name of a run folder.
-pub(super) fn suffix(manifest: &Manifest) -> String {
-    let config = &manifest.config;
-    let mode = match config.mode {
-        bench::Mode::LlmInSandbox => "LLMinSandbox",
-        bench::Mode::Llm => "vanillaLLM",
-    };
-    let plain = |text: &str| text.replace(|c: char| c == '/' || c.is_control(), "_");
-    let model: String = plain(&config.model).chars().take(100).collect();
-    let part = manifest.shard.map_or_else(String::new, |shard| {
-        format!("_{}of{}", shard.number, shard.of)
-    });
-    format!("_{}_{model}_{mode}{part}", plain(&config.task))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_run_has_its_package_cache_unless_it_gets_another() {
+        let mut manifest = Manifest::new(RunConfig::default(), "t".into());
+        manifest.package_cache = Some("/kept".into());
+        let filled = |given: Option<&str>| {
+            let mut args = BenchmarkArgs::default();
+            args.agent.package_cache = given.map(str::to_owned);
+            fill(&mut args, &manifest);
+            args.agent.package_cache
+        };
+        assert_eq!(filled(None).as_deref(), Some("/kept"));
+        assert_eq!(filled(Some("off")).as_deref(), Some("off"));
+    }
 }

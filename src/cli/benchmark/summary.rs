@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::super::output::result;
-use crate::bench::{Dispatch, Stop, Summary};
+use crate::bench::{Dispatch, Manifest, Mode, Stop, Summary};
 
 pub(super) fn tell_summary(summary: &Summary, folder: &Path) {
     for line in summary_lines(summary) {
@@ -50,4 +50,19 @@ pub(super) fn summary_lines(summary: &Summary) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What follows the time in the name of a run folder.
+pub(super) fn suffix(manifest: &Manifest) -> String {
+    let config = &manifest.config;
+    let mode = match config.mode {
+        Mode::LlmInSandbox => "LLMinSandbox",
+        Mode::Llm => "vanillaLLM",
+    };
+    let plain = |text: &str| text.replace(|c: char| c == '/' || c.is_control(), "_");
+    let model: String = plain(&config.model).chars().take(100).collect();
+    let part = manifest.shard.map_or_else(String::new, |shard| {
+        format!("_{}of{}", shard.number, shard.of)
+    });
+    format!("_{}_{model}_{mode}{part}", plain(&config.task))
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::super::output::{note, result};
+use super::super::output::note;
 use super::super::run;
-use super::super::sanitize::one_line;
 use super::grader::PythonGrader;
+use super::judge::{tell, tell_rescored};
 use super::settle::{self, Error};
-use super::{reward, summary_lines, tell_error};
-use crate::bench::{self, JUDGEMENTS, Judge, Ledger, Record, Scoring};
+use super::{reward, tell_error};
+use crate::bench::{self, JUDGEMENTS, Judge, Ledger, Scoring};
 use crate::reward::Reward;
 use crate::task::Scorer;
 
@@ -55,9 +55,6 @@ async fn scored_again(args: &VerifyArgs, state: Option<&Path>) -> Result<u8, Err
     let mode = bench::Mode::LlmInSandbox;
     let grader = PythonGrader::needed(&task, mode, image, state).await?;
     let jobs = bench::jobs(&task, &manifest);
-    let mut tell = |record: &Record, what: &str| {
-        note(&format!("{}: {}", one_line(&record.id), one_line(what)));
-    };
     let scoring = Arc::new(Scoring {
         task,
         grader,
@@ -70,17 +67,11 @@ async fn scored_again(args: &VerifyArgs, state: Option<&Path>) -> Result<u8, Err
     let counts = counts?;
     let took = elapsed(&args.folder);
     let summary = bench::write_results(&mut ledger, &manifest, &scoring.task, &jobs, took)?;
-    result(&format!(
-        "{} scores are as they were, {} are new, {} are still to come, {} samples have no answer",
-        counts.same, counts.changed, counts.pending, counts.without
-    ));
-    for line in summary_lines(&summary) {
-        result(&line);
-    }
+    tell_rescored(counts, &summary);
     Ok(u8::from(counts.changed + counts.pending > 0))
 }
 
-/// The time that the run took stays the run's.
+/// The time that the run has taken so far, but for starts of it that were cut short.
 pub(super) fn elapsed(folder: &Path) -> Duration {
     let text = std::fs::read_to_string(folder.join("results.json")).unwrap_or_default();
     let results: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
