@@ -114,8 +114,10 @@ fn an_image_that_was_replaced_is_not_shown() {
             let tree = place.path().join(name);
             fs::create_dir(&tree).unwrap();
             fs::write(tree.join("name"), name).unwrap();
-            let _ = fs::remove_file(&path);
-            std::os::unix::fs::symlink(&tree, &path).unwrap();
+            // At no moment is there none: one is being begun for it.
+            let link = place.path().join("link");
+            std::os::unix::fs::symlink(&tree, &link).unwrap();
+            fs::rename(&link, &path).unwrap();
             for _ in 0..times {
                 filled(&scene.launcher, 2).await;
                 let root = Root::Overlay {
