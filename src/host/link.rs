@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::sys::socket::{Shutdown, shutdown};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::unix::AsyncFd;
@@ -118,8 +119,10 @@ impl<M: DeserializeOwned + Send + 'static> Link<M> {
 
 impl<M> Drop for Link<M> {
     fn drop(&mut self) {
-        // The reader holds the channel: without this the peer would never see our end.
         self.reader.abort();
+        // The reader holds the channel until the runtime has time for it; the peer is to see our end now: whoever drops this may
+        // wait for the peer's.
+        let _ = shutdown(self.channel.get_ref().as_raw_fd(), Shutdown::Both);
     }
 }
 
