@@ -135,8 +135,10 @@ pub(super) fn make_device(device: &NetworkDevice) -> io::Result<OwnedFd> {
     let addresses: Vec<_> = device.addresses.iter().map(address).collect();
     tun::configure(DEVICE, device.mtu, &addresses)?;
     // The host's choice for long ways, and what it remembers of others, are wrong for a way of no length.
-    // A kernel that lacks one of them does without.
-    let _ = fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
+    // A kernel that lacks one of them does without; what the host allows to no namespace but its own (cubic, where its own is
+    // another) is reno's to replace, which is allowed everywhere.
+    let control = "/proc/sys/net/ipv4/tcp_congestion_control";
+    let _ = fs::write(control, "cubic").or_else(|_| fs::write(control, "reno"));
     let _ = fs::write("/proc/sys/net/ipv4/tcp_no_metrics_save", "1");
     Ok(made)
 }

@@ -49,6 +49,18 @@ fn exec_tells_the_rules_and_the_connections() {
     assert!(report["left_behind"]["total"] == 0, "{report}");
 }
 
+/// The host's choice may be one for long ways, which the way to the translator is not.
+#[test]
+fn tcp_inside_is_for_a_way_of_no_length() {
+    if !has_device("tcp_inside_is_for_a_way_of_no_length") {
+        return;
+    }
+    let control = "/proc/sys/net/ipv4/tcp_congestion_control";
+    let output = run(&["exec", "--net", "internet", "--", "cat", control]);
+    let control = String::from_utf8(output.stdout).unwrap();
+    assert!(["cubic\n", "reno\n"].contains(&&*control), "{control}");
+}
+
 #[test]
 fn the_record_ties_connections_to_their_calls_and_names_the_rules() {
     if !has_device("the_record_ties_connections_to_their_calls_and_names_the_rules") {
