@@ -16,6 +16,7 @@ use super::store::{Image, NameLock, Store};
 use super::workshop;
 use crate::host::{Launcher, Sandbox};
 use crate::spec::{Network, SandboxSpec};
+use crate::tree::PackReport;
 
 /// Stands for the image that a command gets when it names none.
 pub const DEFAULT_NAME: &str = "default";
@@ -230,12 +231,7 @@ async fn fill(
     let forget = forget_marks(marks);
     carry_out(&bare, std::slice::from_ref(&forget), &[], &log, tell).await?;
     carry_out(&bare, &seal, &[], &log, tell).await?;
-    let packages = inventory(launcher, &draft.rootfs()).await?;
-    tell("computing the digest");
-    let (digest, report) = workshop::digest(&bare).await?;
-    bare.close().await?;
-    draft.discard("build.log");
-
+    let (packages, digest, report) = take_stock(launcher, draft, bare, tell).await?;
     Ok(Manifest {
         format: MANIFEST_FORMAT,
         digest,
@@ -291,6 +287,21 @@ async fn carry_out(
         workshop::carry_out(sandbox, step, env, log).await
     })
     .await
+}
+
+/// Packages, digest and size of a tree that is ready. Ends the sandbox in which it was made.
+pub(super) async fn take_stock(
+    launcher: &Launcher,
+    draft: &Draft,
+    bare: Sandbox,
+    tell: Tell<'_>,
+) -> Result<(Packages, String, PackReport), ImageError> {
+    let packages = inventory(launcher, &draft.rootfs()).await?;
+    tell("computing the digest");
+    let (digest, report) = workshop::digest(&bare).await?;
+    bare.close().await?;
+    draft.discard("build.log");
+    Ok((packages, digest, report))
 }
 
 /// What is installed in a tree; package managers that it does not have list nothing. They are programs

@@ -11,7 +11,7 @@ use rootfs_builder::Step;
 use sha2::{Digest, Sha256};
 
 use super::Tell;
-use super::build::{forget_marks, inventory, lock};
+use super::build::{forget_marks, lock, take_stock};
 use super::decompress::{HashSink, io};
 use super::draft::Draft;
 use super::error::ImageError;
@@ -148,11 +148,7 @@ async fn fill(
     let bare = workshop::open(launcher, &rootfs, Network::None, Vec::new()).await?;
     let log = draft.scratch("build.log");
     workshop::carry_out(&bare, &forget_marks(marks), &[], &log).await?;
-    let packages = inventory(launcher, &rootfs).await?;
-    tell("computing the digest");
-    let (digest, report) = workshop::digest(&bare).await?;
-    bare.close().await?;
-    draft.discard("build.log");
+    let (packages, digest, report) = take_stock(launcher, draft, bare, tell).await?;
     Ok(Manifest {
         format: MANIFEST_FORMAT,
         digest,
