@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Sums since the cgroup was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,11 +50,14 @@ impl Events {
     /// Reads all counters; one that the kernel does not have stays 0.
     pub(in crate::host) fn read(&self) -> Counts {
         // Version 1, version 2.
-        let memory = first(&self.memory, &["memory.oom_control", "memory.events"]);
-        let cpu = first(&self.cpu, &["cpu.stat"]);
+        let memory = first(
+            self.memory.as_deref(),
+            &["memory.oom_control", "memory.events"],
+        );
+        let cpu = first(self.cpu.as_deref(), &["cpu.stat"]);
         Counts {
             killed: value(&memory, "oom_kill"),
-            refused: match value(&first(&self.pids, &["pids.events"]), "max") {
+            refused: match value(&first(self.pids.as_deref(), &["pids.events"]), "max") {
                 0 => 0,
                 refused => self.refused(refused),
             },
@@ -71,39 +74,42 @@ impl Events {
     /// batches, so that the last refused one ends a little below the limit.
     pub(in crate::host) fn was_at_memory_limit(&self) -> bool {
         const BATCHES: u64 = 4 << 20;
-        let events = first(&self.memory, &["memory.events"]);
+        let events = first(self.memory.as_deref(), &["memory.events"]);
         let names = ["memory.max_usage_in_bytes", "memory.limit_in_bytes"];
         let at_limit =
             |[most, limit]: [u64; 2]| limit > 0 && most + BATCHES.min(limit / 8) >= limit;
-        value(&events, "oom") > 0 || numbers(&self.memory, names).is_some_and(at_limit)
+        value(&events, "oom") > 0 || numbers(self.memory.as_deref(), names).is_some_and(at_limit)
     }
 
     /// The most memory its processes ever held at once, in bytes.
     pub(in crate::host) fn peak_memory(&self) -> Option<u64> {
-        let peak = first(&self.memory, &["memory.peak", "memory.max_usage_in_bytes"]);
+        let peak = first(
+            self.memory.as_deref(),
+            &["memory.peak", "memory.max_usage_in_bytes"],
+        );
         peak.trim().parse().ok()
     }
 
     /// Version 1, and version 2 before Linux 6.12, also count here what a limit above refused: where
     /// there never were as many as ours allows (Linux 6.6 tells), it was not ours.
     fn refused(&self, counted: u64) -> u64 {
-        match numbers(&self.pids, ["pids.peak", "pids.max"]) {
+        match numbers(self.pids.as_deref(), ["pids.peak", "pids.max"]) {
             Some([most, limit]) if most < limit => 0,
             _ => counted,
         }
     }
 }
 
-fn numbers(directory: &Option<PathBuf>, names: [&str; 2]) -> Option<[u64; 2]> {
+fn numbers(directory: Option<&Path>, names: [&str; 2]) -> Option<[u64; 2]> {
     let [one, two] = names.map(|name| first(directory, &[name]));
     let number = |text: String| (!text.is_empty()).then(|| text.trim().parse().unwrap_or(0));
     Some([number(one)?, number(two)?])
 }
 
 /// The first of these files that is there; nothing when none is. Two readings a call of the shell: no more system calls than it takes.
-fn first(directory: &Option<PathBuf>, names: &[&str]) -> String {
+fn first(directory: Option<&Path>, names: &[&str]) -> String {
     let mut files = names.iter().filter_map(|name| {
-        let path = directory.as_ref()?.join(name);
+        let path = directory?.join(name);
         File::open(path).ok()
     });
     let mut buffer = [0; 1024];
