@@ -7,6 +7,7 @@ mod settings;
 mod values;
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -224,8 +225,11 @@ fn digest(directory: &Path) -> Result<String, TaskError> {
         } else if metadata.is_file() {
             use std::os::unix::fs::PermissionsExt as _;
             let executable = metadata.permissions().mode() & 0o111 != 0;
-            let content = Sha256::digest(fs::read(&path).map_err(error)?);
-            hash.update(format!("file {executable} {}\0", hex(&content)));
+            let mut content = Sha256::new();
+            let copied = fs::File::open(&path)
+                .and_then(|file| std::io::copy(&mut file.take(MAX_BYTES), &mut content));
+            copied.map_err(error)?;
+            hash.update(format!("file {executable} {}\0", hex(&content.finalize())));
         } else {
             return Err(malformed(
                 &path,
