@@ -4,7 +4,7 @@ mod board;
 mod events;
 mod fetch;
 mod grader;
-mod images;
+mod harbor;
 mod judge;
 mod judge_args;
 mod merge;
@@ -13,7 +13,6 @@ mod runner;
 mod sandboxes;
 mod settle;
 mod summary;
-mod verifier;
 mod verify;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,5 @@
 //! Sandboxes of one evaluation: one zygote, and an image for all samples or one for each row; a new sandbox for each sample.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
 
@@ -8,20 +7,18 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::super::error::CliError;
-use super::super::network::network;
 use super::super::run::AgentSettings;
-use super::super::sandbox::{Ground, SandboxArgs, Where, warn_unenforced};
-use super::images;
+use super::super::sandbox::{Ground, SandboxArgs, warn_unenforced};
+use super::harbor::{self, Asked, Tests};
 use super::settle::Error;
-use super::verifier::Tests;
 use crate::agent::{Ablation, SandboxFacts, Shell};
 use crate::bench::{Sandboxes, Tested};
 use crate::host::{Launcher, LauncherConfig, Sandbox, ShellMode};
-use crate::image::{DEFAULT_NAME, Image, ImageHold, Store, state_dir};
+use crate::image::{DEFAULT_NAME, ImageHold, state_dir};
 use crate::outcome::{Cause, Outcome};
-use crate::packages::{self, Cache, Choice};
+use crate::packages::{self, Choice};
 use crate::spec::{Network, SandboxSpec, Usage};
-use crate::task::{Harbor, Phase, Scorer, Task, TaskError};
+use crate::task::{Scorer, Task};
 
 /// Where they come from.
 #[derive(Debug)]
@@ -36,14 +33,14 @@ pub(super) struct Pool {
 
 /// What sandboxes of a row are started from.
 #[derive(Debug)]
-struct Kind {
-    digest: String,
-    spec: SandboxSpec,
+pub(super) struct Kind {
+    pub(super) digest: String,
+    pub(super) spec: SandboxSpec,
     /// Limits that its task names: without them it would be another task.
-    needed: Vec<&'static str>,
-    tests: Option<Tests>,
+    pub(super) needed: Vec<&'static str>,
+    pub(super) tests: Option<Tests>,
     /// `image rm` finds the image in use until this is dropped.
-    _hold: Arc<ImageHold>,
+    pub(super) _hold: Arc<ImageHold>,
 }
 
 impl Pool {
@@ -66,7 +63,7 @@ impl Pool {
             for task in tasks {
                 asked.push(Asked::of(&arguments, task, alone)?);
             }
-            Box::pin(of_tasks(asked, (state, config))).await?
+            Box::pin(harbor::open(asked, (state, config))).await?
         } else {
             arguments.workdir.clone_from(&task.prompt.working_dir);
             let ground = Box::pin(arguments.prepare(state, "benchmark", config)).await?;
@@ -127,123 +124,6 @@ fn arguments(agent: &AgentSettings, state: &Path) -> SandboxArgs {
 fn is_of_use(network: &Network, state: &Path) -> bool {
     let usable = |path: PathBuf| packages::Store::open(&path, packages::MAX_BYTES).is_ok();
     matches!(network, Network::Rules(_)) && Choice::On.directory(state).is_some_and(usable)
-}
-
-/// The sandboxes of one of Harbor's tasks, before there is an image.
-struct Asked<'a> {
-    task: &'a Harbor,
-    model: SandboxArgs,
-    tests: SandboxArgs,
-    needed: Vec<&'static str>,
-}
-
-impl<'a> Asked<'a> {
-    fn of(
-        usual: &SandboxArgs,
-        task: &'a Harbor,
-        [alone, tests_alone]: [bool; 2],
-    ) -> Result<Self, Error> {
-        let phase = |phase: &Phase, alone: bool| {
-            let mut arguments = usual.clone();
-            let text = if alone { "none" } else { &phase.network };
-            arguments.net = network(text).map_err(|problem| wrong(task, problem))?;
-            arguments.workdir.clone_from(&task.workdir);
-            arguments.env.clone_from(&task.env);
-            arguments.env.extend(phase.env.iter().cloned());
-            arguments.cpus = task.cpus;
-            arguments.memory = task.memory.unwrap_or(arguments.memory);
-            arguments.disk = task
-                .storage
-                .unwrap_or(arguments.disk.min(arguments.memory / 2));
-            // What does not fit into memory needs a disk.
-            if arguments.disk > arguments.memory / 2 {
-                arguments.upper = Where::Disk;
-            }
-            Ok::<_, Error>(arguments)
-        };
-        let model = phase(&task.agent, alone)?;
-        let mut tests = phase(&task.verifier, tests_alone)?;
-        tests.record_effects = false;
-        // What the model wrote is there before the first test writes anything.
-        if tests.upper == Where::Tmpfs {
-            tests.memory = tests.memory.saturating_add(tests.disk);
-        }
-        tests.disk = tests.disk.saturating_add(tests.disk / 2);
-        tests.inodes = tests.inodes.saturating_add(tests.inodes / 2);
-        let needed = [
-            ("memory", task.memory.is_some()),
-            ("cpus", task.cpus.is_some()),
-        ];
-        let needed = needed.into_iter().filter(|(_, named)| *named);
-        Ok(Self {
-            task,
-            model,
-            tests,
-            needed: needed.map(|(name, _)| name).collect(),
-        })
-    }
-
-    fn kind(
-        self,
-        (image, hold): (&Image, Arc<ImageHold>),
-        state: &Path,
-    ) -> (Kind, Option<packages::Settings>) {
-        let (spec, packages) = self.model.spec(image, "benchmark", state);
-        let (tests, more) = self.tests.spec(image, "tests", state);
-        let kind = Kind {
-            digest: image.manifest.digest.clone(),
-            spec,
-            needed: self.needed,
-            tests: Some(Tests {
-                spec: tests,
-                directory: self.task.tests(),
-                timeout: self.task.verifier.timeout.unwrap_or_default(),
-            }),
-            _hold: hold,
-        };
-        (kind, packages.or(more))
-    }
-}
-
-fn wrong(task: &Harbor, problem: String) -> Error {
-    Error::Task(TaskError::Malformed {
-        path: task.directory.join("task.toml"),
-        problem,
-    })
-}
-
-/// Each task with its own image; images that several share are held once.
-async fn of_tasks(
-    asked: Vec<Asked<'_>>,
-    (state, config): (Option<&Path>, LauncherConfig),
-) -> Result<(Launcher, Vec<Kind>), Error> {
-    let connected = |asked: &&Asked<'_>| matches!(asked.model.net, Network::Rules(_));
-    let first = asked.iter().find(connected).or(asked.first());
-    let Some(first) = first.map(|asked| asked.model.clone()) else {
-        return Err(Error::Task(TaskError::NoData {
-            task: String::new(),
-            problem: "it has no task directory".to_owned(),
-        }));
-    };
-    let state_directory = state_dir(state).map_err(CliError::from)?;
-    let launcher = first.launcher(&state_directory, config).await?;
-    let store = Store::open(&state_directory).map_err(CliError::from)?;
-    let mut holds: HashMap<String, Arc<ImageHold>> = HashMap::new();
-    let mut kinds = Vec::new();
-    let mut packages = None;
-    for asked in asked {
-        let image = images::of(&store, &launcher, asked.task).await?;
-        let digest = image.manifest.digest.clone();
-        let hold = match holds.get(&digest) {
-            Some(hold) => Arc::clone(hold),
-            None => Arc::new(store.hold(&image).map_err(CliError::from)?),
-        };
-        holds.insert(digest, Arc::clone(&hold));
-        let (kind, more) = asked.kind((&image, hold), &state_directory);
-        packages = packages.or(more);
-        kinds.push(kind);
-    }
-    Ok((launcher.with_packages(packages.map(Cache::new)), kinds))
 }
 
 fn digest(kinds: &[Kind]) -> String {

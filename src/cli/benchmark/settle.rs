@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::error::CliError;
 use super::super::run::{self, AgentSettings, Compat, RunError, ShellMode, Truth};
-use super::{BenchmarkArgs, Context, Mode, verifier};
+use super::{BenchmarkArgs, Context, Mode, harbor};
 use crate::agent::{Ablation, Shell, Style};
 use crate::bench::{self, BenchError, JudgeSettings, Manifest, RunConfig};
 use crate::exit;
@@ -217,7 +217,7 @@ impl Checked {
         };
         let task = Task::load(&wanted)?;
         if matches!(task.scorer, Scorer::Tests(_)) {
-            verifier::check(self.mode, &self.ablations, self.given)?;
+            harbor::check(self.mode, &self.ablations, self.given)?;
         }
         let has_files = |row: &Row| row.files().is_ok_and(|files| !files.is_empty());
         if self.ablations.contains(&Ablation::NoFiles) && task.rows.iter().any(has_files) {

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use super::super::error::CliError;
-use super::super::network::{self, Connected};
-use super::super::progress::Progress;
-use super::super::sanitize::one_line;
-use super::settle::Error;
+use super::super::super::error::CliError;
+use super::super::super::network::{self, Connected};
+use super::super::super::progress::Progress;
+use super::super::super::sanitize::one_line;
+use super::super::settle::Error;
 use crate::host::Launcher;
 use crate::image::{self, Change, Derivation, Image, Store};
 use crate::spec::{BindMount, Network};

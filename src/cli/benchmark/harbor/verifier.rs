@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::super::run;
+use super::super::super::run;
 use crate::agent::Ablation;
 use crate::bench::{MAX_REWARD, Mode, TestFailure, Tested};
 use crate::env::{Captured, Env, EnvError, ExecRequest, FileError, GuestPath};
@@ -25,7 +25,7 @@ const CAPTURE: usize = 8 << 10;
 const CLEARED: [&str; 2] = ["tests", "logs/verifier"];
 
 /// Whether tests can judge what is asked for.
-pub(super) fn check(
+pub(in crate::cli::benchmark) fn check(
     mode: Mode,
     ablations: &[Ablation],
     given: [(&'static str, bool); 2],
@@ -50,7 +50,7 @@ pub(super) fn check(
 
 /// The tests of one task.
 #[derive(Debug)]
-pub(super) struct Tests {
+pub(in crate::cli::benchmark) struct Tests {
     /// Of their sandbox.
     pub(super) spec: SandboxSpec,
     /// Where they are on the host.
@@ -85,7 +85,7 @@ impl Tests {
     }
 
     /// Ends the model's sandbox, and runs the tests over what it left.
-    pub(super) async fn judge(
+    pub(in crate::cli::benchmark) async fn judge(
         &self,
         launcher: &Launcher,
         model: Sandbox,
