@@ -246,10 +246,7 @@ fn search(leaves: &[(u32, Leaf)], answers: &Answers<'_>) -> io::Result<BpfProgra
     let mut program = match u8::try_from(length) {
         Ok(length) => vec![step(JUMP_NOT_LESS, first, length, 0)],
         // Only this jump is so far.
-        Err(_) => vec![
-            step(JUMP_NOT_LESS, first, 0, 1),
-            step(JUMP, length, 0, 0),
-        ],
+        Err(_) => vec![step(JUMP_NOT_LESS, first, 0, 1), step(JUMP, length, 0, 0)],
     };
     program.append(&mut below);
     program.extend(search(high, answers)?);

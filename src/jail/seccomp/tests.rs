@@ -29,7 +29,6 @@ fn run(program: &[sock_filter], arch: u32, number: u32, args: [u64; 6]) -> u32 {
     }
 }
 
-
 /// The filters of a sandbox, newest last.
 fn stack(profile: &Profile) -> Vec<BpfProgram> {
     vec![
