@@ -131,7 +131,7 @@ impl Networks {
     }
 
     /// A procfs for the settings of the next namespace. In one procfs the kernel keeps the files of a setting of all living
-    /// namespaces in one list and goes through it at each open: with 2,000 sandboxes 0.3 ms for one file. Each mount is
+    /// namespaces in one list and goes through it at each open: with 1,900 of them that is 0.6 ms, with 500 0.1. Each mount is
     /// a procfs of its own since Linux 5.8.
     fn proc(&mut self) -> String {
         self.proc = match self.proc.take() {
