@@ -4,7 +4,7 @@
 //! held by a thread that does not exist in the child. [`SingleThread`] is the proof of that.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::process;
@@ -121,13 +121,15 @@ fn prepare(stdin: BorrowedFd<'_>) -> io::Result<()> {
         .open("/dev/null")?;
     process::duplicate_to(null.as_fd(), 1)?;
     process::duplicate_to(null.as_fd(), 2)?;
-    process::reset_signals();
     forget_arguments()
 }
 
 /// Overwrites what `/proc/PID/cmdline` (which anybody may read) and `/proc/PID/environ` show.
 fn forget_arguments() -> io::Result<()> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
+    // At once: the kernel counts all anew for each piece that is read.
+    let mut stat = [0; 4096];
+    let length = fs::File::open("/proc/self/stat")?.read(&mut stat)?;
+    let stat = String::from_utf8_lossy(stat.get(..length).unwrap_or_default());
     // proc_pid_stat(5): the name may hold anything, `)` included; arg_start is field 48, env_end 51.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let mut addresses = fields
