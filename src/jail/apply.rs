@@ -62,12 +62,17 @@ impl Stage {
     pub(super) fn apply(&mut self, op: &SetupOp) -> io::Result<()> {
         match op {
             SetupOp::BecomeRoot { drop_groups } => become_root(*drop_groups),
-            SetupOp::Scaffold { directories } => {
-                self.enter(tmpfs(4096, 16, 0o755, NODEV | NOSUID)?)?;
+            SetupOp::Scaffold {
+                directories,
+                bytes,
+                inodes,
+            } => {
+                self.enter(tmpfs(*bytes, *inodes, 0o755, NODEV | NOSUID)?)?;
                 directories
                     .iter()
                     .try_for_each(|path| self.directory(path).map(drop))
             }
+            SetupOp::Mount { path } => self.over(path, |directory| clone_tree(directory, c"")),
             SetupOp::EnterRoot => {
                 let root = self.next_mount()?;
                 self.enter(root)
@@ -103,9 +108,14 @@ impl Stage {
             }
             SetupOp::Devpts { max } => self.devpts(*max),
             SetupOp::Bind { target } => self.bind(target),
-            SetupOp::EmptyDirectory { path } => self.over(path, |_| {
-                tmpfs(4096, 1, 0o555, RDONLY | NODEV | NOSUID | NOEXEC)
-            }),
+            SetupOp::EmptyDirectory { path } => {
+                let empty = self.resolve("/sys", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+                self.over(path, |_| {
+                    let mount = clone_tree(empty.as_fd(), c"")?;
+                    set_attributes(mount.as_fd(), RDONLY | NODEV | NOSUID | NOEXEC)?;
+                    Ok(mount)
+                })
+            }
             SetupOp::MaskFile { path } => {
                 let null = self.resolve("/dev/null", OFlag::O_PATH)?;
                 self.over(path, |_| read_only_clone(null.as_fd()))
@@ -119,7 +129,7 @@ impl Stage {
             SetupOp::Hostname(name) => Ok(sethostname(name)?),
             SetupOp::Loopback => process::loopback_up(),
             SetupOp::NetworkDevice(device) => {
-                self.device = Some(networks::make_device(device)?);
+                self.device = Some(networks::make_device(device, "/proc")?);
                 Ok(())
             }
             SetupOp::File { path, content } => write_file(path, content),

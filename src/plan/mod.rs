@@ -136,9 +136,7 @@ pub fn groundwork(host: &Host, ids: IdMap, network: NetworkSource) -> Groundwork
             drop_groups: host.setgroups,
         },
         SetupOp::Guard,
-        SetupOp::Scaffold {
-            directories: names(&SCAFFOLD),
-        },
+        scaffold(),
         SetupOp::Proc,
     ];
     devices(&mut steps);
@@ -306,8 +304,20 @@ fn root(
     })
 }
 
+/// It lives on as `/dev`: so much room has that.
+fn scaffold() -> SetupOp {
+    let (bytes, inodes) = room(Space::Devices, &Limits::default());
+    SetupOp::Scaffold {
+        directories: names(&SCAFFOLD),
+        bytes,
+        inodes,
+    }
+}
+
 fn devices(setup: &mut Vec<SetupOp>) {
-    setup.push(tmpfs(Space::Devices, &Limits::default(), 0o755));
+    setup.push(SetupOp::Mount {
+        path: Space::Devices.path().to_owned(),
+    });
     for (name, major, minor) in DEVICES {
         setup.push(SetupOp::Device {
             name: name.to_owned(),
