@@ -1,7 +1,7 @@
 //! `exec`: a new sandbox, one command, gone.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ use super::signals::Signals;
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
 use crate::host::{
-    HostError, InForce, LauncherConfig, Patience, Process, Sandbox, Spawn, Walls, ZygoteProcess,
+    HostError, InForce, Launcher, LauncherConfig, Patience, Process, Sandbox, Spawn, Walls,
+    ZygoteProcess,
 };
 use crate::image::ImageHold;
 use crate::outcome::{Connections, LeftBehind, LimitHit, Outcome, Refused};
@@ -90,12 +91,15 @@ pub(super) async fn exec(
         network,
         mut process,
         pumps,
+        writers,
+        launcher,
         _hold,
     } = started;
     let ended = tokio::select! {
         ended = process.wait_at_most(&patience) => ended,
         code = signals.next() => Ok((ExitStatus::Signal(i32::from(code) - 128), None)),
     };
+    drop(writers);
     let limits = args.json.then(|| sandbox.in_force().clone());
     let walls = sandbox.walls().clone();
     let end = async {
@@ -117,6 +121,8 @@ pub(super) async fn exec(
             _ = signals.next() => {}
         }
     }
+    // The kernel closes its socket with the rest, at which the zygote ends, behind us and not beside us.
+    std::mem::forget(launcher);
     conclude(ended, closed, limits.as_ref(), (&walls, &network))
 }
 
@@ -181,7 +187,10 @@ struct Started {
     sandbox: Sandbox,
     process: Process,
     pumps: [JoinHandle<()>; 2],
+    /// Copies of the command's: with them its output ends when its status is known, and wakes us once.
+    writers: [PipeWriter; 2],
     network: String,
+    launcher: Launcher,
     _hold: ImageHold,
 }
 
@@ -194,7 +203,7 @@ async fn start(
 ) -> Result<Started, CliError> {
     let ground = args.sandbox.clone().prepare(state, purpose, config).await?;
     let network = ground.spec.network.to_string();
-    let (program, pumps) = program(args, printed)?;
+    let (program, writers, pumps) = program(args, printed)?;
     // Who wants the numbers asks PID 1 for them at the end.
     let only = !args.json;
     let (sandbox, process) = ground.launcher.run(ground.spec, program, only).await?;
@@ -203,7 +212,9 @@ async fn start(
         sandbox,
         process,
         pumps,
+        writers,
         network,
+        launcher: ground.launcher,
         _hold: ground.hold,
     })
 }
@@ -211,7 +222,7 @@ async fn start(
 fn program(
     args: &ExecArgs,
     printed: &Arc<AtomicU64>,
-) -> Result<(Spawn, [JoinHandle<()>; 2]), EnvError> {
+) -> Result<(Spawn, [PipeWriter; 2], [JoinHandle<()>; 2]), EnvError> {
     let (stdin, feed) = io::pipe().map_err(host_failed)?;
     let (out, stdout) = io::pipe().map_err(host_failed)?;
     let (err, stderr) = io::pipe().map_err(host_failed)?;
@@ -230,6 +241,8 @@ fn program(
         pump(out.into(), to, Arc::clone(printed))?,
         pump(err.into(), Target::Stderr, Arc::clone(printed))?,
     ];
+    let copy = |writer: &PipeWriter| writer.try_clone().map_err(host_failed);
+    let writers = [copy(&stdout)?, copy(&stderr)?];
     let program = Spawn {
         argv: args.command.clone(),
         env: Vec::new(),
@@ -238,7 +251,7 @@ fn program(
         stdout: OwnedFd::from(stdout),
         stderr: OwnedFd::from(stderr),
     };
-    Ok((program, pumps))
+    Ok((program, writers, pumps))
 }
 
 #[expect(

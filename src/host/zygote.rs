@@ -173,7 +173,11 @@ impl Zygote {
         while let Some(answer) = greetings.next().await {
             last = Some(answer.message);
         }
-        at_start(last)
+        match last {
+            // One that greets nobody says nothing but why it could not start.
+            None if self.child.one_shot => HostError::ZygoteGone("is gone".into()),
+            last => at_start(last),
+        }
     }
 
     /// Has it begin a sandbox; [`Self::begun`] takes what it says to that.

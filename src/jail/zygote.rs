@@ -191,7 +191,10 @@ fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), Set
         networks: Networks::new(one_sandbox)
             .map_err(|e| failure("open the network namespace", &e))?,
     };
-    say(control, &FromZygote::Ready, &[]).map_err(|e| failure("report ready", &e))?;
+    // Nobody waits for that of a fork.
+    if !one_sandbox {
+        say(control, &FromZygote::Ready, &[]).map_err(|e| failure("report ready", &e))?;
+    }
     // The first network is made while the host prepares its first request.
     let mut pause = PollTimeout::ZERO;
     loop {
