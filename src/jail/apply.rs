@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
@@ -100,6 +100,7 @@ impl Stage {
                 let mount = tmpfs(*bytes, *inodes, *mode, NODEV | NOSUID)?;
                 attach(mount.as_fd(), self.directory(target)?.as_fd())
             }
+            SetupOp::Resize { target, bytes } => resize(target, *bytes),
             SetupOp::Device { name, major, minor } => self.device(name, (*major, *minor)),
             SetupOp::Symlink { path, target } => {
                 let (parent, name) = split(path)?;
@@ -316,6 +317,13 @@ fn tmpfs(bytes: u64, inodes: u64, mode: u32, attributes: u64) -> io::Result<Owne
         ],
         attributes,
     )
+}
+
+fn resize(target: &str, bytes: u64) -> io::Result<()> {
+    let same = MsFlags::MS_REMOUNT | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    let size = format!("size={bytes}");
+    let no = None::<&str>;
+    Ok(mount(no, target, no, same, Some(size.as_str()))?)
 }
 
 /// Never through a link of the image's.

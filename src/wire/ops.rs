@@ -174,6 +174,13 @@ pub enum SetupOp {
         /// Permission bits of its root.
         mode: u32,
     },
+    /// Another size for a tmpfs of the groundwork. After [`SetupOp::Pivot`].
+    Resize {
+        /// Absolute path inside.
+        target: String,
+        /// Its size.
+        bytes: u64,
+    },
     /// A host device, verified by number (CVE-2025-31133: never trust a path for it). Before [`SetupOp::Pivot`].
     Device {
         /// Name below `/dev`, outside and inside.
@@ -314,6 +321,7 @@ impl SetupOp {
             Self::Move { path } => format!("move {path}"),
             Self::Proc => "mount /proc".to_owned(),
             Self::Tmpfs { target, .. } => format!("mount tmpfs on {target}"),
+            Self::Resize { target, .. } => format!("resize {target}"),
             Self::Device { name, .. } => format!("bind /dev/{name}"),
             Self::Symlink { path, .. } => format!("link {path}"),
             Self::Devpts { .. } => "mount /dev/pts".to_owned(),
