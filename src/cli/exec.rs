@@ -90,8 +90,7 @@ pub(super) async fn exec(
         sandbox,
         network,
         mut process,
-        pumps,
-        writers,
+        output: Output { pumps, writers },
         launcher,
         _hold,
     } = started;
@@ -182,13 +181,18 @@ fn conclude(
     Ok(u8::try_from(code & 0xff).unwrap_or(exit::FAILED))
 }
 
+/// What the command prints.
+struct Output {
+    pumps: [JoinHandle<()>; 2],
+    /// Copies of the command's: with them its output ends when its status is known, and wakes us once.
+    writers: [PipeWriter; 2],
+}
+
 /// A sandbox in which the command runs.
 struct Started {
     sandbox: Sandbox,
     process: Process,
-    pumps: [JoinHandle<()>; 2],
-    /// Copies of the command's: with them its output ends when its status is known, and wakes us once.
-    writers: [PipeWriter; 2],
+    output: Output,
     network: String,
     launcher: Launcher,
     _hold: ImageHold,
@@ -203,7 +207,7 @@ async fn start(
 ) -> Result<Started, CliError> {
     let ground = args.sandbox.clone().prepare(state, purpose, config).await?;
     let network = ground.spec.network.to_string();
-    let (program, writers, pumps) = program(args, printed)?;
+    let (program, output) = program(args, printed)?;
     // Who wants the numbers asks PID 1 for them at the end.
     let only = !args.json;
     let (sandbox, process) = ground.launcher.run(ground.spec, program, only).await?;
@@ -211,18 +215,14 @@ async fn start(
     Ok(Started {
         sandbox,
         process,
-        pumps,
-        writers,
+        output,
         network,
         launcher: ground.launcher,
         _hold: ground.hold,
     })
 }
 
-fn program(
-    args: &ExecArgs,
-    printed: &Arc<AtomicU64>,
-) -> Result<(Spawn, [PipeWriter; 2], [JoinHandle<()>; 2]), EnvError> {
+fn program(args: &ExecArgs, printed: &Arc<AtomicU64>) -> Result<(Spawn, Output), EnvError> {
     let (stdin, feed) = io::pipe().map_err(host_failed)?;
     let (out, stdout) = io::pipe().map_err(host_failed)?;
     let (err, stderr) = io::pipe().map_err(host_failed)?;
@@ -251,7 +251,7 @@ fn program(
         stdout: OwnedFd::from(stdout),
         stderr: OwnedFd::from(stderr),
     };
-    Ok((program, writers, pumps))
+    Ok((program, Output { pumps, writers }))
 }
 
 #[expect(
