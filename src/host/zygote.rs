@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use nix::sched::{sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
@@ -54,7 +53,7 @@ impl ZygoteProcess {
         match fork(thread).ok()? {
             Forked::Parent(pid) => {
                 let pid = Pid::from_raw(pid);
-                let _ = run_beside_us(pid);
+                let _ = fork::run_beside_us(pid);
                 Some(Self {
                     child: Child {
                         pid,
@@ -66,16 +65,6 @@ impl ZygoteProcess {
             Forked::Child => fork::finish(thread, theirs.as_fd(), || main("forked")),
         }
     }
-}
-
-/// Moves a child to another processor than ours, where there is one. A scheduler that packs virtual processors leaves it behind us,
-/// to run when we wait: what it would do meanwhile is a fifth of an `exec`.
-fn run_beside_us(child: Pid) -> nix::Result<()> {
-    let all = sched_getaffinity(child)?;
-    let mut others = all;
-    others.unset(sched_getcpu()?)?;
-    sched_setaffinity(child, &others)?;
-    sched_setaffinity(child, &all)
 }
 
 /// A process of ours, which ends with this.

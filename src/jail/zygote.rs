@@ -12,12 +12,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 use super::begun::Begun;
 use super::networks::Networks;
 use super::{failure, init, seccomp};
 use crate::sys::channel::{Channel, Received};
-use crate::sys::fork::{Forked, SingleThread, clone_into, fork};
+use crate::sys::fork::{Forked, SingleThread, clone_into, fork, run_beside_us};
 use crate::sys::{mount as mounts, process};
 use crate::wire::{
     CgroupEntry, DEVICE_STEP, FromInit, FromZygote, Groundwork, IdMap, Mounts, NetworkSource,
@@ -325,6 +326,9 @@ impl Zygote<'_> {
                 self.children.insert(child.pid, id);
                 drop(theirs);
                 let pid = child.pid;
+                if self.one_sandbox {
+                    let _ = run_beside_us(Pid::from_raw(pid));
+                }
                 let begun = Begun::new(child, groundwork.ids, ours)?;
                 if let Some(mounts) = mounts {
                     self.give_mounts(&begun, mounts)?;
