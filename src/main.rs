@@ -1,4 +1,4 @@
-//! The program: first the zygote's entry, before any thread exists, then the command line.
+//! The program: first the zygote's entry or its fork, before any thread exists, then the command line.
 
 use std::process::ExitCode;
 
@@ -10,17 +10,21 @@ fn main() -> ExitCode {
     if let Some(code) = llm_in_sandbox::zygote_entry() {
         return code;
     }
+    let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
+    let argv: Vec<String> = argv.collect();
+    let raised = llm_in_sandbox::sys::process::raise_open_files();
+    // Before a thread exists, and before there is much to copy.
+    let forked = llm_in_sandbox::cli::fork_zygote(argv.get(1).map(String::as_str));
     log_to_stderr();
     llm_in_sandbox::sys::process::ignore_file_size_signal();
-    let argv = std::env::args_os().map(|argument| argument.to_string_lossy().into_owned());
-    let runtime = llm_in_sandbox::sys::process::raise_open_files().and_then(|()| {
+    let runtime = raised.and_then(|()| {
         tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
     });
     match runtime {
         Ok(runtime) => {
-            let code = runtime.block_on(llm_in_sandbox::cli::main(argv));
+            let code = runtime.block_on(llm_in_sandbox::cli::main(argv, forked));
             // A thread that waits for a person's key must not keep the program.
             runtime.shutdown_background();
             ExitCode::from(code)

@@ -1,7 +1,7 @@
 //! `exec`: a new sandbox, one command, gone.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, PipeWriter, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,12 +13,16 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
 use super::error::CliError;
-use super::sandbox::{SandboxArgs, keyless_launcher_config, tell_refused};
+use super::sandbox::{SandboxArgs, keyless_launcher_config, tell_refused, warn_unenforced};
 use super::sanitize::{Filter, Filtered};
 use super::signals::Signals;
 use crate::env::{EnvError, ExitStatus};
 use crate::exit;
-use crate::host::{HostError, InForce, Patience, Process, Sandbox, Spawn, Walls};
+use crate::host::{
+    HostError, InForce, Launcher, LauncherConfig, Patience, Process, Sandbox, Spawn, Walls,
+    ZygoteProcess,
+};
+use crate::image::ImageHold;
 use crate::outcome::{Connections, LeftBehind, LimitHit, Outcome, Refused};
 use crate::spec::Usage;
 
@@ -64,26 +68,37 @@ struct Report<'a> {
 ///
 /// # Errors
 /// The sandbox could not be started or ended; the command's own failure is no error.
-pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, CliError> {
+pub(super) async fn exec(
+    args: ExecArgs,
+    state: Option<&Path>,
+    forked: Option<ZygoteProcess>,
+) -> Result<u8, CliError> {
     let purpose = args.command.join(" ");
-    let config = keyless_launcher_config();
-    let start = args.sandbox.clone().start(state, &purpose, config);
+    let config = keyless_launcher_config(forked);
     let mut signals = Signals::listen().map_err(host_failed)?;
-    let started = match signals.unless(state, Box::pin(start)).await {
-        Ok(started) => started?,
-        Err(code) => return Ok(code),
-    };
-    let (sandbox, network) = (started.sandbox, started.network);
     let patience = Patience {
         wall: args.timeout,
         idle: args.idle_timeout,
         ..Patience::default()
     };
-    let (mut process, pumps) = spawn(&sandbox, &args, &patience.printed).await?;
+    let start = start(&args, state, &purpose, config, &patience.printed);
+    let started = match signals.unless(state, Box::pin(start)).await {
+        Ok(started) => started?,
+        Err(code) => return Ok(code),
+    };
+    let Started {
+        sandbox,
+        network,
+        mut process,
+        output: Output { pumps, writers },
+        launcher,
+        _hold,
+    } = started;
     let ended = tokio::select! {
         ended = process.wait_at_most(&patience) => ended,
         code = signals.next() => Ok((ExitStatus::Signal(i32::from(code) - 128), None)),
     };
+    drop(writers);
     let limits = args.json.then(|| sandbox.in_force().clone());
     let walls = sandbox.walls().clone();
     let end = async {
@@ -105,6 +120,8 @@ pub(super) async fn exec(args: ExecArgs, state: Option<&Path>) -> Result<u8, Cli
             _ = signals.next() => {}
         }
     }
+    // The kernel closes its socket with the rest, at which the zygote ends, behind us and not beside us.
+    std::mem::forget(launcher);
     conclude(ended, closed, limits.as_ref(), (&walls, &network))
 }
 
@@ -164,11 +181,48 @@ fn conclude(
     Ok(u8::try_from(code & 0xff).unwrap_or(exit::FAILED))
 }
 
-async fn spawn(
-    sandbox: &Sandbox,
+/// What the command prints.
+struct Output {
+    pumps: [JoinHandle<()>; 2],
+    /// Copies of the command's: with them its output ends when its status is known, and wakes us once.
+    writers: [PipeWriter; 2],
+}
+
+/// A sandbox in which the command runs.
+struct Started {
+    sandbox: Sandbox,
+    process: Process,
+    output: Output,
+    network: String,
+    launcher: Launcher,
+    _hold: ImageHold,
+}
+
+async fn start(
     args: &ExecArgs,
+    state: Option<&Path>,
+    purpose: &str,
+    config: LauncherConfig,
     printed: &Arc<AtomicU64>,
-) -> Result<(Process, [JoinHandle<()>; 2]), EnvError> {
+) -> Result<Started, CliError> {
+    let ground = args.sandbox.clone().prepare(state, purpose, config).await?;
+    let network = ground.spec.network.to_string();
+    let (program, output) = program(args, printed)?;
+    // Who wants the numbers asks PID 1 for them at the end.
+    let only = !args.json;
+    let (sandbox, process) = ground.launcher.run(ground.spec, program, only).await?;
+    warn_unenforced(&sandbox);
+    Ok(Started {
+        sandbox,
+        process,
+        output,
+        network,
+        launcher: ground.launcher,
+        _hold: ground.hold,
+    })
+}
+
+fn program(args: &ExecArgs, printed: &Arc<AtomicU64>) -> Result<(Spawn, Output), EnvError> {
     let (stdin, feed) = io::pipe().map_err(host_failed)?;
     let (out, stdout) = io::pipe().map_err(host_failed)?;
     let (err, stderr) = io::pipe().map_err(host_failed)?;
@@ -187,15 +241,17 @@ async fn spawn(
         pump(out.into(), to, Arc::clone(printed))?,
         pump(err.into(), Target::Stderr, Arc::clone(printed))?,
     ];
-    let process = sandbox.spawn(Spawn {
+    let copy = |writer: &PipeWriter| writer.try_clone().map_err(host_failed);
+    let writers = [copy(&stdout)?, copy(&stderr)?];
+    let program = Spawn {
         argv: args.command.clone(),
         env: Vec::new(),
         cwd: None,
         stdin: OwnedFd::from(stdin),
         stdout: OwnedFd::from(stdout),
         stderr: OwnedFd::from(stderr),
-    });
-    Ok((process.await?, pumps))
+    };
+    Ok((program, Output { pumps, writers }))
 }
 
 #[expect(
@@ -241,34 +297,40 @@ impl Target {
 fn pump(from: OwnedFd, to: Target, printed: Arc<AtomicU64>) -> Result<JoinHandle<()>, EnvError> {
     let from = pipe::Receiver::from_owned_fd(from).map_err(host_failed)?;
     Ok(tokio::spawn(async move {
-        let mut buffer = vec![0; 64 << 10];
-        let count = loop {
+        // Most commands print little or nothing: a page, not the sixteen that a pipe holds.
+        let mut first = vec![0; 4 << 10];
+        loop {
             if from.readable().await.is_err() {
                 return;
             }
-            match from.try_read(&mut buffer) {
+            match from.try_read(&mut first) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => return,
-                Ok(count) => break count,
+                Ok(count) => {
+                    first.truncate(count);
+                    break;
+                }
             }
-        };
+        }
         if let Ok(from) = from.into_blocking_fd() {
             let copied = tokio::task::spawn_blocking(move || {
-                copy(File::from(from), to, buffer, count, &printed);
+                copy(File::from(from), to, first, &printed);
             });
             let _ = copied.await;
         }
     }))
 }
 
-fn copy(mut from: File, to: Target, mut buffer: Vec<u8>, mut count: usize, printed: &AtomicU64) {
+fn copy(mut from: File, to: Target, mut buffer: Vec<u8>, printed: &AtomicU64) {
     let mut to = to.open();
+    let mut count = buffer.len();
     while count > 0 {
         printed.fetch_add(count as u64, Ordering::Relaxed);
         let chunk = buffer.get(..count).unwrap_or_default();
         if to.write_all(chunk).and_then(|()| to.flush()).is_err() {
             return;
         }
+        buffer.resize(64 << 10, 0);
         count = from.read(&mut buffer).unwrap_or(0);
     }
 }

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
+use crate::host::ZygoteProcess;
 use error::CliError;
 use signals::Signals;
 
@@ -106,9 +107,15 @@ fn parse<C: Parser>(argv: &[String]) -> Result<C, clap::Error> {
     C::from_arg_matches(&matches)
 }
 
+/// The zygote of a command that never holds a key and starts one sandbox, so that it need not be a new program; nothing for the
+/// others. For the start of `main`.
+#[must_use]
+pub fn fork_zygote(verb: Option<&str>) -> Option<ZygoteProcess> {
+    matches!(verb, Some("exec" | "shell")).then(|| ZygoteProcess::fork(crate::jail::zygote_main))?
+}
+
 /// Runs the command line; gives the exit code.
-pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
-    let argv: Vec<String> = argv.into_iter().collect();
+pub async fn main(argv: Vec<String>, forked: Option<ZygoteProcess>) -> u8 {
     // What is wrong with it is told by the whole.
     let exec = argv.get(1).is_some_and(|verb| verb == "exec");
     let exec = exec.then(|| parse::<ExecCli>(&argv).ok()).flatten();
@@ -120,7 +127,7 @@ pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
             return u8::try_from(error.exit_code()).unwrap_or(crate::exit::USAGE);
         }
     };
-    match Box::pin(dispatch(cli)).await {
+    match Box::pin(dispatch(cli, forked)).await {
         Ok(code) => code,
         Err(error) => {
             output::error(&error);
@@ -132,7 +139,7 @@ pub async fn main(argv: impl IntoIterator<Item = String>) -> u8 {
     }
 }
 
-async fn dispatch(cli: Cli) -> Result<u8, CliError> {
+async fn dispatch(cli: Cli, forked: Option<ZygoteProcess>) -> Result<u8, CliError> {
     let state = cli.state_dir.as_deref();
     match cli.command {
         // These end in order on a signal; the others are dropped where they stand.
@@ -146,8 +153,10 @@ async fn dispatch(cli: Cli) -> Result<u8, CliError> {
         }
         Verb::Merge(args) => Ok(benchmark::merge(&args)),
         Verb::Report(args) => Ok(benchmark::report(&args, state)),
-        Verb::Exec(args) => exec::exec(*args, state).await,
-        Verb::Shell(args) => unless_signalled(state, Box::pin(shell::shell(*args, state))).await,
+        Verb::Exec(args) => exec::exec(*args, state, forked).await,
+        Verb::Shell(args) => {
+            unless_signalled(state, Box::pin(shell::shell(*args, state, forked))).await
+        }
         Verb::Image(command) => {
             let path = crate::image::state_dir(state)?;
             let work = Box::pin(image::run(command, &path, sandbox::launcher_config()));

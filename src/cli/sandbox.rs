@@ -9,7 +9,7 @@ use super::image::local_name;
 use super::network;
 use super::progress::Progress;
 use super::seccomp::profile;
-use crate::host::{HostError, Launcher, LauncherConfig, Sandbox};
+use crate::host::{HostError, Launcher, LauncherConfig, Sandbox, ZygoteProcess};
 use crate::image::{self, DEFAULT_NAME, Image, ImageHold, Store};
 use crate::outcome::Refused;
 use crate::packages::{self, Cache, Choice};
@@ -265,10 +265,10 @@ pub(super) fn launcher_config() -> LauncherConfig {
     }
 }
 
-/// For commands that never hold a key: their zygote need not be a new program.
-pub(super) fn keyless_launcher_config() -> LauncherConfig {
+/// For the commands of [`super::fork_zygote`].
+pub(super) fn keyless_launcher_config(forked: Option<ZygoteProcess>) -> LauncherConfig {
     LauncherConfig {
-        forked: Some(crate::jail::zygote_main),
+        forked,
         ..launcher_config()
     }
 }

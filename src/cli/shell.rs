@@ -7,7 +7,7 @@ use clap::Args;
 use super::error::CliError;
 use super::sandbox::{SandboxArgs, keyless_launcher_config, tell_refused};
 use super::terminal;
-use crate::host::{Registry, SHELL, enter};
+use crate::host::{Registry, SHELL, ZygoteProcess, enter};
 
 /// Arguments of `shell`.
 #[derive(Debug, Args)]
@@ -20,7 +20,11 @@ pub(super) struct ShellArgs {
 }
 
 /// Opens it; gives the exit code of the shell.
-pub(super) async fn shell(args: ShellArgs, state: Option<&Path>) -> Result<u8, CliError> {
+pub(super) async fn shell(
+    args: ShellArgs,
+    state: Option<&Path>,
+    forked: Option<ZygoteProcess>,
+) -> Result<u8, CliError> {
     if let Some(id) = args.id {
         let visit = enter(&Registry::open()?, &id)?;
         let failed = |e| CliError::Io("visit the sandbox", e);
@@ -34,7 +38,7 @@ pub(super) async fn shell(args: ShellArgs, state: Option<&Path>) -> Result<u8, C
     }
     let started = args
         .sandbox
-        .start(state, "shell", keyless_launcher_config())
+        .start(state, "shell", keyless_launcher_config(forked))
         .await?;
     let sandbox = started.sandbox;
     let _door = sandbox.open_door()?;

@@ -11,21 +11,23 @@ use super::cgroup::Cgroups;
 use super::ids::{self, Ranges};
 use super::in_force::InForce;
 use super::init::Init;
+use super::link::Answers;
 use super::network;
+use super::process::{First, Process, Spawn};
 use super::registry::{Entry, Registry};
 use super::sandbox::Sandbox;
 use super::slot::{Site, Wanted};
 use super::strikes::Strikes;
 use super::upper::{self, DiskUpper};
 use super::walls::Walls;
-use super::zygote::{Ids, Zygote};
+use super::zygote::{Ids, Zygote, ZygoteProcess};
 use super::{DEFAULT_ENV, HostError};
 use crate::net::rules::Rules;
 use crate::packages::Cache;
 use crate::plan;
 use crate::spec::{Network, Root, SandboxSpec, Upper};
 use crate::sys::landlock;
-use crate::wire::UpperSource;
+use crate::wire::{FromInit, UpperSource};
 
 /// Nothing that we wait for during a start takes longer on a working host.
 pub(super) const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -34,15 +36,14 @@ pub(super) const START_DEADLINE: Duration = Duration::from_secs(30);
 const OWN_ADDRESSES: &str = "OwnAddresses";
 
 /// How to start sandboxes on this host.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct LauncherConfig {
     /// The program to run as zygote. When absent it is this one, which then calls
     /// [`zygote_entry`](../fn.zygote_entry.html) first; tests name the real binary.
     pub program: Option<PathBuf>,
-    /// `Some(jail::zygote_main)` to fork the zygote from this process where that is as safe as a new
-    /// program, which takes 1 ms more: as root, and while no other thread runs. For a program that
-    /// holds no secret and starts one sandbox.
-    pub forked: Option<fn(&str) -> u8>,
+    /// A zygote that was forked from this process, for a program of root that holds no secret and
+    /// starts one sandbox: a new program takes 1 ms more. Where another is needed it ends.
+    pub forked: Option<ZygoteProcess>,
     /// The first sandbox's network has rules: it is made ahead with its device.
     pub expect_device: bool,
     /// Directory of running sandboxes; the host's own when absent.
@@ -89,12 +90,13 @@ impl Launcher {
     ///
     /// # Errors
     /// The host lacks something; the error's hint tells where to look.
-    pub async fn start(config: LauncherConfig) -> Result<Self, HostError> {
+    pub async fn start(mut config: LauncherConfig) -> Result<Self, HostError> {
         let (zygote, ids, cgroups);
+        let forked = config.forked.take();
         let privileged = ids::privileged();
         if privileged {
             // First, for it prepares itself meanwhile.
-            (zygote, ids) = Zygote::start(&config, privileged).await?;
+            (zygote, ids) = Zygote::start(&config, forked, privileged).await?;
             if config.expect_device {
                 zygote.prepare(network::device().0).await;
             }
@@ -102,7 +104,7 @@ impl Launcher {
         } else {
             // An ordinary user's process leaves its own cgroup for a leaf, where his zygote belongs, too.
             cgroups = Cgroups::detect();
-            (zygote, ids) = Zygote::start(&config, privileged).await?;
+            (zygote, ids) = Zygote::start(&config, forked, privileged).await?;
         }
         if config.expect_device {
             network::start_engine();
@@ -169,6 +171,33 @@ impl Launcher {
     /// # Errors
     /// A step failed; nothing of the sandbox is left.
     pub async fn sandbox(&self, spec: SandboxSpec) -> Result<Sandbox, HostError> {
+        Ok(self.begin_with(spec, None).await?.0)
+    }
+
+    /// Starts a sandbox with a program in it, which begins as soon as PID 1 serves. Where it is the
+    /// `only` one, the sandbox ends with it: nobody has to say so.
+    ///
+    /// # Errors
+    /// A step failed; nothing of the sandbox is left.
+    pub async fn run(
+        &self,
+        spec: SandboxSpec,
+        program: Spawn,
+        only: bool,
+    ) -> Result<(Sandbox, Process), HostError> {
+        let started = self.begin_with(spec, Some(First { program, only })).await?;
+        let (sandbox, Some(answers)) = started else {
+            return Err(HostError::ZygoteGone("forgot the program".into()));
+        };
+        let process = Process::first(&sandbox.link, answers);
+        Ok((sandbox, process))
+    }
+
+    async fn begin_with(
+        &self,
+        spec: SandboxSpec,
+        first: Option<First>,
+    ) -> Result<(Sandbox, Option<Answers<FromInit>>), HostError> {
         let started = Instant::now();
         let site = &self.site;
         let in_force = InForce::new(&spec, site.cgroups.controllers());
@@ -199,11 +228,12 @@ impl Launcher {
             };
             let walls = Walls::new(&spec, &wanted.plan.setup);
             let words = (root_path(&spec.root), spec.purpose.clone());
-            let sent = slot.finish(site, &wanted, words).await?;
+            let sent = slot.finish(site, &wanted, words, first).await?;
             drop(start);
-            Ok::<_, HostError>((slot, walls.watched(sent.listener), sent.device))
+            let walls = walls.watched(sent.listener);
+            Ok::<_, HostError>((slot, walls, sent.device, sent.program))
         };
-        let (slot, walls, device) = timeout(START_DEADLINE, starting)
+        let (slot, walls, device, program) = timeout(START_DEADLINE, starting)
             .await
             .map_err(|_| HostError::TimedOut("starting the sandbox", START_DEADLINE.as_secs()))??;
         self.ahead.fill(source);
@@ -214,7 +244,7 @@ impl Launcher {
         let network = network.transpose()?;
         let root_bounded = !matches!(spec.root, Root::Writable(_));
         let strikes = Strikes::new(&in_force, root_bounded, slot.held.cgroup.events());
-        Ok(Sandbox::new(
+        let sandbox = Sandbox::new(
             Init::new(slot.init, strikes, spec.record_effects && root_bounded),
             Arc::clone(&site.zygote),
             slot.exit,
@@ -224,7 +254,8 @@ impl Launcher {
             started,
         )
         .with_walls(walls)
-        .with_network(network))
+        .with_network(network);
+        Ok((sandbox, program))
     }
 
     /// Deletes a tree whose files may belong to subordinate ids, which this process may not touch.

@@ -6,12 +6,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
+use super::HostError;
 use super::cgroup::Cgroup;
 use crate::outcome::LeftBehind;
 
@@ -151,6 +154,18 @@ pub(super) fn link(path: &str) -> Option<String> {
 /// A link that leads nowhere is there, too.
 pub(super) fn there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
+}
+
+/// Waits until a process, as the last of its pid namespace, has ended.
+pub(super) async fn ended(pidfd: BorrowedFd<'_>) -> Result<(), HostError> {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; the descriptor outlives it"
+    )]
+    let watched = AsyncFd::with_interest(pidfd, Interest::READABLE);
+    let failed = |e| HostError::Zygote("watch the end of a sandbox", e);
+    let _ = watched.map_err(failed)?.readable().await.map_err(failed)?;
+    Ok(())
 }
 
 fn has_ended(pidfd: &OwnedFd) -> bool {

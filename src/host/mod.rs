@@ -1,4 +1,4 @@
-//! The host's side: starts the zygote, allots ids and cgroups, drives sandboxes. Asynchronous; never forks.
+//! The host's side: starts the zygote, allots ids and cgroups, drives sandboxes. Asynchronous; forks nothing but, at the start of a program of root for one sandbox, its zygote.
 
 mod ahead;
 mod attach;
@@ -40,6 +40,7 @@ pub use remains::Remains;
 pub use sandbox::Sandbox;
 pub use shell::ShellMode;
 pub use walls::Walls;
+pub use zygote::ZygoteProcess;
 
 /// Environment of every process inside, unless the image or the caller says otherwise.
 ///

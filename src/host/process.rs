@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::cgroup::Counts;
 use super::idle;
 use super::init::{INIT_DEADLINE, Init};
-use super::link::{Answers, peer_is_gone};
+use super::link::{Answers, Link, peer_is_gone};
 use super::output::{Buffer, HeadTail};
 use crate::env::{EnvError, ExitStatus, GuestPath};
 use crate::outcome::LimitHit;
@@ -65,7 +65,41 @@ pub struct Terminal {
     pub master: OwnedFd,
 }
 
+/// A program that is asked for before its PID 1 serves: the request waits in the socket.
+#[derive(Debug)]
+pub(super) struct First {
+    pub(super) program: Spawn,
+    /// The sandbox ends with it.
+    pub(super) only: bool,
+}
+
+impl First {
+    /// A PID 1 that is dead says why elsewhere.
+    pub(super) async fn ask(self, link: &Link<FromInit>) -> Answers<FromInit> {
+        let Self { program, only } = self;
+        let answers = link.open();
+        let mut request = exec(&program.argv, &program.env, program.cwd.as_ref());
+        request.id = answers.id;
+        let fds = [&program.stdin, &program.stdout, &program.stderr].map(AsFd::as_fd);
+        let request = match only {
+            true => ToInit::ExecOnly(request),
+            false => ToInit::Exec(request),
+        };
+        let _ = link.send(&request, &fds).await;
+        answers
+    }
+}
+
 impl Process {
+    /// The first of a sandbox.
+    pub(super) fn first(link: &Arc<Init>, answers: Answers<FromInit>) -> Self {
+        Self {
+            link: Arc::clone(link),
+            answers,
+            before: Counts::default(),
+        }
+    }
+
     pub(super) async fn start(
         link: &Arc<Init>,
         mut request: Exec,
@@ -171,7 +205,8 @@ impl Process {
             after = over(patience.wall) => LimitHit::WallTime { after },
             after = idle::for_so_long(&link, patience.idle, &patience.printed) => LimitHit::IdleTime { after },
         };
-        self.kill(libc::SIGKILL).await?;
+        // A sandbox that ended with its program just now still has its status to tell.
+        let _ = self.kill(libc::SIGKILL).await;
         // One that waits for a device or a server of the host does not even die.
         let died = timeout(INIT_DEADLINE, self.wait());
         let status = died.await.map_err(|_| silent())??;

@@ -15,14 +15,14 @@ use super::cgroup::Cgroup;
 use super::ids::Range;
 use super::in_force::InForce;
 use super::init::Init;
-use super::leftover::Trail;
+use super::leftover::{self, Trail};
 use super::link::Answers;
 use super::network::Network;
 use super::process::{self, Patience, Process, Spawn, Terminal};
 use super::registry::Entry;
 use super::shell::{self, Shell, ShellMode};
 use super::walls::Walls;
-use super::zygote::Zygote;
+use super::zygote::{self, Zygote};
 use crate::env::{
     Captured, DirEntry, Env, EnvError, ExecRequest, ExecResult, ExitStatus, FileStat, GuestPath,
     Listing, ShellResult,
@@ -217,8 +217,7 @@ impl Sandbox {
     /// # Errors
     /// Something is left, or the kernel did not end it in time.
     pub async fn close(self) -> Result<Usage, HostError> {
-        let written_bytes = self.written_bytes().await;
-        self.end(written_bytes, /*search*/ false).await
+        self.end(/*counted*/ true, /*search*/ false).await
     }
 
     /// A handle on its PID 1, which becomes readable when that has ended, as the last of its processes: pidfd_open(2).
@@ -230,12 +229,12 @@ impl Sandbox {
         open_pidfd(pid)
     }
 
-    /// Ends it as [`Sandbox::close`] does, without asking first how much was written.
+    /// Ends it as [`Sandbox::close`] does, without asking how much it wrote and what CPU time it used.
     ///
     /// # Errors
     /// Something is left, or the kernel did not end it in time.
     pub async fn discard(self) -> Result<Usage, HostError> {
-        self.end(None, /*search*/ false).await
+        self.end(/*counted*/ false, /*search*/ false).await
     }
 
     /// Ends it as [`Sandbox::close`] does, and looks for what is left at every process and mount of the host.
@@ -243,11 +242,14 @@ impl Sandbox {
     /// # Errors
     /// Something is left, or the kernel did not end it in time.
     pub async fn close_and_search(self) -> Result<Usage, HostError> {
-        let written_bytes = self.written_bytes().await;
-        self.end(written_bytes, /*search*/ true).await
+        self.end(/*counted*/ true, /*search*/ true).await
     }
 
-    async fn end(mut self, written_bytes: Option<u64>, search: bool) -> Result<Usage, HostError> {
+    async fn end(mut self, counted: bool, search: bool) -> Result<Usage, HostError> {
+        let written_bytes = match counted {
+            true => self.written_bytes().await,
+            false => None,
+        };
         let Some(held) = self.held.take() else {
             return Err(HostError::ZygoteGone("lost this sandbox".into()));
         };
@@ -256,13 +258,15 @@ impl Sandbox {
             trail.learn(held.init_pid, self.terminals.load(Ordering::Relaxed));
         }
         held.kill();
-        let exited = timeout(END_DEADLINE, self.exit.next())
-            .await
-            .map_err(|_| HostError::TimedOut("ending the sandbox", END_DEADLINE.as_secs()))?;
-        let cpu = match exited.map(|answer| answer.message) {
-            Some(FromZygote::Exited { cpu_us, .. }) => Some(Duration::from_micros(cpu_us)),
-            _ => return Err(HostError::ZygoteGone("is gone".into())),
+        let ended = async {
+            match &held.pidfd {
+                Some(pidfd) if !counted => leftover::ended(pidfd.as_fd()).await.map(|()| None),
+                _ => zygote::ended(&mut self.exit).await.map(Some),
+            }
         };
+        let cpu = timeout(END_DEADLINE, ended)
+            .await
+            .map_err(|_| HostError::TimedOut("ending the sandbox", END_DEADLINE.as_secs()))??;
         let mut usage = Usage {
             cpu,
             peak_memory_bytes: self.link.strikes.peak_memory(),

@@ -13,6 +13,7 @@ use super::ids::{self, Range, Ranges};
 use super::launcher::START_DEADLINE;
 use super::link::{Answers, Link};
 use super::network::Device;
+use super::process::First;
 use super::registry::{Entry, EntryInfo, Registry};
 use super::sandbox::Held;
 use super::zygote::{Ids, Zygote};
@@ -103,6 +104,8 @@ pub(super) struct Sent {
     pub(super) device: Device,
     /// Where refused calls are reported.
     pub(super) listener: Option<OwnedFd>,
+    /// Of the program that was asked for with it.
+    pub(super) program: Option<Answers<FromInit>>,
 }
 
 impl Site {
@@ -218,17 +221,22 @@ impl Slot {
         written.map_err(HostError::file("limit the cgroup of", directory))
     }
 
-    /// Makes it the sandbox that was asked for: its PID 1 serves.
+    /// Makes it the sandbox that was asked for: its PID 1 serves, and runs this program first.
     pub(super) async fn finish(
         &mut self,
         site: &Site,
         wanted: &Wanted,
         (root, purpose): (String, String),
+        program: Option<First>,
     ) -> Result<Sent, HostError> {
         if self.prepared.is_none() {
             site.zygote.mount(self.exit.id, &wanted.plan.mounts).await?;
             self.order(wanted).await?;
         }
+        let program = match program {
+            Some(program) => Some(program.ask(&self.init).await),
+            None => None,
+        };
         self.cloned(site).await?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.held.entry.describe(&EntryInfo {
@@ -250,6 +258,7 @@ impl Slot {
                 return Ok(Sent {
                     device: std::mem::take(&mut self.device),
                     listener: fds.next(),
+                    program,
                 });
             }
             Some(FromInit::Failed(failure)) => (true, HostError::Setup(failure)),

@@ -33,17 +33,58 @@ pub(super) enum Ids {
     Fixed { count: u32, setgroups: bool },
 }
 
+/// A zygote before its first word. Dropping it ends it.
+#[derive(Debug)]
+pub struct ZygoteProcess {
+    child: Child,
+    control: Channel,
+}
+
+impl ZygoteProcess {
+    /// Forks it from this process where that is as safe as a new program: see [`LauncherConfig::forked`]. The earlier the better:
+    /// it prepares itself meanwhile, and a fork copies what there is by then. `main` is `jail::zygote_main`.
+    #[must_use]
+    pub fn fork(main: fn(&str) -> u8) -> Option<Self> {
+        if !nix::unistd::geteuid().is_root() {
+            return None;
+        }
+        let thread = SingleThread::claim().ok()?;
+        let (control, theirs) = Channel::pair().ok()?;
+        match fork(thread).ok()? {
+            Forked::Parent(pid) => {
+                let pid = Pid::from_raw(pid);
+                let _ = fork::run_beside_us(pid);
+                Some(Self {
+                    child: Child {
+                        pid,
+                        one_shot: true,
+                    },
+                    control,
+                })
+            }
+            Forked::Child => fork::finish(thread, theirs.as_fd(), || main("forked")),
+        }
+    }
+}
+
+/// A process of ours, which ends with this.
+#[derive(Debug)]
+struct Child {
+    pid: Pid,
+    one_shot: bool,
+}
+
 /// The zygote's process and the channel to it.
 #[derive(Debug)]
 pub(super) struct Zygote {
+    // Ended before the channel is.
+    child: Child,
     link: Link<FromZygote>,
-    pid: Pid,
-    one_shot: bool,
     /// What it says of itself; of a failed start, why.
     greetings: Mutex<Answers<FromZygote>>,
 }
 
-impl Drop for Zygote {
+impl Drop for Child {
     fn drop(&mut self) {
         // It holds nothing to save, and its death is what ends the sandboxes. Only we wait for it, so
         // that its number is still its own.
@@ -60,15 +101,20 @@ impl Zygote {
     /// socket, and so does the reason of a failed start. An ordinary user's has to be given its ids.
     pub(super) async fn start(
         config: &LauncherConfig,
+        forked: Option<ZygoteProcess>,
         privileged: bool,
     ) -> Result<(Self, Ids), HostError> {
         let failed = |what| move |e| HostError::Zygote(what, e);
-        let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
-        let link = Link::new(ours, request_id).map_err(failed("watch the zygote"))?;
+        // Where refusals are reported, all filters are one, and PID 1 installs it.
+        let filtered = !config.report_refusals && !config.lacks("InheritedSeccomp");
+        let ZygoteProcess { child, control } = match forked.filter(|_| privileged && filtered) {
+            Some(forked) => forked,
+            None => start_process(config, privileged, filtered)?,
+        };
+        let link = Link::new(control, request_id).map_err(failed("watch the zygote"))?;
         let greetings = Mutex::new(link.open_as(0));
         let zygote = Self {
-            pid: Pid::from_raw(start_process(config, theirs, privileged)?),
-            one_shot: config.forked.is_some(),
+            child,
             link,
             greetings,
         };
@@ -113,7 +159,7 @@ impl Zygote {
             Some(FromZygote::NeedMaps { .. }) => {}
             other => return Err(at_start(other)),
         }
-        let ids = write_user_maps(self.pid).await?;
+        let ids = write_user_maps(self.child.pid).await?;
         let send = self.link.send(&ToZygote::MapsWritten, &[]);
         send.await
             .map_err(|e| HostError::Zygote("talk to the zygote", e))?;
@@ -131,7 +177,11 @@ impl Zygote {
         while let Some(answer) = greetings.next().await {
             last = Some(answer.message);
         }
-        at_start(last)
+        match last {
+            // One that greets nobody says nothing but why it could not start.
+            None if self.child.one_shot => HostError::ZygoteGone("is gone".into()),
+            last => at_start(last),
+        }
     }
 
     /// Has it begin a sandbox; [`Self::begun`] takes what it says to that.
@@ -206,6 +256,14 @@ impl Zygote {
     }
 }
 
+/// Waits until the zygote has waited for a sandbox; gives its CPU time.
+pub(super) async fn ended(exit: &mut Answers<FromZygote>) -> Result<Duration, HostError> {
+    match exit.next().await.map(|answer| answer.message) {
+        Some(FromZygote::Exited { cpu_us, .. }) => Ok(Duration::from_micros(cpu_us)),
+        _ => Err(HostError::ZygoteGone("is gone".into())),
+    }
+}
+
 /// The failure in what it said of itself.
 fn at_start(said: Option<FromZygote>) -> HostError {
     match said {
@@ -227,27 +285,13 @@ fn request_id(message: &FromZygote) -> RequestId {
     }
 }
 
-/// Starts the program as zygote, or forks it from this process; gives its pid.
+/// Starts the program as zygote.
 fn start_process(
     config: &LauncherConfig,
-    stdin: Channel,
     privileged: bool,
-) -> Result<i32, HostError> {
-    // Where refusals are reported, all filters are one, and PID 1 installs it.
-    let unfiltered = config.report_refusals || config.lacks("InheritedSeccomp");
-    let stage = |name: &str| match unfiltered {
-        false => name.to_owned(),
-        true => format!("{name}:unfiltered"),
-    };
+    filtered: bool,
+) -> Result<ZygoteProcess, HostError> {
     let failed = |e| HostError::Zygote("start the zygote", e);
-    // Only for root, whose sandboxes share no id with the owner of the program: a fork runs the
-    // program's own file, no read-only bind of it.
-    if let (Some(main), true, Ok(thread)) = (config.forked, privileged, SingleThread::claim()) {
-        return match fork(thread).map_err(failed)? {
-            Forked::Parent(pid) => Ok(pid),
-            Forked::Child => fork::finish(thread, stdin.as_fd(), || main(&stage("forked"))),
-        };
-    }
     // Without this a program that is not prepared would start itself again and again.
     if config.program.is_none() && std::env::args_os().nth(1).is_some_and(|a| a == ZYGOTE) {
         return Err(HostError::NotHooked);
@@ -265,15 +309,23 @@ fn start_process(
     let path = bind.as_ref().map_or(program, |bind| {
         format!("/proc/self/fd/{}", bind.as_raw_fd()).into()
     });
+    let stage = if filtered { "" } else { ":unfiltered" };
+    let (control, stdin) = Channel::pair().map_err(failed)?;
     let child = Command::new(path)
-        .args([ZYGOTE, &stage(enter)])
+        .args([ZYGOTE, &format!("{enter}{stage}")])
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(stdin)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .map_err(failed)?;
-    Ok(child.id().cast_signed())
+    Ok(ZygoteProcess {
+        child: Child {
+            pid: Pid::from_raw(child.id().cast_signed()),
+            one_shot: false,
+        },
+        control,
+    })
 }
 
 /// A detached, read-only bind of a program.

@@ -155,8 +155,11 @@ pub(super) fn open_lock(path: &Path) -> Result<File, StoreError> {
 }
 
 pub(super) fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    File::open(path)?.take(limit).read_to_end(&mut text)?;
+    let file = File::open(path)?;
+    let length = file.metadata()?.len().min(limit);
+    // One byte more: the end is found without growing.
+    let mut text = Vec::with_capacity(usize::try_from(length).unwrap_or(0) + 1);
+    file.take(limit).read_to_end(&mut text)?;
     Ok(text)
 }
 

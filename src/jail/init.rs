@@ -151,6 +151,9 @@ struct Init<'a> {
     control: &'a Channel,
     context: Context<'a>,
     running: HashMap<i32, RequestId>,
+    /// With this program we end.
+    only: Option<RequestId>,
+    over: bool,
     shell: Option<Shell>,
     account: Option<Account>,
 }
@@ -170,6 +173,8 @@ fn serve(
             workdir: &setup.workdir,
         },
         running: HashMap::new(),
+        only: None,
+        over: false,
         shell: None,
         account: layers.map(Account::new),
     };
@@ -195,6 +200,9 @@ fn serve(
         if child {
             while let Ok(Some(_)) = signals.read_signal() {}
             init.reap()?;
+        }
+        if init.over {
+            return Ok(());
         }
         if request {
             match control.receive()? {
@@ -224,6 +232,7 @@ impl Init<'_> {
                     used_up,
                 };
                 self.say(&exited, &[])?;
+                self.over |= self.only == Some(id);
             }
         }
         Ok(())
@@ -251,11 +260,10 @@ impl Init<'_> {
                 self.tell_effects(fds);
                 Ok(())
             }
-            ToInit::Exec(request) => {
-                let id = request.id;
-                self.account.iter_mut().for_each(Account::begin);
-                let started = self.exec(&request, fds);
-                self.started(id, started)
+            ToInit::Exec(request) => self.run(&request, fds),
+            ToInit::ExecOnly(request) => {
+                self.only = Some(request.id);
+                self.run(&request, fds)
             }
             ToInit::File { id, op } => {
                 let ended = if matches!(op, FileOp::Seal { .. }) {
@@ -332,6 +340,12 @@ impl Init<'_> {
             self.reap()?;
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    fn run(&mut self, request: &Exec, fds: Vec<OwnedFd>) -> io::Result<()> {
+        self.account.iter_mut().for_each(Account::begin);
+        let started = self.exec(request, fds);
+        self.started(request.id, started)
     }
 
     fn exec(&self, request: &Exec, fds: Vec<OwnedFd>) -> io::Result<i32> {

@@ -12,12 +12,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
 
 use super::begun::Begun;
 use super::networks::Networks;
 use super::{failure, init, seccomp};
 use crate::sys::channel::{Channel, Received};
-use crate::sys::fork::{Forked, SingleThread, clone_into, fork};
+use crate::sys::fork::{Forked, SingleThread, clone_into, fork, run_beside_us};
 use crate::sys::{mount as mounts, process};
 use crate::wire::{
     CgroupEntry, DEVICE_STEP, FromInit, FromZygote, Groundwork, IdMap, Mounts, NetworkSource,
@@ -159,8 +160,9 @@ struct Zygote<'a> {
     /// Those without their mounts.
     begun: HashMap<RequestId, Begun>,
     /// Mounts that have served. To close one takes the kernel 0.05 ms, in which nobody else can mount:
-    /// it waits until nothing starts.
+    /// it waits until nothing starts, and that of the only sandbox until we end.
     served: Vec<OwnedFd>,
+    one_sandbox: bool,
     networks: Networks,
 }
 
@@ -186,10 +188,14 @@ fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), Set
         children: HashMap::new(),
         begun: HashMap::new(),
         served: Vec::new(),
+        one_sandbox,
         networks: Networks::new(one_sandbox)
             .map_err(|e| failure("open the network namespace", &e))?,
     };
-    say(control, &FromZygote::Ready, &[]).map_err(|e| failure("report ready", &e))?;
+    // Nobody waits for that of a fork.
+    if !one_sandbox {
+        say(control, &FromZygote::Ready, &[]).map_err(|e| failure("report ready", &e))?;
+    }
     // The first network is made while the host prepares its first request.
     let mut pause = PollTimeout::ZERO;
     loop {
@@ -197,7 +203,8 @@ fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), Set
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
-        let busy = zygote.networks.is_short() || !zygote.served.is_empty();
+        let untidy = !zygote.one_sandbox && !zygote.served.is_empty();
+        let busy = zygote.networks.is_short() || untidy;
         match poll(&mut fds, if busy { pause } else { PollTimeout::NONE }) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(failure("wait for requests", &error.into())),
@@ -319,6 +326,9 @@ impl Zygote<'_> {
                 self.children.insert(child.pid, id);
                 drop(theirs);
                 let pid = child.pid;
+                if self.one_sandbox {
+                    let _ = run_beside_us(Pid::from_raw(pid));
+                }
                 let begun = Begun::new(child, groundwork.ids, ours)?;
                 if let Some(mounts) = mounts {
                     self.give_mounts(&begun, mounts)?;
@@ -352,7 +362,9 @@ impl Zygote<'_> {
     }
 
     /// In a child: a large tree must not hold up the next start.
-    fn remove(&self, id: RequestId, path: &Path) {
+    fn remove(&mut self, id: RequestId, path: &Path) {
+        // A layer that is still mounted would keep its room on the disk.
+        self.served.clear();
         let answer = |result: io::Result<()>| {
             let error = result.err().map(|e| e.to_string());
             let _ = say(self.control, &FromZygote::Removed { id, error }, &[]);

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, accept4,
-    recvmsg, sendmsg, socketpair,
+    recv, recvmsg, sendmsg, socketpair,
 };
 
 /// Largest message that travels in the packet itself. What receives one clears so much memory first, and after a fork the
@@ -103,11 +103,16 @@ impl Channel {
     /// # Errors
     /// `WouldBlock` on a non-blocking socket; `InvalidData` for a message that breaks a bound.
     pub fn receive(&self) -> io::Result<Option<Received>> {
-        let mut buffer = vec![0_u8; INLINE_MAX + 2];
+        // Its length first: room for the largest, which few are, costs a page fault for each page.
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
+        let Some(length) = recv(self.0.as_raw_fd(), &mut [], flags)?.checked_sub(1) else {
+            return Ok(None);
+        };
+        let (mut kind, mut bytes) = ([0], vec![0; length.min(INLINE_MAX)]);
         let mut space = nix::cmsg_space!([RawFd; KERNEL_FDS_MAX]);
         let mut fds = Vec::new();
-        let (length, flags) = {
-            let mut iov = [IoSliceMut::new(&mut buffer)];
+        let flags = {
+            let mut iov = [IoSliceMut::new(&mut kind), IoSliceMut::new(&mut bytes)];
             let message = recvmsg::<()>(
                 self.0.as_raw_fd(),
                 &mut iov,
@@ -122,11 +127,8 @@ impl Channel {
                     }
                 }
             }
-            (message.bytes, message.flags)
+            message.flags
         };
-        if length == 0 {
-            return Ok(None);
-        }
         if flags.contains(MsgFlags::MSG_TRUNC) {
             return Err(invalid("a message is larger than agreed"));
         }
@@ -134,13 +136,9 @@ impl Channel {
         if fds.len() > FDS_MAX + 1 {
             return Err(invalid("a message has more descriptors than agreed"));
         }
-        buffer.truncate(length);
-        match buffer.first() {
-            Some(&INLINE) => {
-                buffer.remove(0);
-                Ok(Some(Received { bytes: buffer, fds }))
-            }
-            Some(&IN_MEMFD) => {
+        match kind {
+            [INLINE] => Ok(Some(Received { bytes, fds })),
+            [IN_MEMFD] => {
                 let memfd = fds
                     .pop()
                     .ok_or_else(|| invalid("a large message lacks its body"))?;

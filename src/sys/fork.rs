@@ -4,8 +4,11 @@
 //! held by a thread that does not exist in the child. [`SingleThread`] is the proof of that.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::sched::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 
 use super::process;
 
@@ -102,6 +105,16 @@ pub fn fork(_proof: SingleThread) -> io::Result<Forked<i32>> {
     }
 }
 
+/// Moves a child to another processor than ours, where there is one. A scheduler that packs virtual processors leaves it behind us,
+/// to run when we wait: what it would do meanwhile is a fifth of an `exec`.
+pub fn run_beside_us(child: Pid) -> nix::Result<()> {
+    let all = sched_getaffinity(child)?;
+    let mut others = all;
+    others.unset(sched_getcpu()?)?;
+    sched_setaffinity(child, &others)?;
+    sched_setaffinity(child, &all)
+}
+
 /// Runs `main` in the child of a fork as a program of its own: control socket as standard input, no other
 /// descriptor but /dev/null, and neither arguments nor environment of the program it comes from.
 pub fn finish(_proof: SingleThread, stdin: BorrowedFd<'_>, main: impl FnOnce() -> u8) -> ! {
@@ -121,13 +134,15 @@ fn prepare(stdin: BorrowedFd<'_>) -> io::Result<()> {
         .open("/dev/null")?;
     process::duplicate_to(null.as_fd(), 1)?;
     process::duplicate_to(null.as_fd(), 2)?;
-    process::reset_signals();
     forget_arguments()
 }
 
 /// Overwrites what `/proc/PID/cmdline` (which anybody may read) and `/proc/PID/environ` show.
 fn forget_arguments() -> io::Result<()> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
+    // At once: the kernel counts all anew for each piece that is read.
+    let mut stat = [0; 4096];
+    let length = fs::File::open("/proc/self/stat")?.read(&mut stat)?;
+    let stat = String::from_utf8_lossy(stat.get(..length).unwrap_or_default());
     // proc_pid_stat(5): the name may hold anything, `)` included; arg_start is field 48, env_end 51.
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let mut addresses = fields

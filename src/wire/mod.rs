@@ -189,6 +189,8 @@ pub enum ToInit {
         /// Names the request.
         id: RequestId,
     },
+    /// As [`ToInit::Exec`], and the sandbox ends with this program.
+    ExecOnly(Exec),
 }
 
 /// A program to run inside.

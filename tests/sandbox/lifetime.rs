@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use llm_in_sandbox::env::{Env, EnvError, ExecRequest, ExitStatus};
-use llm_in_sandbox::host::{Registry, Sandbox};
+use llm_in_sandbox::host::{Registry, Sandbox, Spawn};
 
 use crate::fixture::{
     Scene, alive, block_on, difference, exec, has, kill, listing, out, rootfs, sh, spec, text,
@@ -85,6 +85,39 @@ fn nothing_left(registry: &Registry) {
         Own::entries(registry.directory()).is_empty()
     });
     done.unwrap_or_else(|e| panic!("{e}: {:?}", Own::entries(registry.directory())));
+}
+
+/// Nobody says so to its PID 1; one of which the program is only the first goes on.
+#[test]
+fn a_sandbox_ends_with_its_only_program() {
+    block_on(async {
+        let scene = Scene::new().await;
+        for only in [true, false] {
+            let [stdin, stdout, stderr] = [(); 3].map(|()| std::io::pipe().unwrap());
+            let program = Spawn {
+                argv: ["sh", "-c", "sleep 1000 & exit 7"]
+                    .map(str::to_owned)
+                    .to_vec(),
+                env: Vec::new(),
+                cwd: None,
+                stdin: stdin.0.into(),
+                stdout: stdout.1.into(),
+                stderr: stderr.1.into(),
+            };
+            let started = scene.launcher.run(spec(), program, only).await;
+            let (sandbox, mut process) = started.unwrap();
+            let init = init_of(&scene, &sandbox);
+            assert_eq!(process.wait().await.unwrap(), ExitStatus::Code(7));
+            if only {
+                gone(&init);
+            } else {
+                assert_eq!(out(&sandbox, "echo lives").await, "lives\n");
+            }
+            sandbox.discard().await.unwrap();
+            gone(&init);
+            nothing_left(scene.registry());
+        }
+    });
 }
 
 /// In a process of its own: others start and end things meanwhile.
