@@ -346,6 +346,9 @@ impl Env for Sandbox {
         let result = self.persistent(command, limit).await;
         let mut result = result.map_err(|e| self.link.explain(e, before))?;
         let failed = result.status != Some(0);
+        if failed || result.wall > shell::BRIEF {
+            self.link.strikes.look();
+        }
         result.struck = self.link.strikes.since(before, failed)?;
         let of_network = self.network.iter().flat_map(|one| one.struck(failed));
         result.struck.extend(of_network);
@@ -382,6 +385,7 @@ impl Env for Sandbox {
         let (stdout, stderr) = (stdout.finish(), stderr.finish());
         let (status, stopped) = waited?;
         let failed = status != ExitStatus::Code(0);
+        self.link.strikes.look();
         let mut struck = self.link.strikes.since(before, failed)?;
         struck.extend(self.network.iter().flat_map(|one| one.struck(failed)));
         let timed_out = stopped.is_some();

@@ -289,10 +289,10 @@ impl Init<'_> {
             }
             ToInit::StartShell { id, env, cwd } => {
                 match Shell::start(&self.context, &env, &cwd, fds) {
-                    Ok((shell, master, status)) => {
+                    Ok((shell, fds)) => {
                         self.running.insert(shell.pid, id);
                         self.shell = Some(shell);
-                        let fds = [master.as_fd(), status.as_fd()];
+                        let fds = fds.each_ref().map(AsFd::as_fd);
                         self.say(&FromInit::ShellStarted { id }, &fds)
                     }
                     Err(error) => self.refuse(id, &error),
@@ -304,9 +304,9 @@ impl Init<'_> {
             }
             ToInit::PrepareCommand {
                 id,
-                number,
+                pipes,
                 processes,
-            } => self.prepare_command(id, number, processes),
+            } => self.prepare_command(id, pipes, processes),
             ToInit::KillCommand { id, signal, shell } => {
                 if let Some(running) = &self.shell {
                     running.kill_command(signal, shell);
@@ -389,14 +389,14 @@ impl Init<'_> {
         }
     }
 
-    fn prepare_command(&mut self, id: RequestId, number: u64, processes: bool) -> io::Result<()> {
+    fn prepare_command(&mut self, id: RequestId, pipes: bool, processes: bool) -> io::Result<()> {
         let Some(shell) = self.shell.as_mut() else {
             return self.refuse(id, &io::Error::other("no shell runs"));
         };
         let used_up = used_up::now(processes);
-        match shell.prepare(number) {
-            Ok(files) => {
-                let fds = files.each_ref().map(AsFd::as_fd);
+        match shell.prepare(pipes) {
+            Ok(pipes) => {
+                let fds: Vec<_> = pipes.iter().map(AsFd::as_fd).collect();
                 self.say(&FromInit::CommandPrepared { id, used_up }, &fds)
             }
             Err(error) => self.refuse(id, &error),

@@ -1,13 +1,16 @@
 //! What a command that runs out of time meets: interrupt, termination, kill, and the end of its shell.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::{Next, Shell};
+use super::Shell;
 use crate::env::EnvError;
 use crate::host::init::{INIT_DEADLINE, Init};
+use crate::host::link::Answers;
 use crate::host::process::{gone, lost, silent, unexpected};
+use crate::sys::pty::make_silent;
 use crate::wire::{FromInit, ToInit};
 
 /// Time for an interrupted command to end by itself, before each harder signal.
@@ -63,7 +66,9 @@ impl Escalation {
 }
 
 fn interrupt(shell: &Shell) {
-    let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
+    let terminal = shell.terminal.get_ref();
+    let _ = make_silent(terminal.as_fd());
+    let _ = nix::unistd::write(terminal, b"\x03");
 }
 
 pub(super) async fn kill_command(link: &Init, signal: i32, shell: bool) -> Result<(), EnvError> {
@@ -99,14 +104,18 @@ pub(super) async fn is_idle(link: &Init) -> Result<bool, EnvError> {
     Err(unexpected(&message))
 }
 
-/// Asks for the files of command `number`, and what is used up; with `processes` of them, too.
-pub(super) async fn prepare(link: &Init, number: u64, processes: bool) -> Result<Next, EnvError> {
+/// Asks PID 1 to take down what runs now, and to tell what is used up: with `processes` of them, too; and for new `pipes`.
+pub(super) async fn prepare(
+    link: &Init,
+    pipes: bool,
+    processes: bool,
+) -> Result<Answers<FromInit>, EnvError> {
     let answers = link.open();
     let request = ToInit::PrepareCommand {
         id: answers.id,
-        number,
+        pipes,
         processes,
     };
     link.send(&request, &[]).await.map_err(lost)?;
-    Ok(Next::Asked(answers))
+    Ok(answers)
 }

@@ -1,18 +1,19 @@
 //! The persistent shell, as the host drives it.
 //!
-//! Bash runs interactively but takes its lines from a private pipe, and only ever two constant ones
-//! for each command (`N` its number, the files are PID 1's, see `jail/shell.rs`):
+//! Bash runs interactively but takes its lines from a socket, and only ever two for each command (`N` its number):
 //!
 //! ```text
-//! POSIXLY_CORRECT=1; \eval "$(<…/cN)" </dev/null >…/oN 2>…/eN
-//! POSIXLY_CORRECT=$?:${POSIXLY_CORRECT-}; \trap -- "N:$POSIXLY_CORRECT" 64; \trap -p 64 >…/s; …
+//! POSIXLY_CORRECT=1; \eval $'\\unset POSIXLY_CORRECT\n…' </dev/null >…/o 2>…/e
+//! POSIXLY_CORRECT=$?:${POSIXLY_CORRECT-}; \trap -- "N:$POSIXLY_CORRECT" 64; \trap -p 64; \trap - 64; …
 //! ```
 //!
-//! The command is data in a file, so no quote or here-document of it can swallow our lines. An
-//! assignment switches to POSIX mode, in which `eval`, `trap` and `unset` are special builtins that
-//! no function can replace; a backslash keeps aliases away; the first line of the file leaves the
-//! mode again before the command begins. `trap -p` prints the status: `echo` could be a function.
+//! The command is one quoted word without a line end, so no quote or here-document of it can swallow our lines.
+//! An assignment switches to POSIX mode, in which `eval`, `trap` and `unset` are special builtins that
+//! no function can replace; a backslash keeps aliases away; the word begins with leaving the
+//! mode again. `trap -p` prints the status back into the socket: `echo` could be a function.
 //! The mark behind the status says whether the command was evaluated at all.
+//!
+//! Two lines, because a syntax error in what is evaluated ends the line that evaluates it.
 //!
 //! Interactive, because then an interrupt from the terminal brings bash back to its next line: a
 //! `while :; do :; done` ends and the shell lives on. What a command breaks in spite of all this is
@@ -22,26 +23,26 @@ mod escalation;
 pub(crate) mod status;
 mod streams;
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answer, Answers};
-use super::process::{close_on_exec_pipe, gone, host_failed, lost, silent, unexpected};
-use crate::env::{Captured, EnvError, FileError, GuestPath, ShellResult};
-use crate::sys::pty::make_silent;
+use super::process::{gone, host_failed, lost, silent, unexpected};
+use crate::env::{Captured, EnvError, ShellResult};
 use crate::wire::{FromInit, ToInit};
 use escalation::{Escalation, is_idle, kill_command, prepare};
-use status::{End, StatusLine, constant_lines, status_line};
+use status::{End, StatusLine, lines, status_line};
 pub(in crate::host) use streams::CAPTURE;
-use streams::{Streams, discard, read_terminal};
+use streams::{Pipe, Streams, discard, read_terminal};
 
 /// Reads of one pipe or terminal before the others have their turn: what is in it at most, and no more of a writer without end.
 const TURNS: usize = 64;
@@ -60,28 +61,34 @@ pub enum ShellMode {
 pub(super) struct Shell {
     link: Arc<Init>,
     exit: Answers<FromInit>,
-    lines: File,
+    /// Lines go in, their status comes out.
+    socket: AsyncFd<UnixStream>,
     terminal: AsyncFd<OwnedFd>,
-    status: pipe::Receiver,
     /// Of the next command.
     number: u64,
     next: Next,
-    /// Output pipes of the command before that somebody holds still: a daemon.
-    last: Vec<pipe::Receiver>,
+    /// When PID 1 was asked what is used up.
+    asked: Instant,
 }
 
-/// The files of the next command: its text (to write), its output and its errors (to read).
+/// The pipes of the next command's output and errors.
 #[derive(Debug)]
 enum Next {
-    Asked(Answers<FromInit>),
-    Made([OwnedFd; 3]),
+    Ready([Pipe; 2]),
+    /// PID 1 takes down what runs before it. Without these it makes new ones.
+    Asked(Answers<FromInit>, Option<[Pipe; 2]>),
     /// There are none: no shell runs any more.
     Refused,
 }
 
-/// A command that succeeds within this time has hardly filled a disk: what was used up then is told
-/// with the next command, and the answer need not wait for PID 1 to look.
-const BRIEF: Duration = Duration::from_millis(3);
+/// What a command that succeeds within this time has met of a limit is told with a later one.
+pub(super) const BRIEF: Duration = Duration::from_millis(3);
+
+/// After this time PID 1 looks what is used up, however brief all commands were.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The rest of a command that is longer than the socket takes at once.
+const REST: Duration = Duration::from_millis(1);
 
 /// Runs a command; a shell that is lost is replaced.
 pub(super) async fn run(
@@ -145,21 +152,22 @@ pub(super) async fn run(
 
 impl Shell {
     pub(super) async fn start(link: &Arc<Init>, workdir: &str) -> Result<Self, EnvError> {
-        let (reader, writer) = close_on_exec_pipe()?;
+        let (mut socket, other) = UnixStream::pair().map_err(host_failed)?;
+        socket.set_nonblocking(true).map_err(host_failed)?;
         let mut exit = link.open();
         let request = ToInit::StartShell {
             id: exit.id,
             env: Vec::new(),
             cwd: workdir.into(),
         };
-        link.send(&request, &[reader.as_fd()]).await.map_err(lost)?;
-        drop(reader);
+        link.send(&request, &[other.as_fd()]).await.map_err(lost)?;
+        drop(other);
         let answer = timeout(INIT_DEADLINE, exit.next())
             .await
             .map_err(|_| silent())?;
         let Answer { message, fds } = answer.ok_or_else(gone)?;
-        let (FromInit::ShellStarted { .. }, Ok([master, status])) =
-            (&message, <[OwnedFd; 2]>::try_from(fds))
+        let (FromInit::ShellStarted { .. }, Ok([master, out, err])) =
+            (&message, <[OwnedFd; 3]>::try_from(fds))
         else {
             if let FromInit::Refused {
                 reason,
@@ -174,25 +182,16 @@ impl Shell {
         };
         let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
         nix::fcntl::fcntl(&master, nonblocking).map_err(|e| host_failed(e.into()))?;
-        let mut lines = File::from(writer);
-        // No job notices, no history expansion, no history file, no "you have mail". A write to a shell
-        // that has died already fails; its exit tells the rest.
-        let _ = lines.write_all(b"set +mH; unset HISTFILE MAILCHECK\n");
-        let next = prepare(link, 1, /*processes*/ false).await?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; an OwnedFd keeps its number all its life"
-        )]
-        let terminal = AsyncFd::new(master).map_err(host_failed)?;
+        // No job notices, no history, no "you have mail". A write to a shell that has died already fails; its exit tells the rest.
+        let _ = socket.write_all(b"set +mH +o history; unset HISTFILE MAILCHECK\n");
         Ok(Self {
             link: Arc::clone(link),
             exit,
-            lines,
-            terminal,
-            status: pipe::Receiver::from_owned_fd(status).map_err(host_failed)?,
+            socket: watched(socket)?,
+            terminal: watched(master)?,
             number: 1,
-            next,
-            last: Vec::new(),
+            next: Next::Ready([reading_end(out)?, reading_end(err)?]),
+            asked: Instant::now(),
         })
     }
 
@@ -202,67 +201,91 @@ impl Shell {
         limit: Duration,
     ) -> Result<(End, [Captured; 3]), EnvError> {
         let began = Instant::now();
-        self.receive_files().await?;
-        let Next::Made([text, out, err]) = std::mem::replace(&mut self.next, Next::Refused) else {
+        self.receive_pipes().await?;
+        // Somebody has deleted them: bash would make files of these names.
+        if matches!(&self.next, Next::Ready(pipes) if !pipes.iter().all(is_linked)) {
+            let answers = prepare(&self.link, /*pipes*/ true, /*processes*/ false).await?;
+            self.next = Next::Asked(answers, None);
+            self.receive_pipes().await?;
+        }
+        let Next::Ready(pipes) = std::mem::replace(&mut self.next, Next::Refused) else {
             let streams = [(); 3].map(|()| Captured::default());
             return Ok((End::ShellExited(self.exit_status().await?), streams));
         };
-        // A daemon must not die of its next line of log.
-        self.last.drain(..).for_each(discard);
-        let mut streams = Streams::new(out, err, self.number)?;
+        let mut streams = Streams::new(pipes, self.number);
         self.discard_terminal();
-        let _ = make_silent(self.terminal.get_ref().as_fd());
-        // What bash reads is kept in memory, of which there is so much.
-        File::from(text)
-            .write_all(format!("unset POSIXLY_CORRECT\n{command}").as_bytes())
-            .map_err(|error| {
-                if error.kind() != io::ErrorKind::StorageFull {
-                    return host_failed(error);
-                }
-                EnvError::File {
-                    path: GuestPath::from("a command of this length"),
-                    error: FileError::NoSpace,
-                }
-            })?;
         if self.link.account {
             let begins = self.link.send(&ToInit::CommandBegins, &[]);
             begins.await.map_err(lost)?;
         }
-        // A write to a shell that has just died fails; its exit tells the rest.
-        let _ = self.lines.write_all(constant_lines(self.number).as_bytes());
-        let end = self.wait(&mut streams, began + limit).await?;
+        let lines = lines(self.number, command);
+        let rest = lines.get(self.write(&lines)..).unwrap_or_default();
+        // While bash is at work.
+        self.link.strikes.look();
+        let end = self.wait(&mut streams, rest, began + limit).await?;
         self.number += 1;
         let failed = end != End::Status(0);
-        let captured = streams.finish(self).await;
-        self.next = prepare(&self.link, self.number, /*processes*/ failed).await?;
-        if failed || began.elapsed() > BRIEF {
+        let (captured, pipes, held) = streams.finish(self).await;
+        let long = failed || began.elapsed() > BRIEF;
+        self.next = if held || long || self.asked.elapsed() > LOOK_EVERY || !self.is_alone() {
+            self.asked = Instant::now();
+            let answers = prepare(&self.link, held, /*processes*/ failed).await?;
+            // A daemon must not die of its next line of log.
+            let kept = if held {
+                pipes.into_iter().for_each(discard);
+                None
+            } else {
+                Some(pipes)
+            };
+            Next::Asked(answers, kept)
+        } else {
+            Next::Ready(pipes)
+        };
+        if long {
             // A PID 1 that gives no answer is found out by the next request.
-            let _ = self.receive_files().await;
+            let _ = self.receive_pipes().await;
         }
         Ok((end, captured))
     }
 
-    /// Waits for the files of the next command, and notes what was used up when they were made.
-    async fn receive_files(&mut self) -> Result<(), EnvError> {
-        let Next::Asked(answers) = &mut self.next else {
+    /// No process is left but the shell and PID 1, as far as anybody counts them.
+    fn is_alone(&self) -> bool {
+        self.link.strikes.processes() == Some(2)
+    }
+
+    /// Waits for PID 1 where it was asked, and notes what was used up then.
+    async fn receive_pipes(&mut self) -> Result<(), EnvError> {
+        let Next::Asked(answers, _) = &mut self.next else {
             return Ok(());
         };
         let answer = timeout(INIT_DEADLINE, answers.next())
             .await
             .map_err(|_| silent())?;
         let Answer { message, fds } = answer.ok_or_else(gone)?;
-        self.next = match (message, <[OwnedFd; 3]>::try_from(fds)) {
-            (FromInit::CommandPrepared { used_up, .. }, Ok(files)) => {
-                self.link.strikes.note(used_up);
-                Next::Made(files)
-            }
-            (FromInit::Refused { used_up, .. }, _) => {
-                self.link.strikes.note(used_up);
-                Next::Refused
-            }
-            (other, _) => return Err(unexpected(&other)),
+        let Next::Asked(_, kept) = std::mem::replace(&mut self.next, Next::Refused) else {
+            return Ok(());
         };
+        match message {
+            FromInit::CommandPrepared { used_up, .. } => {
+                self.link.strikes.note(used_up);
+                let pipes = match (kept, <[OwnedFd; 2]>::try_from(fds)) {
+                    (Some(pipes), _) => pipes,
+                    (None, Ok([out, err])) => [reading_end(out)?, reading_end(err)?],
+                    (None, Err(_)) => {
+                        return Err(host_failed(io::Error::other("PID 1 gave no pipes")));
+                    }
+                };
+                self.next = Next::Ready(pipes);
+            }
+            FromInit::Refused { used_up, .. } => self.link.strikes.note(used_up),
+            other => return Err(unexpected(&other)),
+        }
         Ok(())
+    }
+
+    /// Writes what the socket takes; how much that is. A write to a shell that has died fails: its exit tells the rest.
+    fn write(&self, lines: &[u8]) -> usize {
+        self.socket.get_ref().write(lines).unwrap_or(0)
     }
 
     async fn exit_status(&mut self) -> Result<i32, EnvError> {
@@ -277,7 +300,12 @@ impl Shell {
     }
 
     /// Reads output until the command's status line comes, the shell ends, or time is up.
-    async fn wait(&mut self, streams: &mut Streams, deadline: Instant) -> Result<End, EnvError> {
+    async fn wait(
+        &mut self,
+        streams: &mut Streams,
+        mut rest: &[u8],
+        deadline: Instant,
+    ) -> Result<End, EnvError> {
         let mut status_line = StatusLine::default();
         let mut escalation = Escalation::new(deadline);
         let second = Duration::from_secs(1);
@@ -288,11 +316,13 @@ impl Shell {
             // In no order: whoever floods one of these must not keep us from the others, least of all from
             // the time.
             tokio::select! {
-                ready = self.status.readable() => {
-                    ready.map_err(host_failed)?;
-                    if let Some(end) = status_line.read(&self.status, self.number) {
+                end = status_line.read(&self.socket, self.number), if !status_line.closed => {
+                    if let Some(end) = end.map_err(host_failed)? {
                         return Ok(if escalation.struck() { End::TimedOut { shell_lives: true } } else { end });
                     }
+                }
+                () = tokio::time::sleep(REST), if !rest.is_empty() => {
+                    rest = rest.get(self.write(rest)..).unwrap_or_default();
                 }
                 answer = self.exit.next() => {
                     let FromInit::Exited { status, .. } = answer.ok_or_else(gone)?.message else {
@@ -309,12 +339,13 @@ impl Shell {
                         return Ok(End::TimedOut { shell_lives: false });
                     }
                 }
+                () = tokio::time::sleep_until(streams.watch_at), if !streams.are_watched() => streams.watch()?,
                 // Only the waiting may be broken off: what was taken from a pipe is nowhere else.
-                ready = streams.out.readable(), if streams.out.is_open() => {
+                ready = streams.out.readable(), if streams.out.is_watched() => {
                     ready?;
                     streams.out.take(&self.link).await;
                 }
-                ready = streams.err.readable(), if streams.err.is_open() => {
+                ready = streams.err.readable(), if streams.err.is_watched() => {
                     ready?;
                     streams.err.take(&self.link).await;
                 }
@@ -343,7 +374,7 @@ impl Shell {
     /// Has the status of the current command told once more.
     fn ask_again(&self) {
         // A shell that has just died tells by its exit.
-        let _ = (&self.lines).write_all(status_line(self.number).as_bytes());
+        self.write(status_line(self.number).as_bytes());
     }
 
     fn discard_terminal(&self) {
@@ -353,6 +384,27 @@ impl Shell {
             }
         }
     }
+}
+
+/// Waits for what can be read of a descriptor. Not for room to write: whoever reads what we wrote would wake us each time.
+fn watched<T: AsRawFd>(descriptor: T) -> Result<AsyncFd<T>, EnvError> {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; what we give keeps its number all its life"
+    )]
+    let watched = AsyncFd::with_interest(descriptor, Interest::READABLE);
+    watched.map_err(host_failed)
+}
+
+/// A pipe as PID 1 gives it, which is beside hostile code.
+fn reading_end(pipe: OwnedFd) -> Result<Pipe, EnvError> {
+    let pipe = pipe::Receiver::from_owned_fd(pipe);
+    let pipe = pipe.and_then(pipe::Receiver::into_nonblocking_fd);
+    pipe.map(Arc::new).map_err(host_failed)
+}
+
+fn is_linked(pipe: &Pipe) -> bool {
+    nix::sys::stat::fstat(pipe).is_ok_and(|stat| stat.st_nlink > 0)
 }
 
 fn ended(status: i32) -> String {

@@ -1,6 +1,9 @@
-//! How a command's end is told: the constant lines that bash gets, and the status line that comes back.
+//! How a command's end is told: the lines that bash gets, and the status line that comes back.
 
-use tokio::net::unix::pipe;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+
+use tokio::io::unix::AsyncFd;
 
 use super::TURNS;
 use crate::wire::SHELL_DIRECTORY;
@@ -21,65 +24,92 @@ pub(crate) enum End {
 }
 
 /// The line that runs a command, and the one that tells its status. See the module's documentation.
-pub(super) fn constant_lines(number: u64) -> String {
+pub(super) fn lines(number: u64, command: &str) -> Vec<u8> {
     let at = SHELL_DIRECTORY;
-    format!(
-        "POSIXLY_CORRECT=1; \\eval \"$(<{at}/c{number})\" </dev/null >{at}/o{number} 2>{at}/e{number}\n{}",
-        status_line(number)
-    )
+    let mut lines = "POSIXLY_CORRECT=1; \\eval $'\\\\unset POSIXLY_CORRECT\\n".to_owned();
+    lines.reserve(command.len() + command.len() / 8 + 512);
+    for character in command.chars() {
+        match character {
+            '\\' => lines.push_str("\\\\"),
+            '\'' => lines.push_str("\\'"),
+            '\n' => lines.push_str("\\n"),
+            // Bash leaves it out of a script, too.
+            '\0' => {}
+            other => lines.push(other),
+        }
+    }
+    lines += &format!("' </dev/null >{at}/o 2>{at}/e\n{}", status_line(number));
+    lines.into_bytes()
 }
 
-/// See [`constant_lines`].
+/// See [`lines`].
 pub(super) fn status_line(number: u64) -> String {
-    let at = SHELL_DIRECTORY;
     format!(
         "POSIXLY_CORRECT=$?:${{POSIXLY_CORRECT-}}; \\trap -- \"{number}:$POSIXLY_CORRECT\" 64; \
-         \\trap -p 64 >{at}/s; \\trap - 64; \\unset POSIXLY_CORRECT\n"
+         \\trap -p 64; \\trap - 64; \\unset POSIXLY_CORRECT\n"
     )
 }
 
-/// What has come through the status pipe so far. Anybody inside may write there.
+/// What has come through the shell's socket so far. Anybody inside may write there.
 #[derive(Default)]
-pub(crate) struct StatusLine(Vec<u8>);
+pub(crate) struct StatusLine {
+    line: Vec<u8>,
+    /// Nobody holds the other side: the shell has ended, which is told elsewhere.
+    pub(super) closed: bool,
+}
 
 impl StatusLine {
-    /// Bytes of a line that are kept, and one more to tell that there were more.
+    /// Bytes of a line that are kept, the last ones.
     const MAX: usize = 4096;
 
-    pub(super) fn read(&mut self, pipe: &pipe::Receiver, number: u64) -> Option<End> {
+    pub(super) async fn read(
+        &mut self,
+        socket: &AsyncFd<UnixStream>,
+        number: u64,
+    ) -> io::Result<Option<End>> {
+        let mut ready = socket.readable().await?;
         let mut buffer = [0; 4096];
         // Whoever writes faster than we read does not keep us from everything else.
         for _ in 0..TURNS {
-            let Ok(count @ 1..) = pipe.try_read(&mut buffer) else {
-                return None;
+            let Ok(read) = ready.try_io(|socket| socket.get_ref().read(&mut buffer)) else {
+                return Ok(None);
             };
+            let count = read.unwrap_or(0);
+            self.closed = count == 0;
             let end = self.push(buffer.get(..count).unwrap_or_default(), number);
-            if end.is_some() {
-                return end;
+            // All is taken: what comes now wakes us again.
+            let all = count < buffer.len();
+            if all {
+                ready.clear_ready();
+            }
+            if all || end.is_some() {
+                return Ok(end);
             }
         }
-        None
+        Ok(None)
     }
 
-    /// Takes bytes of the pipe. Of a line that is too long nothing counts.
+    /// Takes bytes of the socket. Of a line that is too long the end counts.
     pub(crate) fn push(&mut self, bytes: &[u8], number: u64) -> Option<End> {
         let mut end = None;
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.0
-                .extend(piece.iter().take(Self::MAX + 1 - self.0.len()));
+            self.line.extend(piece);
+            let surplus = self.line.len().saturating_sub(Self::MAX);
+            self.line.drain(..surplus);
             if piece.ends_with(b"\n") {
-                let line = std::mem::take(&mut self.0);
-                let text = std::str::from_utf8(&line).unwrap_or_default();
-                end = end.or_else(|| parse_status(text.trim_end_matches('\n'), number));
+                let line = std::mem::take(&mut self.line);
+                end = end.or_else(|| parse_status(&String::from_utf8_lossy(&line), number));
             }
         }
         end
     }
 }
 
-/// `trap -- 'NUMBER:STATUS:MARK' RTMAX`: the mark is empty when the command was evaluated.
+/// `trap -- 'NUMBER:STATUS:MARK' RTMAX`: the mark is empty when the command was evaluated. What a prompt command has printed may
+/// stand before it.
 fn parse_status(line: &str, number: u64) -> Option<End> {
-    let quoted = line.strip_prefix("trap -- '")?.split('\'').next()?;
+    let (_, quoted) = line.rsplit_once("trap -- '")?;
+    let quoted = quoted.split('\'').next()?;
     let mut fields = quoted.split(':');
     if fields.next()?.parse() != Ok(number) {
         return None;
@@ -105,6 +135,10 @@ mod tests {
         assert_eq!(
             parse_status("trap -- '7:127:1' RTMAX", 7),
             Some(End::NotEvaluated)
+        );
+        assert_eq!(
+            parse_status("\u{1b}]0;title\u{7}trap -- '7:0:' RTMAX", 7),
+            Some(End::Status(0))
         );
         for other in [
             "trap -- '6:0:' RTMAX",
