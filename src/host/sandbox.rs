@@ -346,9 +346,6 @@ impl Env for Sandbox {
         let result = self.persistent(command, limit).await;
         let mut result = result.map_err(|e| self.link.explain(e, before))?;
         let failed = result.status != Some(0);
-        if failed || result.wall > shell::BRIEF {
-            self.link.strikes.look();
-        }
         result.struck = self.link.strikes.since(before, failed)?;
         let of_network = self.network.iter().flat_map(|one| one.struck(failed));
         result.struck.extend(of_network);

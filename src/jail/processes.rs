@@ -1,7 +1,8 @@
 //! The processes of a sandbox, as PID 1 sees them in /proc.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 /// Processes whose names are read at once.
 const MAX_NAMES: usize = 128;
@@ -24,10 +25,17 @@ pub(super) fn all() -> BTreeMap<i32, Process> {
         .flatten()
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-            Some((pid, parse(&stat)?))
+            Some((pid, parse(&stat(pid)?)?))
         })
         .collect()
+}
+
+/// `/proc/PID/stat`, in one read: the kernel makes it anew for each.
+fn stat(pid: i32) -> Option<Vec<u8>> {
+    let mut stat = vec![0; 1024];
+    let count = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut stat));
+    stat.truncate(count.ok()?);
+    Some(stat)
 }
 
 /// The command name in the second field may hold anything, `)` included: fields count from the last one.
@@ -69,8 +77,7 @@ pub(super) fn cpu_ticks() -> u64 {
     };
     let of_process = |name: std::ffi::OsString| {
         let pid: i32 = name.to_str()?.parse().ok()?;
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let [own, children] = ticks(&stat)?;
+        let [own, children] = ticks(&stat(pid)?)?;
         Some(if pid == 1 { children } else { own + children })
     };
     entries

@@ -69,6 +69,8 @@ fn interrupt(shell: &Shell) {
     let terminal = shell.terminal.get_ref();
     let _ = make_silent(terminal.as_fd());
     let _ = nix::unistd::write(terminal, b"\x03");
+    // It ends the line that would tell.
+    shell.ask_again();
 }
 
 pub(super) async fn kill_command(link: &Init, signal: i32, shell: bool) -> Result<(), EnvError> {

@@ -1,23 +1,22 @@
 //! The persistent shell, as the host drives it.
 //!
-//! Bash runs interactively but takes its lines from a socket, and only ever two for each command (`N` its number):
+//! Bash runs interactively but takes its lines from a socket, and only one for each command (`N` its number):
 //!
 //! ```text
-//! POSIXLY_CORRECT=1; \eval $'\\unset POSIXLY_CORRECT\n…' </dev/null >…/o 2>…/e
-//! POSIXLY_CORRECT=$?:${POSIXLY_CORRECT-}; \trap -- "N:$POSIXLY_CORRECT" 64; \trap -p 64; \trap - 64; …
+//! \eval $'\\unset POSIXLY_CORRECT\n…' </dev/null >…/o 2>…/e;
+//!   POSIXLY_CORRECT=N:$?:${POSIXLY_CORRECT-}; \trap -- "$POSIXLY_CORRECT" 64; \trap -p 64; \trap - 64
 //! ```
 //!
-//! The command is one quoted word without a line end, so no quote or here-document of it can swallow our lines.
-//! An assignment switches to POSIX mode, in which `eval`, `trap` and `unset` are special builtins that
-//! no function can replace; a backslash keeps aliases away; the word begins with leaving the
-//! mode again. `trap -p` prints the status back into the socket: `echo` could be a function.
+//! The command is one quoted word without a line end, so no quote or here-document of it can swallow our line.
+//! Between commands bash is in POSIX mode, into which an assignment to that variable brings it: there `eval`, `trap`
+//! and `unset` are special builtins that no function can replace; a backslash keeps aliases away. What is
+//! evaluated begins with leaving the mode. `trap -p` prints the status back into the socket: `echo` could be a function.
 //! The mark behind the status says whether the command was evaluated at all.
 //!
-//! Two lines, because a syntax error in what is evaluated ends the line that evaluates it.
-//!
 //! Interactive, because then an interrupt from the terminal brings bash back to its next line: a
-//! `while :; do :; done` ends and the shell lives on. What a command breaks in spite of all this is
-//! seen by its missing status line: the shell is replaced and the model is told.
+//! `while :; do :; done` ends and the shell lives on. With it goes the rest of its line, so the status is asked for
+//! once more. What a command breaks in spite of all this is
+//! seen by its missing status: the shell is replaced and the model is told.
 
 mod escalation;
 pub(crate) mod status;
@@ -40,7 +39,7 @@ use super::process::{gone, host_failed, lost, silent, unexpected};
 use crate::env::{Captured, EnvError, ShellResult};
 use crate::wire::{FromInit, ToInit};
 use escalation::{Escalation, is_idle, kill_command, prepare};
-use status::{End, StatusLine, lines, status_line};
+use status::{End, StatusLine, line, status_line};
 pub(in crate::host) use streams::CAPTURE;
 use streams::{Pipe, Streams, discard, read_terminal};
 
@@ -67,8 +66,8 @@ pub(super) struct Shell {
     /// Of the next command.
     number: u64,
     next: Next,
-    /// When PID 1 was asked what is used up.
-    asked: Instant,
+    /// When limits were looked at.
+    looked: Instant,
 }
 
 /// The pipes of the next command's output and errors.
@@ -81,10 +80,11 @@ enum Next {
     Refused,
 }
 
-/// What a command that succeeds within this time has met of a limit is told with a later one.
-pub(super) const BRIEF: Duration = Duration::from_millis(3);
+/// A command that succeeds within this time has hardly met a limit: what it has is told with a later one, and its answer need not
+/// wait for anybody to look.
+const BRIEF: Duration = Duration::from_millis(3);
 
-/// After this time PID 1 looks what is used up, however brief all commands were.
+/// Limits are looked at after this time, however brief all commands were.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The rest of a command that is longer than the socket takes at once.
@@ -183,7 +183,8 @@ impl Shell {
         let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
         nix::fcntl::fcntl(&master, nonblocking).map_err(|e| host_failed(e.into()))?;
         // No job notices, no history, no "you have mail". A write to a shell that has died already fails; its exit tells the rest.
-        let _ = socket.write_all(b"set +mH +o history; unset HISTFILE MAILCHECK\n");
+        let _ =
+            socket.write_all(b"set +mH +o history; unset HISTFILE MAILCHECK; POSIXLY_CORRECT=:\n");
         Ok(Self {
             link: Arc::clone(link),
             exit,
@@ -191,7 +192,7 @@ impl Shell {
             terminal: watched(master)?,
             number: 1,
             next: Next::Ready([reading_end(out)?, reading_end(err)?]),
-            asked: Instant::now(),
+            looked: Instant::now(),
         })
     }
 
@@ -210,6 +211,7 @@ impl Shell {
         }
         let Next::Ready(pipes) = std::mem::replace(&mut self.next, Next::Refused) else {
             let streams = [(); 3].map(|()| Captured::default());
+            self.link.strikes.look();
             return Ok((End::ShellExited(self.exit_status().await?), streams));
         };
         let mut streams = Streams::new(pipes, self.number);
@@ -218,26 +220,28 @@ impl Shell {
             let begins = self.link.send(&ToInit::CommandBegins, &[]);
             begins.await.map_err(lost)?;
         }
-        let lines = lines(self.number, command);
-        let rest = lines.get(self.write(&lines)..).unwrap_or_default();
-        // While bash is at work.
-        self.link.strikes.look();
+        let line = line(self.number, command);
+        let rest = line.get(self.write(&line)..).unwrap_or_default();
         let end = self.wait(&mut streams, rest, began + limit).await?;
         self.number += 1;
         let failed = end != End::Status(0);
         let (captured, pipes, held) = streams.finish(self).await;
         let long = failed || began.elapsed() > BRIEF;
-        self.next = if held || long || self.asked.elapsed() > LOOK_EVERY || !self.is_alone() {
-            self.asked = Instant::now();
+        let look = long || self.looked.elapsed() > LOOK_EVERY;
+        if look {
+            self.looked = Instant::now();
+            self.link.strikes.look();
+        }
+        self.next = if look || held || !self.is_alone() {
             let answers = prepare(&self.link, held, /*processes*/ failed).await?;
-            // A daemon must not die of its next line of log.
-            let kept = if held {
+            let pipes = if held {
+                // A daemon must not die of its next line of log.
                 pipes.into_iter().for_each(discard);
                 None
             } else {
                 Some(pipes)
             };
-            Next::Asked(answers, kept)
+            Next::Asked(answers, pipes)
         } else {
             Next::Ready(pipes)
         };
@@ -284,8 +288,8 @@ impl Shell {
     }
 
     /// Writes what the socket takes; how much that is. A write to a shell that has died fails: its exit tells the rest.
-    fn write(&self, lines: &[u8]) -> usize {
-        self.socket.get_ref().write(lines).unwrap_or(0)
+    fn write(&self, line: &[u8]) -> usize {
+        self.socket.get_ref().write(line).unwrap_or(0)
     }
 
     async fn exit_status(&mut self) -> Result<i32, EnvError> {
@@ -335,7 +339,12 @@ impl Shell {
                     });
                 }
                 () = tokio::time::sleep_until(escalation.next.into()) => {
-                    if !escalation.strike(self).await? {
+                    // Of a line that is not whole nothing is carried out.
+                    let whole = rest.is_empty();
+                    if !whole {
+                        kill_command(&self.link, libc::SIGKILL, /*shell*/ true).await?;
+                    }
+                    if !whole || !escalation.strike(self).await? {
                         return Ok(End::TimedOut { shell_lives: false });
                     }
                 }
@@ -351,18 +360,20 @@ impl Shell {
                 }
                 ready = self.terminal.readable() => {
                     let mut guard = ready.map_err(host_failed)?;
-                    match guard.try_io(read_terminal) {
+                    match guard.try_io(|terminal| read_terminal(terminal.get_ref())) {
                         Ok(Ok(bytes)) if !bytes.is_empty() => streams.tty.push(&bytes),
                         // The terminal hangs up only with its shell, which is seen above.
                         Ok(_) => tokio::time::sleep(Duration::from_millis(1)).await,
                         Err(_would_block) => {}
                     }
                 }
-                _ = tick.tick() => {
+                _ = tick.tick(), if rest.is_empty() => {
                     // It waits for a line and yet has sent no status: a DEBUG trap that skips all
                     // commands, say, or a read-only POSIXLY_CORRECT.
                     idle_ticks = if is_idle(&self.link).await? { idle_ticks + 1 } else { 0 };
-                    if idle_ticks > 1 {
+                    if idle_ticks == 1 {
+                        self.ask_again();
+                    } else if idle_ticks > 1 {
                         kill_command(&self.link, libc::SIGKILL, /*shell*/ true).await?;
                         return Ok(End::Broken);
                     }
@@ -378,8 +389,9 @@ impl Shell {
     }
 
     fn discard_terminal(&self) {
+        let read = || self.terminal.try_io(Interest::READABLE, read_terminal);
         for _ in 0..TURNS {
-            if !read_terminal(&self.terminal).is_ok_and(|bytes| !bytes.is_empty()) {
+            if !read().is_ok_and(|bytes| !bytes.is_empty()) {
                 return;
             }
         }

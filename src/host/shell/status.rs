@@ -23,30 +23,30 @@ pub(crate) enum End {
     },
 }
 
-/// The line that runs a command, and the one that tells its status. See the module's documentation.
-pub(super) fn lines(number: u64, command: &str) -> Vec<u8> {
+/// The line that runs a command and tells its status. See the module's documentation.
+pub(super) fn line(number: u64, command: &str) -> Vec<u8> {
     let at = SHELL_DIRECTORY;
-    let mut lines = "POSIXLY_CORRECT=1; \\eval $'\\\\unset POSIXLY_CORRECT\\n".to_owned();
-    lines.reserve(command.len() + command.len() / 8 + 512);
+    let mut line = "\\eval $'\\\\unset POSIXLY_CORRECT\\n".to_owned();
+    line.reserve(command.len() + command.len() / 8 + 512);
     for character in command.chars() {
         match character {
-            '\\' => lines.push_str("\\\\"),
-            '\'' => lines.push_str("\\'"),
-            '\n' => lines.push_str("\\n"),
+            '\\' => line.push_str("\\\\"),
+            '\'' => line.push_str("\\'"),
+            '\n' => line.push_str("\\n"),
             // Bash leaves it out of a script, too.
             '\0' => {}
-            other => lines.push(other),
+            other => line.push(other),
         }
     }
-    lines += &format!("' </dev/null >{at}/o 2>{at}/e\n{}", status_line(number));
-    lines.into_bytes()
+    line += &format!("' </dev/null >{at}/o 2>{at}/e; {}", status_line(number));
+    line.into_bytes()
 }
 
-/// See [`lines`].
+/// Tells the status only.
 pub(super) fn status_line(number: u64) -> String {
     format!(
-        "POSIXLY_CORRECT=$?:${{POSIXLY_CORRECT-}}; \\trap -- \"{number}:$POSIXLY_CORRECT\" 64; \
-         \\trap -p 64; \\trap - 64; \\unset POSIXLY_CORRECT\n"
+        "POSIXLY_CORRECT={number}:$?:${{POSIXLY_CORRECT-}}; \\trap -- \"$POSIXLY_CORRECT\" 64; \
+         \\trap -p 64; \\trap - 64\n"
     )
 }
 
@@ -105,20 +105,19 @@ impl StatusLine {
     }
 }
 
-/// `trap -- 'NUMBER:STATUS:MARK' RTMAX`: the mark is empty when the command was evaluated. What a prompt command has printed may
-/// stand before it.
+/// `trap -- 'NUMBER:STATUS:MARK' RTMAX`. The mark is what was in the variable: nothing, or what the command put there; or, when it was
+/// never evaluated, the status of the one before. What a prompt command has printed may stand in front.
 fn parse_status(line: &str, number: u64) -> Option<End> {
     let (_, quoted) = line.rsplit_once("trap -- '")?;
-    let quoted = quoted.split('\'').next()?;
-    let mut fields = quoted.split(':');
+    let mut fields = quoted.split('\'').next()?.splitn(3, ':');
     if fields.next()?.parse() != Ok(number) {
         return None;
     }
     let status = fields.next()?.parse().ok()?;
-    Some(if fields.next()?.is_empty() {
-        End::Status(status)
-    } else {
+    Some(if fields.next()?.contains(':') {
         End::NotEvaluated
+    } else {
+        End::Status(status)
     })
 }
 
@@ -133,8 +132,12 @@ mod tests {
             Some(End::Status(3))
         );
         assert_eq!(
-            parse_status("trap -- '7:127:1' RTMAX", 7),
+            parse_status("trap -- '7:127:6:0:' RTMAX", 7),
             Some(End::NotEvaluated)
+        );
+        assert_eq!(
+            parse_status("trap -- '7:1:y' RTMAX", 7),
+            Some(End::Status(1))
         );
         assert_eq!(
             parse_status("\u{1b}]0;title\u{7}trap -- '7:0:' RTMAX", 7),

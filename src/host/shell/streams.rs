@@ -66,7 +66,7 @@ impl Streams {
             self.err.drain(&shell.link).await,
         ];
         for _ in 0..TURNS {
-            match read_terminal(&shell.terminal) {
+            match read_terminal(shell.terminal.get_ref()) {
                 Ok(bytes) if !bytes.is_empty() => self.tty.push(&bytes),
                 Ok(_) | Err(_) => break,
             }
@@ -193,9 +193,9 @@ pub(super) fn discard(pipe: Pipe) {
     });
 }
 
-pub(super) fn read_terminal(terminal: &AsyncFd<OwnedFd>) -> io::Result<Vec<u8>> {
+pub(super) fn read_terminal(terminal: &OwnedFd) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0; 4096];
-    let count = nix::unistd::read(terminal.get_ref(), &mut buffer)?;
+    let count = nix::unistd::read(terminal, &mut buffer)?;
     buffer.truncate(count);
     Ok(buffer)
 }
