@@ -307,9 +307,14 @@ impl Init<'_> {
                 pipes,
                 processes,
             } => self.prepare_command(id, pipes, processes),
-            ToInit::KillCommand { id, signal, shell } => {
+            ToInit::KillCommand {
+                id,
+                began,
+                signal,
+                shell,
+            } => {
                 if let Some(running) = &self.shell {
-                    running.kill_command(signal, shell);
+                    running.kill_command(began, signal, shell);
                 }
                 self.say(&FromInit::Killed { id }, &[])
             }

@@ -119,18 +119,20 @@ pub(super) fn family(all: &BTreeMap<i32, Process>, leader: i32) -> BTreeSet<i32>
     }
 }
 
-/// What began since `before` and belongs to the shell or to nobody, never to an older job.
+/// What began at the tick `began` or later, was not there `before`, and belongs to the shell or to nobody, never to an older job.
 ///
-/// A new process belongs to the nearest ancestor that is in `before`.
+/// A new process belongs to its nearest ancestor that is older.
 pub(super) fn began_since(
+    began: u64,
     before: &BTreeMap<i32, Process>,
     now: &BTreeMap<i32, Process>,
     shell: i32,
 ) -> Vec<i32> {
     let is_old = |pid: &i32, process: &Process| {
-        before
-            .get(pid)
-            .is_some_and(|old| old.started == process.started)
+        process.started < began
+            || before
+                .get(pid)
+                .is_some_and(|old| old.started == process.started)
     };
     now.iter()
         .filter(|(pid, process)| !is_old(pid, process) && **pid != shell && **pid != 1)
@@ -206,9 +208,10 @@ mod tests {
         now.insert(11, process(2, 2, 50)); // child of the shell
         now.insert(12, process(11, 12, 51)); // its child, in a session of its own
         now.insert(13, process(1, 13, 52)); // an orphan
-        assert_eq!(began_since(&before, &now, 2), [11, 12, 13]);
+        assert_eq!(began_since(3, &before, &now, 2), [11, 12, 13]);
+        assert_eq!(began_since(51, &before, &now, 2), [12, 13]);
         now.insert(3, process(2, 2, 60)); // the number of job 3 was taken over
-        assert_eq!(began_since(&before, &now, 2), [3, 10, 11, 12, 13]);
+        assert_eq!(began_since(3, &before, &now, 2), [3, 10, 11, 12, 13]);
     }
 
     #[test]

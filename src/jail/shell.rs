@@ -28,7 +28,7 @@ pub(super) struct Shell {
     lines: String,
     /// Held open: a terminal that nobody has open loses its session.
     _terminal: OwnedFd,
-    /// Processes that were there before the current command.
+    /// Processes that were there when last asked: before the current command.
     before: BTreeMap<i32, Process>,
 }
 
@@ -83,9 +83,10 @@ impl Shell {
         Ok(pipes)
     }
 
-    /// Signals what began since [`Self::prepare`]; the shell itself only when asked.
-    pub(super) fn kill_command(&self, signal: i32, shell: bool) {
-        for pid in processes::began_since(&self.before, &processes::all(), self.pid) {
+    /// Signals what began since `began` and since [`Self::prepare`]; the shell itself only when asked.
+    pub(super) fn kill_command(&self, began: u64, signal: i32, shell: bool) {
+        let now = processes::all();
+        for pid in processes::began_since(began, &self.before, &now, self.pid) {
             processes::signal(pid, signal);
         }
         if shell {

@@ -161,10 +161,12 @@ pub enum ToInit {
         /// Look at the processes, too, which takes longer.
         processes: bool,
     },
-    /// Kill what began since the last [`ToInit::PrepareCommand`], or else the shell, never older jobs.
+    /// Kill what the shell's command began: never older jobs.
     KillCommand {
         /// Names the request.
         id: RequestId,
+        /// When it began, in clock ticks since boot. What ran at the last [`ToInit::PrepareCommand`] is older, whatever its tick.
+        began: u64,
         /// Signal number.
         signal: i32,
         /// The shell itself, too.

@@ -234,6 +234,32 @@ fn a_timeout_ends_the_command_and_spares_the_rest() {
     });
 }
 
+/// One whose start the kernel tells with the same number as that of what the next command begins.
+#[test]
+fn a_timeout_spares_a_daemon_of_a_moment_ago() {
+    in_sandbox(async |sandbox| {
+        let sandbox = &*sandbox;
+        let mut daemons = 0;
+        for _ in 0..4 {
+            sh(sandbox, "true").await;
+            sh(sandbox, "sleep 1000 >/dev/null 2>&1 &").await;
+            let limit = Duration::from_millis(300);
+            let result = sandbox
+                .shell("trap '' INT; sleep 500", limit)
+                .await
+                .unwrap();
+            daemons += 1;
+            assert_eq!((result.timed_out, result.restarted), (Some(limit), None));
+            let left = out(
+                sandbox,
+                "pgrep -c -f 'sleep 1000'; pgrep -c -f 'sleep 500' || :",
+            )
+            .await;
+            assert_eq!(left, format!("{daemons}\n0\n"));
+        }
+    });
+}
+
 #[test]
 fn a_stopped_shell_is_replaced_at_the_timeout() {
     in_sandbox(async |sandbox| {

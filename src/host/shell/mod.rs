@@ -19,10 +19,11 @@
 //! seen by its missing status: the shell is replaced and the model is told.
 
 mod escalation;
+mod next;
 pub(crate) mod status;
 mod streams;
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -30,7 +31,6 @@ use std::time::{Duration, Instant};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::unix::pipe;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::init::{INIT_DEADLINE, Init};
@@ -38,10 +38,11 @@ use super::link::{Answer, Answers};
 use super::process::{gone, host_failed, lost, silent, unexpected};
 use crate::env::{Captured, EnvError, ShellResult};
 use crate::wire::{FromInit, ToInit};
-use escalation::{Escalation, is_idle, kill_command, prepare};
+use escalation::{Escalation, is_idle, kill_command};
+use next::{Next, is_linked, reading_end, tick};
 use status::{End, StatusLine, line, status_line};
 pub(in crate::host) use streams::CAPTURE;
-use streams::{Pipe, Streams, discard, read_terminal};
+use streams::{Streams, discard, read_terminal};
 
 /// Reads of one pipe or terminal before the others have their turn: what is in it at most, and no more of a writer without end.
 const TURNS: usize = 64;
@@ -66,18 +67,11 @@ pub(super) struct Shell {
     /// Of the next command.
     number: u64,
     next: Next,
+    /// The ticks in which the current command began and the one before ended.
+    began: u64,
+    ended: u64,
     /// When limits were looked at.
     looked: Instant,
-}
-
-/// The pipes of the next command's output and errors.
-#[derive(Debug)]
-enum Next {
-    Ready([Pipe; 2]),
-    /// PID 1 takes down what runs before it. Without these it makes new ones.
-    Asked(Answers<FromInit>, Option<[Pipe; 2]>),
-    /// There are none: no shell runs any more.
-    Refused,
 }
 
 /// A command that succeeds within this time has hardly met a limit: what it has is told with a later one, and its answer need not
@@ -192,6 +186,8 @@ impl Shell {
             terminal: watched(master)?,
             number: 1,
             next: Next::Ready([reading_end(out)?, reading_end(err)?]),
+            began: 0,
+            ended: 0,
             looked: Instant::now(),
         })
     }
@@ -202,12 +198,18 @@ impl Shell {
         limit: Duration,
     ) -> Result<(End, [Captured; 3]), EnvError> {
         let began = Instant::now();
-        self.receive_pipes().await?;
-        // Somebody has deleted them: bash would make files of these names.
-        if matches!(&self.next, Next::Ready(pipes) if !pipes.iter().all(is_linked)) {
-            let answers = prepare(&self.link, /*pipes*/ true, /*processes*/ false).await?;
-            self.next = Next::Asked(answers, None);
-            self.receive_pipes().await?;
+        let asked = self.receive_pipes().await?;
+        self.began = tick();
+        if let Next::Ready(pipes) = &self.next {
+            // Somebody has deleted them: bash would make files of these names.
+            let gone = !pipes.iter().all(is_linked);
+            // What the command before has left may look as young as what this one begins.
+            let young = !asked && self.began == self.ended && !self.is_alone();
+            if gone || young {
+                let pipes = (!gone).then(|| pipes.clone());
+                self.ask(pipes, /*processes*/ false).await?;
+                self.receive_pipes().await?;
+            }
         }
         let Next::Ready(pipes) = std::mem::replace(&mut self.next, Next::Refused) else {
             let streams = [(); 3].map(|()| Captured::default());
@@ -232,59 +234,21 @@ impl Shell {
             self.looked = Instant::now();
             self.link.strikes.look();
         }
-        self.next = if look || held || !self.is_alone() {
-            let answers = prepare(&self.link, held, /*processes*/ failed).await?;
-            let pipes = if held {
-                // A daemon must not die of its next line of log.
-                pipes.into_iter().for_each(discard);
-                None
-            } else {
-                Some(pipes)
-            };
-            Next::Asked(answers, pipes)
-        } else {
-            Next::Ready(pipes)
-        };
+        self.next = Next::Ready(pipes.clone());
+        if held {
+            // A daemon must not die of its next line of log.
+            pipes.clone().into_iter().for_each(discard);
+        }
+        if look || held {
+            self.ask((!held).then_some(pipes), /*processes*/ failed)
+                .await?;
+        }
+        self.ended = tick();
         if long {
             // A PID 1 that gives no answer is found out by the next request.
             let _ = self.receive_pipes().await;
         }
         Ok((end, captured))
-    }
-
-    /// No process is left but the shell and PID 1, as far as anybody counts them.
-    fn is_alone(&self) -> bool {
-        self.link.strikes.processes() == Some(2)
-    }
-
-    /// Waits for PID 1 where it was asked, and notes what was used up then.
-    async fn receive_pipes(&mut self) -> Result<(), EnvError> {
-        let Next::Asked(answers, _) = &mut self.next else {
-            return Ok(());
-        };
-        let answer = timeout(INIT_DEADLINE, answers.next())
-            .await
-            .map_err(|_| silent())?;
-        let Answer { message, fds } = answer.ok_or_else(gone)?;
-        let Next::Asked(_, kept) = std::mem::replace(&mut self.next, Next::Refused) else {
-            return Ok(());
-        };
-        match message {
-            FromInit::CommandPrepared { used_up, .. } => {
-                self.link.strikes.note(used_up);
-                let pipes = match (kept, <[OwnedFd; 2]>::try_from(fds)) {
-                    (Some(pipes), _) => pipes,
-                    (None, Ok([out, err])) => [reading_end(out)?, reading_end(err)?],
-                    (None, Err(_)) => {
-                        return Err(host_failed(io::Error::other("PID 1 gave no pipes")));
-                    }
-                };
-                self.next = Next::Ready(pipes);
-            }
-            FromInit::Refused { used_up, .. } => self.link.strikes.note(used_up),
-            other => return Err(unexpected(&other)),
-        }
-        Ok(())
     }
 
     /// Writes what the socket takes; how much that is. A write to a shell that has died fails: its exit tells the rest.
@@ -342,7 +306,7 @@ impl Shell {
                     // Of a line that is not whole nothing is carried out.
                     let whole = rest.is_empty();
                     if !whole {
-                        kill_command(&self.link, libc::SIGKILL, /*shell*/ true).await?;
+                        kill_command(self, libc::SIGKILL, /*shell*/ true).await?;
                     }
                     if !whole || !escalation.strike(self).await? {
                         return Ok(End::TimedOut { shell_lives: false });
@@ -374,7 +338,7 @@ impl Shell {
                     if idle_ticks == 1 {
                         self.ask_again();
                     } else if idle_ticks > 1 {
-                        kill_command(&self.link, libc::SIGKILL, /*shell*/ true).await?;
+                        kill_command(self, libc::SIGKILL, /*shell*/ true).await?;
                         return Ok(End::Broken);
                     }
                 }
@@ -406,17 +370,6 @@ fn watched<T: AsRawFd>(descriptor: T) -> Result<AsyncFd<T>, EnvError> {
     )]
     let watched = AsyncFd::with_interest(descriptor, Interest::READABLE);
     watched.map_err(host_failed)
-}
-
-/// A pipe as PID 1 gives it, which is beside hostile code.
-fn reading_end(pipe: OwnedFd) -> Result<Pipe, EnvError> {
-    let pipe = pipe::Receiver::from_owned_fd(pipe);
-    let pipe = pipe.and_then(pipe::Receiver::into_nonblocking_fd);
-    pipe.map(Arc::new).map_err(host_failed)
-}
-
-fn is_linked(pipe: &Pipe) -> bool {
-    nix::sys::stat::fstat(pipe).is_ok_and(|stat| stat.st_nlink > 0)
 }
 
 fn ended(status: i32) -> String {
