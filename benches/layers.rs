@@ -24,7 +24,7 @@ use common::{PROGRAM, image, rounds, runtime};
 const WALLS: [(&str, &[&str]); 9] = [
     // Naming a step that does not exist changes nothing but this: no network is made ahead.
     ("all walls, its network made at its start", &["Nothing"]),
-    ("without the inherited filters", &["InheritedSeccomp"]),
+    ("without the inherited filter", &["InheritedSeccomp"]),
     ("without the last two filters", &["Seccomp"]),
     ("without Landlock", &["Landlock"]),
     (

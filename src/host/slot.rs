@@ -196,15 +196,20 @@ impl Slot {
         Ok(())
     }
 
-    /// Prepares it for what it was begun for: whatever else is asked for takes another.
+    /// Has it set up as what it was begun for: whatever else is asked for takes another. That it serves is heard by
+    /// whoever takes it.
     pub(super) async fn prepare(&mut self) -> Result<(), HostError> {
-        if let Some(expected) = self.prepared.clone() {
-            let expect = ToInit::Expect(expected.plan.setup.clone());
-            // One that is dead is never taken.
-            let _ = self.init.send(&expect, &[]).await;
-            self.limit(&expected.limits)?;
+        match self.prepared.clone() {
+            Some(expected) => self.order(&expected).await,
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    async fn order(&mut self, wanted: &Wanted) -> Result<(), HostError> {
+        let order = ToInit::SetUp(wanted.plan.setup.clone());
+        // One that is dead already has said why, or the zygote has; and is never taken.
+        let _ = self.init.send(&order, &[]).await;
+        self.limit(&wanted.limits)
     }
 
     fn limit(&mut self, limits: &Limits) -> Result<(), HostError> {
@@ -220,17 +225,9 @@ impl Slot {
         wanted: &Wanted,
         (root, purpose): (String, String),
     ) -> Result<Sent, HostError> {
-        // One that is dead already has said why, or the zygote has.
-        if self.prepared.is_some() {
-            let _ = self.init.send(&ToInit::SetUpAsExpected, &[]).await;
-        } else {
-            let Wanted { plan, limits, .. } = wanted;
-            site.zygote.mount(self.exit.id, &plan.mounts).await?;
-            let _ = self
-                .init
-                .send(&ToInit::SetUp(plan.setup.clone()), &[])
-                .await;
-            self.limit(limits)?;
+        if self.prepared.is_none() {
+            site.zygote.mount(self.exit.id, &wanted.plan.mounts).await?;
+            self.order(wanted).await?;
         }
         self.cloned(site).await?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -245,8 +242,7 @@ impl Slot {
         let answer = self.readiness.next().await;
         let (message, fds) = answer.map_or((None, Vec::new()), |a| (Some(a.message), a.fds));
         let (said, error) = match message {
-            Some(FromInit::Ready { steps_us }) => {
-                tracing::debug!(?steps_us, "sandbox ready");
+            Some(FromInit::Ready) => {
                 let mut fds = fds.into_iter();
                 if self.network == (NetworkSource::New { served: true }) {
                     self.device = fds.next().into();

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use caps::{CapSet, Capability};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
@@ -62,12 +62,17 @@ impl Stage {
     pub(super) fn apply(&mut self, op: &SetupOp) -> io::Result<()> {
         match op {
             SetupOp::BecomeRoot { drop_groups } => become_root(*drop_groups),
-            SetupOp::Scaffold { directories } => {
-                self.enter(tmpfs(4096, 16, 0o755, NODEV | NOSUID)?)?;
+            SetupOp::Scaffold {
+                directories,
+                bytes,
+                inodes,
+            } => {
+                self.enter(tmpfs(*bytes, *inodes, 0o755, NODEV | NOSUID)?)?;
                 directories
                     .iter()
                     .try_for_each(|path| self.directory(path).map(drop))
             }
+            SetupOp::Mount { path } => self.over(path, |directory| clone_tree(directory, c"")),
             SetupOp::EnterRoot => {
                 let root = self.next_mount()?;
                 self.enter(root)
@@ -95,6 +100,7 @@ impl Stage {
                 let mount = tmpfs(*bytes, *inodes, *mode, NODEV | NOSUID)?;
                 attach(mount.as_fd(), self.directory(target)?.as_fd())
             }
+            SetupOp::Resize { target, bytes } => resize(target, *bytes),
             SetupOp::Device { name, major, minor } => self.device(name, (*major, *minor)),
             SetupOp::Symlink { path, target } => {
                 let (parent, name) = split(path)?;
@@ -103,9 +109,14 @@ impl Stage {
             }
             SetupOp::Devpts { max } => self.devpts(*max),
             SetupOp::Bind { target } => self.bind(target),
-            SetupOp::EmptyDirectory { path } => self.over(path, |_| {
-                tmpfs(4096, 1, 0o555, RDONLY | NODEV | NOSUID | NOEXEC)
-            }),
+            SetupOp::EmptyDirectory { path } => {
+                let empty = self.resolve("/sys", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+                self.over(path, |_| {
+                    let mount = clone_tree(empty.as_fd(), c"")?;
+                    set_attributes(mount.as_fd(), RDONLY | NODEV | NOSUID | NOEXEC)?;
+                    Ok(mount)
+                })
+            }
             SetupOp::MaskFile { path } => {
                 let null = self.resolve("/dev/null", OFlag::O_PATH)?;
                 self.over(path, |_| read_only_clone(null.as_fd()))
@@ -119,7 +130,7 @@ impl Stage {
             SetupOp::Hostname(name) => Ok(sethostname(name)?),
             SetupOp::Loopback => process::loopback_up(),
             SetupOp::NetworkDevice(device) => {
-                self.device = Some(networks::make_device(device)?);
+                self.device = Some(networks::make_device(device, "/proc")?);
                 Ok(())
             }
             SetupOp::File { path, content } => write_file(path, content),
@@ -306,6 +317,13 @@ fn tmpfs(bytes: u64, inodes: u64, mode: u32, attributes: u64) -> io::Result<Owne
         ],
         attributes,
     )
+}
+
+fn resize(target: &str, bytes: u64) -> io::Result<()> {
+    let same = MsFlags::MS_REMOUNT | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    let size = format!("size={bytes}");
+    let no = None::<&str>;
+    Ok(mount(no, target, no, same, Some(size.as_str()))?)
 }
 
 /// Never through a link of the image's.

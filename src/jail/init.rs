@@ -19,8 +19,8 @@ use crate::sys::channel::{Channel, Received};
 use crate::sys::fork::SingleThread;
 use crate::sys::{process, pty};
 use crate::wire::{
-    Exec, FileOp, FromInit, Groundwork, RequestId, Setup, SetupFailure, SetupOp, Step, ToInit,
-    decode, encode,
+    Exec, FileOp, FromInit, Groundwork, RequestId, Setup, SetupFailure, SetupOp, ToInit, decode,
+    encode,
 };
 
 /// The kernel ends killed processes within this time, unless one waits for a device.
@@ -37,12 +37,11 @@ pub(super) fn main(
     match set_up(control, zygote, groundwork) {
         Ok(Some(Done {
             setup,
-            steps_us,
             for_host,
             layers,
         })) => {
             let fds: Vec<_> = for_host.iter().map(AsFd::as_fd).collect();
-            let ready = say(control, &FromInit::Ready { steps_us }, &fds);
+            let ready = say(control, &FromInit::Ready, &fds);
             drop(for_host);
             ready
                 .and_then(|()| serve(control, &setup, layers, thread))
@@ -64,7 +63,6 @@ fn say(control: &Channel, message: &FromInit, fds: &[BorrowedFd<'_>]) -> io::Res
 /// A sandbox that is set up.
 struct Done {
     setup: Setup,
-    steps_us: Vec<(Step, u64)>,
     /// The network device, the listener for refused calls.
     for_host: Vec<OwnedFd>,
     layers: Option<Layers>,
@@ -84,8 +82,6 @@ fn set_up(
     let Some(setup) = await_order(control).map_err(|e| failure("read the plan", &e))? else {
         return Ok(None);
     };
-    let began = Instant::now();
-    let elapsed = || u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
     let count = |takes: fn(&SetupOp) -> bool| setup.steps.iter().filter(|op| takes(op)).count();
     let mounts = 1
         + count(|op| matches!(op, SetupOp::Bind { .. }))
@@ -93,10 +89,8 @@ fn set_up(
     stage.mounts = receive_mounts(zygote, mounts)
         .map_err(|e| failure("receive mounts from the zygote", &e))?
         .into_iter();
-    let mut steps_us = vec![(Step("receive mounts".into()), elapsed())];
     for op in &setup.steps {
         stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
-        steps_us.push((op.step(), elapsed()));
     }
     let for_host = [stage.device.take(), stage.listener.take()];
     let for_host: Vec<_> = for_host.into_iter().flatten().collect();
@@ -113,7 +107,6 @@ fn set_up(
     process::close_all_but(&keep).map_err(|e| failure("close descriptors", &e))?;
     Ok(Some(Done {
         setup,
-        steps_us,
         for_host,
         layers,
     }))
@@ -121,20 +114,13 @@ fn set_up(
 
 /// What the host wants of this sandbox; `None` when it wants none.
 fn await_order(control: &Channel) -> io::Result<Option<Setup>> {
-    let mut expected = None;
-    while let Some(message) = control.receive()? {
-        let message = decode(&message.bytes)?;
-        if let ToInit::Expect(setup) = message {
-            expected = Some(setup);
-        } else if let ToInit::SetUp(setup) = message {
-            return Ok(Some(setup));
-        } else if matches!(message, ToInit::SetUpAsExpected) && expected.is_some() {
-            return Ok(expected);
-        } else {
-            return Err(io::Error::other(format!("{message:?} came first")));
-        }
+    let Some(message) = control.receive()? else {
+        return Ok(None);
+    };
+    match decode(&message.bytes)? {
+        ToInit::SetUp(setup) => Ok(Some(setup)),
+        other => Err(io::Error::other(format!("{other:?} came first"))),
     }
-    Ok(None)
 }
 
 fn null_stdio() -> io::Result<()> {
@@ -260,9 +246,7 @@ impl Init<'_> {
     fn request(&mut self, message: Received) -> io::Result<()> {
         let fds = message.fds;
         match decode(&message.bytes)? {
-            ToInit::SetUp(_) | ToInit::Expect(_) | ToInit::SetUpAsExpected => {
-                Err(io::Error::other("this sandbox is set up"))
-            }
+            ToInit::SetUp(_) => Err(io::Error::other("this sandbox is set up")),
             ToInit::Effects { .. } => {
                 self.tell_effects(fds);
                 Ok(())

@@ -28,7 +28,7 @@ use crate::wire::{
 /// start the program anew as `serve`; `forked`, of root's one-shot hosts, does without the new
 /// program. Returns the exit code; the control socket is its stdin.
 ///
-/// `:unfiltered` behind the argument leaves the inherited filters out: where PID 1 installs all in
+/// `:unfiltered` behind the argument leaves the inherited filter out: where PID 1 installs all in
 /// one to report refusals, and for tests that show what these filters stop. Whoever can say it has
 /// the host's rights anyway.
 #[must_use]

@@ -112,7 +112,12 @@ const BARS: [Bar; 23] = [
         Ratio("nth.2000.last", "nth.2000.first"),
         1.5,
     ),
-    most(12, "2,000 down, s", Value("down.2000"), 2.0),
+    most(
+        12,
+        "processes and mounts of 2,000 gone, s",
+        Value("gone.2000"),
+        2.0,
+    ),
     most(
         13,
         "exec as a process, to bubblewrap",

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::task::JoinSet;
 
@@ -24,6 +26,9 @@ const KERNEL: [(&str, &str, &str); 4] = [
     ("SUnreclaim", "slab", "slab that cannot be reclaimed"),
     ("Percpu", "percpu", "memory of each processor"),
 ];
+
+/// Milliseconds until the last of so many has ended, or something is wrong.
+const END: u16 = 60_000;
 
 /// What is held at one moment, in kB.
 struct Held {
@@ -55,7 +60,7 @@ impl Run<'_> {
         }
         filled(&self.launcher).await?;
         let after = Held::now();
-        let down = all_down(sandboxes).await?;
+        let (gone, down) = all_down(sandboxes).await?;
         self.memory(count, &before, &after);
         let edge = (count / 20).max(20).min(count);
         let last = starts.split_off(count - edge);
@@ -67,13 +72,17 @@ impl Run<'_> {
                 self.figures.push(figure);
             }
         }
-        self.figures.push(Figure::value(
-            format!("down.{count}"),
-            format!("{count} at once: all down"),
-            "s",
-            count,
-            down.as_secs_f64(),
-        ));
+        let ends = [
+            ("gone", "processes and mounts gone", gone),
+            ("down", "cgroups and directories gone, too", Some(down)),
+        ];
+        for (key, what, time) in ends {
+            let time = time.map(|time| {
+                let (key, what) = (format!("{key}.{count}"), format!("{count} at once: {what}"));
+                Figure::value(key, what, "s", count, time.as_secs_f64())
+            });
+            self.figures.extend(time);
+        }
         Ok(())
     }
 
@@ -205,8 +214,17 @@ impl Run<'_> {
     }
 }
 
-async fn all_down(sandboxes: Vec<Sandbox>) -> Result<Duration, OverheadError> {
+/// Until the last PID 1 has ended, where so many can be watched, and until nothing of them is left.
+async fn all_down(sandboxes: Vec<Sandbox>) -> Result<(Option<Duration>, Duration), OverheadError> {
+    let watched: Option<Vec<_>> = sandboxes.iter().map(|one| one.pidfd().ok()).collect();
     let began = Instant::now();
+    let watch = std::thread::spawn(move || {
+        for pidfd in watched? {
+            let ended = poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], END);
+            ended.ok().filter(|ended| *ended == 1)?;
+        }
+        Some(began.elapsed())
+    });
     let mut ends = JoinSet::new();
     for sandbox in sandboxes {
         ends.spawn(async move { Ok::<_, OverheadError>(sandbox.discard().await.map(|_| ())?) });
@@ -214,7 +232,8 @@ async fn all_down(sandboxes: Vec<Sandbox>) -> Result<Duration, OverheadError> {
     while let Some(joined) = ends.join_next().await {
         joined.map_err(died)??;
     }
-    Ok(began.elapsed())
+    let down = began.elapsed();
+    Ok((watch.join().unwrap_or_default(), down))
 }
 
 impl Held {

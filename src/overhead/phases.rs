@@ -1,5 +1,6 @@
 //! The times, phase by phase.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use super::sample::{AHEAD, Series, alternate, e, filled, settle, spread};
 use super::{Figure, Options, OverheadError, Phase, Skipped};
 use crate::env::{Env, ExecRequest, ExitStatus, GuestPath};
 use crate::host::{Launcher, LauncherConfig, Sandbox};
+use crate::spec::SandboxSpec;
 
 /// No command that is timed takes longer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,9 +30,11 @@ pub(super) struct Run<'a> {
     pub(super) figures: Vec<Figure>,
     pub(super) conformance: Vec<Conformance>,
     pub(super) skipped: Vec<Skipped>,
+    /// Cold starts so far.
+    cold: Cell<u64>,
 }
 
-/// How far a cold start goes.
+/// How far a start goes.
 #[derive(Clone, Copy)]
 enum To {
     Ready,
@@ -58,6 +62,7 @@ impl<'a> Run<'a> {
             figures: Vec::new(),
             conformance: Vec::new(),
             skipped: Vec::new(),
+            cold: Cell::new(0),
         };
         let sandbox = run.sandbox().await?;
         let checked = Conformance::of(&run.launcher, &sandbox, "the library's sandboxes").await?;
@@ -94,9 +99,18 @@ impl<'a> Run<'a> {
         });
     }
 
+    /// A start of a sandbox of which nothing is there: its limits are no other's, so that only what all have in common
+    /// can have been made ahead.
     async fn cold(&self, to: To) -> Result<Duration, OverheadError> {
+        let mut spec = self.options.spec.clone();
+        self.cold.set(self.cold.get() + 1);
+        spec.limits.pids = spec.limits.pids.map(|pids| pids + self.cold.get());
+        self.start_of(spec, to).await
+    }
+
+    async fn start_of(&self, spec: SandboxSpec, to: To) -> Result<Duration, OverheadError> {
         let began = Instant::now();
-        let sandbox = self.sandbox().await?;
+        let sandbox = self.launcher.sandbox(spec).await?;
         match to {
             To::Ready => {}
             To::Exec(argv) => exec(&sandbox, argv).await?,
@@ -148,19 +162,21 @@ impl<'a> Run<'a> {
             .await?;
             self.figures.push(series.figure(key, what));
         }
-        // Other limits each time: nothing can be made ahead for this one but what all have.
-        let mut spec = self.options.spec.clone();
-        let series = alternate(&self.launcher, self.options.runs, async || {
-            spec.limits.pids = spec.limits.pids.map(|pids| pids + 1);
-            let began = Instant::now();
-            let sandbox = self.launcher.sandbox(spec.clone()).await?;
-            let time = began.elapsed();
-            sandbox.discard().await?;
-            Ok(time)
-        });
-        let what = "cold to ready, unlike all before";
-        let figure = series.await?.figure("start.other", what);
-        self.figures.push(figure);
+        for (key, what, to) in [
+            ("like.ready", "like those before, to ready", To::Ready),
+            ("like.true", "like those before, to /bin/true done", TRUE),
+            (
+                "like.shell",
+                "like those before, to the shell's first answer",
+                To::Shell,
+            ),
+        ] {
+            let series = alternate(&self.launcher, self.options.runs, async || {
+                self.start_of(self.options.spec.clone(), to).await
+            })
+            .await?;
+            self.figures.push(series.figure(key, what));
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use crate::policy;
 use crate::spec::{Limits, Network, Root, SandboxSpec, Seccomp, Upper};
 use crate::wire::{
     ByteString, FilterSet, Groundwork, IdMap, MountSource, Mounts, NetworkDevice, NetworkSource,
-    Profile, RootSource, Setup, SetupOp, SetupPlan, Space, TERMINALS, UpperSource,
+    Profile, RootSource, SHELL_DIRECTORY, Setup, SetupOp, SetupPlan, Space, TERMINALS, UpperSource,
 };
 
 /// What a host offers to each of its sandboxes.
@@ -136,9 +136,7 @@ pub fn groundwork(host: &Host, ids: IdMap, network: NetworkSource) -> Groundwork
             drop_groups: host.setgroups,
         },
         SetupOp::Guard,
-        SetupOp::Scaffold {
-            directories: names(&SCAFFOLD),
-        },
+        scaffold(),
         SetupOp::Proc,
     ];
     devices(&mut steps);
@@ -192,13 +190,10 @@ pub fn plan(
     let layers = spec.record_effects && matches!(spec.root, Root::Overlay { .. });
     let mut steps = vec![SetupOp::EnterRoot];
     steps.extend(layers.then_some(SetupOp::Layers));
-    steps.extend(
-        names(&SCAFFOLD)
-            .into_iter()
-            .map(|path| SetupOp::Move { path }),
-    );
-    steps.push(tmpfs(Space::SharedMemory, &spec.limits, 0o1777));
-    steps.push(tmpfs(Space::ShellFiles, &spec.limits, 0o700));
+    let moved = names(&SCAFFOLD)
+        .into_iter()
+        .chain(names(&[SHELL_DIRECTORY]));
+    steps.extend(moved.map(|path| SetupOp::Move { path }));
     for bind in &spec.binds {
         check_target(&bind.target)?;
         steps.push(SetupOp::Bind {
@@ -206,6 +201,7 @@ pub fn plan(
         });
     }
     steps.push(SetupOp::Pivot);
+    steps.extend(resized(&spec.limits));
     steps.extend(resolvers(spec, host));
     steps.push(SetupOp::Hostname(spec.hostname.clone()));
     steps.push(SetupOp::Workdir(spec.workdir.clone()));
@@ -306,8 +302,20 @@ fn root(
     })
 }
 
+/// It lives on as `/dev`: so much room has that.
+fn scaffold() -> SetupOp {
+    let (bytes, inodes) = room(Space::Devices, &Limits::default());
+    SetupOp::Scaffold {
+        directories: names(&SCAFFOLD),
+        bytes,
+        inodes,
+    }
+}
+
 fn devices(setup: &mut Vec<SetupOp>) {
-    setup.push(tmpfs(Space::Devices, &Limits::default(), 0o755));
+    setup.push(SetupOp::Mount {
+        path: Space::Devices.path().to_owned(),
+    });
     for (name, major, minor) in DEVICES {
         setup.push(SetupOp::Device {
             name: name.to_owned(),
@@ -328,6 +336,8 @@ fn devices(setup: &mut Vec<SetupOp>) {
         });
     }
     setup.push(SetupOp::Devpts { max: TERMINALS });
+    setup.push(tmpfs(Space::SharedMemory, 0o1777));
+    setup.push(tmpfs(Space::ShellFiles, 0o700));
     setup.push(SetupOp::EmptyDirectory {
         path: "/sys".to_owned(),
     });
@@ -348,14 +358,26 @@ pub fn room(space: Space, limits: &Limits) -> (u64, u64) {
     }
 }
 
-fn tmpfs(space: Space, limits: &Limits, mode: u32) -> SetupOp {
-    let (bytes, inodes) = room(space, limits);
+/// With the room that it mostly has; see [`resized`].
+fn tmpfs(space: Space, mode: u32) -> SetupOp {
+    let (bytes, inodes) = room(space, &Limits::default());
     SetupOp::Tmpfs {
         target: space.path().to_owned(),
         bytes,
         inodes,
         mode,
     }
+}
+
+fn resized(limits: &Limits) -> impl Iterator<Item = SetupOp> {
+    [Space::SharedMemory, Space::ShellFiles]
+        .into_iter()
+        .map(|space| (space, room(space, limits).0))
+        .filter(|(space, bytes)| *bytes != room(*space, &Limits::default()).0)
+        .map(|(space, bytes)| SetupOp::Resize {
+            target: space.path().to_owned(),
+            bytes,
+        })
 }
 
 fn limits(limits: &Limits, host: &Host, setup: &mut Vec<SetupOp>) {

@@ -1,6 +1,6 @@
 //! Which system calls are refused, and how: data that PID 1 makes filters of and the host explains.
 //!
-//! Pure: no file, no system call. A filter has one answer, so each table has one.
+//! Pure: no file, no system call. Each table has one answer.
 //!
 //! | table | installed by | answer |
 //! |---|---|---|

@@ -1,7 +1,7 @@
 //! The system call policy, as data: what is refused, in groups whose names a report shows.
 //!
 //! Everything that is not named here and existed in Linux 6.18 is allowed: the images hold arbitrary
-//! software. Tests hold this table beside the filters that seccompiler makes of it.
+//! software. Tests hold this table beside the filters that are made of it.
 
 use libc::c_long;
 

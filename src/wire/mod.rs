@@ -121,12 +121,8 @@ pub enum FromZygote {
 /// Host to PID 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Finish the sandbox. The first message but for [`ToInit::Expect`], and never again.
+    /// Finish the sandbox. The first message, and never again.
     SetUp(Setup),
-    /// Be ready to finish it so.
-    Expect(Setup),
-    /// Finish it as expected.
-    SetUpAsExpected,
     /// Run a program. Descriptors: its stdin, stdout, stderr.
     Exec(Exec),
     /// Kill every process of a running program's session.
@@ -217,10 +213,7 @@ pub struct Exec {
 pub enum FromInit {
     /// Every step of the plan is done. Descriptors, where the plan has them: the device of [`SetupOp::NetworkDevice`],
     /// the listener of [`FilterSet::Reported`].
-    Ready {
-        /// Microseconds since [`ToInit::SetUp`] came, at the end of each step.
-        steps_us: Vec<(Step, u64)>,
-    },
+    Ready,
     /// A step failed.
     Failed(SetupFailure),
     /// A program, shell or file operation ended.
@@ -297,7 +290,7 @@ impl FromInit {
     #[must_use]
     pub fn id(&self) -> RequestId {
         match self {
-            Self::Ready { .. } | Self::Failed(_) => 0,
+            Self::Ready | Self::Failed(_) => 0,
             Self::Exited { id, .. }
             | Self::Refused { id, .. }
             | Self::Terminal { id }

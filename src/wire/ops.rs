@@ -136,11 +136,21 @@ pub enum SetupOp {
         /// `setgroups` is allowed in this namespace.
         drop_groups: bool,
     },
-    /// Put an empty tree over the old `/`, for the mounts that need no image. The old one is reachable
+    /// Put a tmpfs over the old `/`, for the mounts that need no image. The old one is reachable
     /// until [`SetupOp::Pivot`]: steps before need its `/proc` and `/dev`.
     Scaffold {
         /// What is in it.
         directories: Vec<String>,
+        /// Its size.
+        bytes: u64,
+        /// Its files.
+        inodes: u64,
+    },
+    /// Make a directory of the scaffold a mount, which outlives it. For what could be a tmpfs of its own: each file system
+    /// costs every memory cgroup of the machine, for as long as it runs, 16 bytes for its shrinker (mm/shrinker.c).
+    Mount {
+        /// Absolute path, in both.
+        path: String,
     },
     /// Put the root mount over that.
     EnterRoot,
@@ -163,6 +173,13 @@ pub enum SetupOp {
         inodes: u64,
         /// Permission bits of its root.
         mode: u32,
+    },
+    /// Another size for a tmpfs of the groundwork. After [`SetupOp::Pivot`].
+    Resize {
+        /// Absolute path inside.
+        target: String,
+        /// Its size.
+        bytes: u64,
     },
     /// A host device, verified by number (CVE-2025-31133: never trust a path for it). Before [`SetupOp::Pivot`].
     Device {
@@ -190,7 +207,7 @@ pub enum SetupOp {
         /// Absolute path inside.
         target: String,
     },
-    /// An empty, read-only directory over one of the kernel's.
+    /// The scaffold's `/sys`, which is empty, over itself or a directory of the kernel's; read-only.
     EmptyDirectory {
         /// Absolute path inside; nothing is done where there is none.
         path: String,
@@ -298,11 +315,13 @@ impl SetupOp {
         let name = match self {
             Self::BecomeRoot { .. } => "become root of the user namespace".to_owned(),
             Self::Scaffold { .. } => "mount a scaffold".to_owned(),
+            Self::Mount { path } => format!("mount {path}"),
             Self::EnterRoot => "attach the root file system".to_owned(),
             Self::Layers => "keep the layers of the root".to_owned(),
             Self::Move { path } => format!("move {path}"),
             Self::Proc => "mount /proc".to_owned(),
             Self::Tmpfs { target, .. } => format!("mount tmpfs on {target}"),
+            Self::Resize { target, .. } => format!("resize {target}"),
             Self::Device { name, .. } => format!("bind /dev/{name}"),
             Self::Symlink { path, .. } => format!("link {path}"),
             Self::Devpts { .. } => "mount /dev/pts".to_owned(),

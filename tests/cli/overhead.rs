@@ -25,7 +25,9 @@ fn overhead_as_json() {
             "start.true",
             "start.shell",
             "start.python",
-            "start.other"
+            "like.ready",
+            "like.true",
+            "like.shell"
         ]
     );
     for figure in figures {

@@ -40,7 +40,7 @@ for pid in filter(str.isdigit, os.listdir('/proc')):
         if int(fields[field], 16) != value: breach(pid, field, fields[field].strip())
     if fields['NoNewPrivs'].strip() != '1': breach(pid, 'no_new_privs')
     if fields['Seccomp'].strip() != '2': breach(pid, 'seccomp', fields['Seccomp'])
-    if fields['Seccomp_filters'].strip() != '4': breach(pid, 'filters', fields['Seccomp_filters'])
+    if fields['Seccomp_filters'].strip() != '3': breach(pid, 'filters', fields['Seccomp_filters'])
 "#,
     )
     .await
