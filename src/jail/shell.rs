@@ -63,7 +63,7 @@ impl Shell {
             }),
             terminal: true,
         };
-        // Prompts, traces and complaints about the constant lines are of no interest.
+        // Prompts, traces and complaints about our lines are of no interest.
         let null = null()?;
         let stdio = [lines.as_fd(), lines.as_fd(), null.as_fd()];
         let pid = exec::run(context, &request, stdio, Some(pty.slave.as_fd()))?;
