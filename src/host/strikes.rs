@@ -63,6 +63,11 @@ impl Strikes {
         self.events.processes()
     }
 
+    /// Bytes of a command's text: as many as the shell's own files may have.
+    pub(super) fn longest_command(&self) -> u64 {
+        room(Space::ShellFiles, &self.limits).0
+    }
+
     /// Reads what the kernel has counted.
     pub(super) fn look(&self) {
         let counts = self.events.read();

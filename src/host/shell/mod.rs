@@ -36,7 +36,7 @@ use tokio::time::{MissedTickBehavior, interval_at, timeout};
 use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answer, Answers};
 use super::process::{gone, host_failed, lost, silent, unexpected};
-use crate::env::{Captured, EnvError, ShellResult};
+use crate::env::{Captured, EnvError, FileError, GuestPath, ShellResult};
 use crate::wire::{FromInit, ToInit};
 use escalation::{Escalation, is_idle, kill_command};
 use next::{Next, is_linked, reading_end, tick};
@@ -97,6 +97,13 @@ pub(super) async fn run(
         let shell = slot
             .as_mut()
             .ok_or_else(|| EnvError::Infrastructure("no shell".into()))?;
+        // Bash keeps it in memory, of which there is so much.
+        if command.len() as u64 > shell.link.strikes.longest_command() {
+            return Err(EnvError::File {
+                path: GuestPath::from("a command of this length"),
+                error: FileError::NoSpace,
+            });
+        }
         let (end, streams) = match shell.run(command, limit).await {
             Ok(done) => done,
             Err(error) => {
