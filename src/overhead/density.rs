@@ -52,8 +52,9 @@ impl Run<'_> {
         let before = Held::now();
         let (mut starts, mut sandboxes) = (Vec::new(), Vec::new());
         for _ in 0..count {
+            let spec = self.unlike_others();
             let began = Instant::now();
-            let sandbox = self.sandbox().await?;
+            let sandbox = self.launcher.sandbox(spec).await?;
             starts.push(began.elapsed());
             shell(&sandbox, ":").await?;
             sandboxes.push(sandbox);

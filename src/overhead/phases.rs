@@ -99,13 +99,17 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// A start of a sandbox of which nothing is there: its limits are no other's, so that only what all have in common
-    /// can have been made ahead.
-    async fn cold(&self, to: To) -> Result<Duration, OverheadError> {
+    /// A sandbox of which nothing is there when it is asked for: its limits are no other's, so that only what all have in
+    /// common can have been made ahead.
+    pub(super) fn unlike_others(&self) -> SandboxSpec {
         let mut spec = self.options.spec.clone();
         self.cold.set(self.cold.get() + 1);
         spec.limits.pids = spec.limits.pids.map(|pids| pids + self.cold.get());
-        self.start_of(spec, to).await
+        spec
+    }
+
+    async fn cold(&self, to: To) -> Result<Duration, OverheadError> {
+        self.start_of(self.unlike_others(), to).await
     }
 
     async fn start_of(&self, spec: SandboxSpec, to: To) -> Result<Duration, OverheadError> {
