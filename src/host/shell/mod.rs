@@ -70,6 +70,8 @@ pub(super) struct Shell {
     /// The ticks in which the current command began and the one before ended.
     began: u64,
     ended: u64,
+    /// PID 1 has listed what ran since that end.
+    listed: bool,
     /// When limits were looked at.
     looked: Instant,
 }
@@ -195,6 +197,7 @@ impl Shell {
             next: Next::Ready([reading_end(out)?, reading_end(err)?]),
             began: 0,
             ended: 0,
+            listed: true,
             looked: Instant::now(),
         })
     }
@@ -205,13 +208,13 @@ impl Shell {
         limit: Duration,
     ) -> Result<(End, [Captured; 3]), EnvError> {
         let began = Instant::now();
-        let asked = self.receive_pipes().await?;
+        self.receive_pipes().await?;
         self.began = tick();
         if let Next::Ready(pipes) = &self.next {
             // Somebody has deleted them: bash would make files of these names.
             let gone = !pipes.iter().all(is_linked);
             // What the command before has left may look as young as what this one begins.
-            let young = !asked && self.began == self.ended && !self.is_alone();
+            let young = !self.listed && self.began == self.ended && !self.is_alone();
             if gone || young {
                 let pipes = (!gone).then(|| pipes.clone());
                 self.ask(pipes, /*processes*/ false).await?;
@@ -229,6 +232,7 @@ impl Shell {
             let begins = self.link.send(&ToInit::CommandBegins, &[]);
             begins.await.map_err(lost)?;
         }
+        self.listed = false;
         let line = line(self.number, command);
         let rest = line.get(self.write(&line)..).unwrap_or_default();
         let end = self.wait(&mut streams, rest, began + limit).await?;

@@ -50,32 +50,33 @@ impl Shell {
         self.link.strikes.processes() == Some(2)
     }
 
-    /// Waits for PID 1 where it was asked, and notes what was used up then; says whether it was.
-    pub(super) async fn receive_pipes(&mut self) -> Result<bool, EnvError> {
+    /// Waits for PID 1 where it was asked, and notes what was used up then.
+    pub(super) async fn receive_pipes(&mut self) -> Result<(), EnvError> {
         let Next::Asked(answers, _) = &mut self.next else {
-            return Ok(false);
+            return Ok(());
         };
         let answer = timeout(INIT_DEADLINE, answers.next())
             .await
             .map_err(|_| silent())?;
         let Answer { message, fds } = answer.ok_or_else(gone)?;
         let Next::Asked(_, kept) = std::mem::replace(&mut self.next, Next::Refused) else {
-            return Ok(false);
+            return Ok(());
         };
         if let FromInit::Refused { used_up, .. } = message {
             self.link.strikes.note(used_up);
-            return Ok(true);
+            return Ok(());
         }
         let FromInit::CommandPrepared { used_up, .. } = message else {
             return Err(unexpected(&message));
         };
         self.link.strikes.note(used_up);
+        self.listed = true;
         self.next = Next::Ready(match (kept, <[OwnedFd; 2]>::try_from(fds)) {
             (Some(pipes), _) => pipes,
             (None, Ok([out, err])) => [reading_end(out)?, reading_end(err)?],
             (None, Err(_)) => return Err(host_failed(io::Error::other("PID 1 gave no pipes"))),
         });
-        Ok(true)
+        Ok(())
     }
 }
 
