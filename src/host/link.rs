@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::socket::{Shutdown, shutdown};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
@@ -57,7 +58,8 @@ impl<M: DeserializeOwned + Send + 'static> Link<M> {
             deprecated,
             reason = "its successor is unsafe; a Channel keeps its descriptor all its life"
         )]
-        let channel = Arc::new(AsyncFd::new(channel)?);
+        // Not for room to write: the peer would wake us with each message that it reads.
+        let channel = Arc::new(AsyncFd::with_interest(channel, Interest::READABLE)?);
         let waiting = Arc::new(Mutex::new(Waiting {
             requests: HashMap::new(),
             closed: false,
@@ -107,9 +109,15 @@ impl<M: DeserializeOwned + Send + 'static> Link<M> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             result => return result,
         }
+        let again = self.channel.get_ref().as_fd().try_clone_to_owned()?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; an OwnedFd keeps its number all its life"
+        )]
+        let room = AsyncFd::with_interest(again, Interest::WRITABLE)?;
         loop {
-            let mut ready = self.channel.writable().await?;
-            match ready.try_io(|channel| channel.get_ref().send(&bytes, fds)) {
+            let mut ready = room.writable().await?;
+            match ready.try_io(|_| self.channel.get_ref().send(&bytes, fds)) {
                 Ok(result) => return result,
                 Err(_would_block) => {}
             }

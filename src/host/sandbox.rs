@@ -386,6 +386,7 @@ impl Env for Sandbox {
         let (stdout, stderr) = (stdout.finish(), stderr.finish());
         let (status, stopped) = waited?;
         let failed = status != ExitStatus::Code(0);
+        self.link.strikes.look();
         let mut struck = self.link.strikes.since(before, failed)?;
         struck.extend(self.network.iter().flat_map(|one| one.struck(failed)));
         let timed_out = stopped.is_some();

@@ -26,7 +26,7 @@ pub(super) struct Strikes {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When the last command ended.
+    /// At the last look.
     counts: Counts,
     now: UsedUp,
     /// What the caller knows already.
@@ -53,10 +53,25 @@ impl Strikes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the kernel had counted when the last command ended: needs no reading, and what a job in
-    /// the background met since then is the next command's to tell.
+    /// What the kernel had counted at the last look: needs no reading, and what was met since then is the next command's to tell.
     pub(super) fn last(&self) -> Counts {
         self.state().counts
+    }
+
+    /// Processes that live, where that is counted.
+    pub(super) fn processes(&self) -> Option<u64> {
+        self.events.processes()
+    }
+
+    /// Bytes of a command's text: as many as the shell's own files may have.
+    pub(super) fn longest_command(&self) -> u64 {
+        room(Space::ShellFiles, &self.limits).0
+    }
+
+    /// Reads what the kernel has counted.
+    pub(super) fn look(&self) {
+        let counts = self.events.read();
+        self.state().counts = counts;
     }
 
     /// Takes down what PID 1 found.
@@ -79,14 +94,13 @@ impl Strikes {
         state.now = used_up;
     }
 
-    /// What struck since `before`. A disk that stays full is told again only to a command that failed.
+    /// What struck from `before` to the last look. A disk that stays full is told again only to a command that failed.
     ///
     /// # Errors
     /// Not this sandbox's memory was used up, but the host's.
     pub(super) fn since(&self, before: Counts, failed: bool) -> Result<Vec<LimitHit>, EnvError> {
-        let counts = self.events.read();
         let mut state = self.state();
-        state.counts = counts;
+        let counts = state.counts;
         let since = counts.since(before);
         if since.killed > 0 && !self.events.was_at_memory_limit() {
             return Err(host_memory(since.killed));

@@ -68,9 +68,7 @@ impl Stage {
                 inodes,
             } => {
                 self.enter(tmpfs(*bytes, *inodes, 0o755, NODEV | NOSUID)?)?;
-                directories
-                    .iter()
-                    .try_for_each(|path| self.directory(path).map(drop))
+                self.make_directories(directories)
             }
             SetupOp::Mount { path } => self.over(path, |directory| clone_tree(directory, c"")),
             SetupOp::EnterRoot => {
@@ -82,11 +80,7 @@ impl Stage {
                 self.layers = Some(Layers { upper, lower });
                 Ok(())
             }
-            SetupOp::Move { path } => {
-                let from = self.old.as_ref().ok_or(Errno::ENOENT)?;
-                let mount = resolve_in(from, path, OFlag::O_PATH)?;
-                Ok(attach(mount.as_fd(), self.directory(path)?.as_fd())?)
-            }
+            SetupOp::Move { path } => self.take_over(path),
             SetupOp::Proc => {
                 let proc = new_fs(c"proc", &[], NODEV | NOSUID | NOEXEC)?;
                 attach(proc.as_fd(), self.directory("/proc")?.as_fd())
@@ -109,19 +103,14 @@ impl Stage {
             }
             SetupOp::Devpts { max } => self.devpts(*max),
             SetupOp::Bind { target } => self.bind(target),
-            SetupOp::EmptyDirectory { path } => {
+            SetupOp::EmptyDirectory { path } => self.over(path, |_| {
                 let empty = self.resolve("/sys", OFlag::O_PATH | OFlag::O_DIRECTORY)?;
-                self.over(path, |_| {
-                    let mount = clone_tree(empty.as_fd(), c"")?;
-                    set_attributes(mount.as_fd(), RDONLY | NODEV | NOSUID | NOEXEC)?;
-                    Ok(mount)
-                })
-            }
-            SetupOp::MaskFile { path } => {
-                let null = self.resolve("/dev/null", OFlag::O_PATH)?;
-                self.over(path, |_| read_only_clone(null.as_fd()))
-            }
-            SetupOp::ReadOnly { path } => self.over(path, read_only_clone),
+                restricted(empty.as_fd(), RDONLY | NODEV | NOSUID | NOEXEC)
+            }),
+            SetupOp::MaskFile { path } => self.over(path, |_| {
+                restricted(self.resolve("/dev/null", OFlag::O_PATH)?.as_fd(), RDONLY)
+            }),
+            SetupOp::ReadOnly { path } => self.over(path, |target| restricted(target, RDONLY)),
             SetupOp::AllowPing { groups } => {
                 let range = format!("0 {}", groups.saturating_sub(1));
                 self.write("/proc/sys/net/ipv4/ping_group_range", &range)
@@ -151,11 +140,27 @@ impl Stage {
         }
     }
 
+    /// In a tree that is ours alone, parents first.
+    fn make_directories(&self, paths: &[String]) -> io::Result<()> {
+        for path in paths {
+            let mode = Mode::from_bits_truncate(0o755);
+            mkdirat(&self.root, path.trim_start_matches('/'), mode)?;
+        }
+        Ok(())
+    }
+
     /// Stacks a mount on `/` and goes on in it.
     fn enter(&mut self, root: OwnedFd) -> io::Result<()> {
         attach(root.as_fd(), open_directory("/")?.as_fd())?;
         self.old = Some(std::mem::replace(&mut self.root, root));
         Ok(())
+    }
+
+    /// Moves a mount from the tree before.
+    fn take_over(&self, path: &str) -> io::Result<()> {
+        let from = self.old.as_ref().ok_or(Errno::ENOENT)?;
+        let mount = resolve_in(from, path, OFlag::O_PATH)?;
+        attach(mount.as_fd(), self.directory(path)?.as_fd())
     }
 
     fn next_mount(&mut self) -> io::Result<OwnedFd> {
@@ -176,8 +181,7 @@ impl Stage {
         if !is_device || found != (number.0.into(), number.1.into()) {
             return Err(io::Error::other("the host's node is not that device"));
         }
-        let mount = clone_tree(node.as_fd(), c"")?;
-        set_attributes(mount.as_fd(), NOSUID | NOEXEC)?;
+        let mount = restricted(node.as_fd(), NOSUID | NOEXEC)?;
         attach(mount.as_fd(), self.file(&path)?.as_fd())
     }
 
@@ -298,9 +302,10 @@ fn open_directory(path: &str) -> io::Result<OwnedFd> {
     )?)
 }
 
-fn read_only_clone(target: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// One more mount of a file or directory, with these attributes.
+fn restricted(target: BorrowedFd<'_>, attributes: u64) -> io::Result<OwnedFd> {
     let mount = clone_tree(target, c"")?;
-    set_attributes(mount.as_fd(), RDONLY)?;
+    set_attributes(mount.as_fd(), attributes)?;
     Ok(mount)
 }
 

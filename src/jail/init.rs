@@ -117,10 +117,11 @@ fn await_order(control: &Channel) -> io::Result<Option<Setup>> {
     let Some(message) = control.receive()? else {
         return Ok(None);
     };
-    match decode(&message.bytes)? {
-        ToInit::SetUp(setup) => Ok(Some(setup)),
-        other => Err(io::Error::other(format!("{other:?} came first"))),
+    let message = decode(&message.bytes)?;
+    if let ToInit::SetUp(setup) = message {
+        return Ok(Some(setup));
     }
+    Err(io::Error::other(format!("{message:?} came first")))
 }
 
 fn null_stdio() -> io::Result<()> {
@@ -281,10 +282,10 @@ impl Init<'_> {
             }
             ToInit::StartShell { id, env, cwd } => {
                 match Shell::start(&self.context, &env, &cwd, fds) {
-                    Ok((shell, master, status)) => {
+                    Ok((shell, fds)) => {
                         self.running.insert(shell.pid, id);
                         self.shell = Some(shell);
-                        let fds = [master.as_fd(), status.as_fd()];
+                        let fds = fds.each_ref().map(AsFd::as_fd);
                         self.say(&FromInit::ShellStarted { id }, &fds)
                     }
                     Err(error) => self.refuse(id, &error),
@@ -296,12 +297,17 @@ impl Init<'_> {
             }
             ToInit::PrepareCommand {
                 id,
-                number,
+                pipes,
                 processes,
-            } => self.prepare_command(id, number, processes),
-            ToInit::KillCommand { id, signal, shell } => {
+            } => self.prepare_command(id, pipes, processes),
+            ToInit::KillCommand {
+                id,
+                began,
+                signal,
+                shell,
+            } => {
                 if let Some(running) = &self.shell {
-                    running.kill_command(signal, shell);
+                    running.kill_command(began, signal, shell);
                 }
                 self.say(&FromInit::Killed { id }, &[])
             }
@@ -387,14 +393,14 @@ impl Init<'_> {
         }
     }
 
-    fn prepare_command(&mut self, id: RequestId, number: u64, processes: bool) -> io::Result<()> {
+    fn prepare_command(&mut self, id: RequestId, pipes: bool, processes: bool) -> io::Result<()> {
         let Some(shell) = self.shell.as_mut() else {
             return self.refuse(id, &io::Error::other("no shell runs"));
         };
         let used_up = used_up::now(processes);
-        match shell.prepare(number) {
-            Ok(files) => {
-                let fds = files.each_ref().map(AsFd::as_fd);
+        match shell.prepare(pipes) {
+            Ok(pipes) => {
+                let fds: Vec<_> = pipes.iter().map(AsFd::as_fd).collect();
                 self.say(&FromInit::CommandPrepared { id, used_up }, &fds)
             }
             Err(error) => self.refuse(id, &error),

@@ -1,7 +1,8 @@
 //! The processes of a sandbox, as PID 1 sees them in /proc.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 
 /// Processes whose names are read at once.
 const MAX_NAMES: usize = 128;
@@ -24,10 +25,17 @@ pub(super) fn all() -> BTreeMap<i32, Process> {
         .flatten()
         .filter_map(|entry| {
             let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-            Some((pid, parse(&stat)?))
+            Some((pid, parse(&stat(pid)?)?))
         })
         .collect()
+}
+
+/// `/proc/PID/stat`, in one read: the kernel makes it anew for each.
+fn stat(pid: i32) -> Option<Vec<u8>> {
+    let mut stat = vec![0; 1024];
+    let count = File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut stat));
+    stat.truncate(count.ok()?);
+    Some(stat)
 }
 
 /// The command name in the second field may hold anything, `)` included: fields count from the last one.
@@ -69,8 +77,7 @@ pub(super) fn cpu_ticks() -> u64 {
     };
     let of_process = |name: std::ffi::OsString| {
         let pid: i32 = name.to_str()?.parse().ok()?;
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let [own, children] = ticks(&stat)?;
+        let [own, children] = ticks(&stat(pid)?)?;
         Some(if pid == 1 { children } else { own + children })
     };
     entries
@@ -112,18 +119,20 @@ pub(super) fn family(all: &BTreeMap<i32, Process>, leader: i32) -> BTreeSet<i32>
     }
 }
 
-/// What began since `before` and belongs to the shell or to nobody, never to an older job.
+/// What began at the tick `began` or later, was not there `before`, and belongs to the shell or to nobody, never to an older job.
 ///
-/// A new process belongs to the nearest ancestor that is in `before`.
+/// A new process belongs to its nearest ancestor that is older.
 pub(super) fn began_since(
+    began: u64,
     before: &BTreeMap<i32, Process>,
     now: &BTreeMap<i32, Process>,
     shell: i32,
 ) -> Vec<i32> {
     let is_old = |pid: &i32, process: &Process| {
-        before
-            .get(pid)
-            .is_some_and(|old| old.started == process.started)
+        process.started < began
+            || before
+                .get(pid)
+                .is_some_and(|old| old.started == process.started)
     };
     now.iter()
         .filter(|(pid, process)| !is_old(pid, process) && **pid != shell && **pid != 1)
@@ -199,9 +208,11 @@ mod tests {
         now.insert(11, process(2, 2, 50)); // child of the shell
         now.insert(12, process(11, 12, 51)); // its child, in a session of its own
         now.insert(13, process(1, 13, 52)); // an orphan
-        assert_eq!(began_since(&before, &now, 2), [11, 12, 13]);
+        assert_eq!(began_since(3, &before, &now, 2), [11, 12, 13]);
+        // Who was there when the command began is older, listed or not.
+        assert_eq!(began_since(51, &before, &now, 2), [13]);
         now.insert(3, process(2, 2, 60)); // the number of job 3 was taken over
-        assert_eq!(began_since(&before, &now, 2), [3, 10, 11, 12, 13]);
+        assert_eq!(began_since(3, &before, &now, 2), [3, 10, 11, 12, 13]);
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! PID 1's part of the persistent shell: its process, its terminal, and the files of each command.
+//! PID 1's part of the persistent shell: its process, its terminal, and the pipes of its commands.
 //!
-//! Bash takes constant lines from a pipe of the host's (see `host/shell.rs`). What varies goes
-//! through three files that PID 1 makes anew for every command in a tmpfs of their own: `c` the
-//! command's text, `o` and `e` named pipes for its output. A daemon that an earlier command left
-//! holds that command's pipes, not the next one's. Status lines come through the named pipe `s`.
+//! Bash takes its lines from a socket of the host's (see `host/shell/mod.rs`). What commands print goes
+//! through two named pipes in a tmpfs of their own, `o` and `e`, which serve one command after the other. A
+//! daemon that an earlier command left holds that command's pipes: then new ones take their names.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -25,30 +24,29 @@ use crate::wire::{ByteString, Exec, SHELL_DIRECTORY};
 #[derive(Debug)]
 pub(super) struct Shell {
     pub(super) pid: i32,
-    /// The pipe of its lines, as `/proc/PID/fd/0` names it.
+    /// The socket of its lines, as `/proc/PID/fd/0` names it.
     lines: String,
     /// Held open: a terminal that nobody has open loses its session.
     _terminal: OwnedFd,
-    /// Processes that were there before the current command.
+    /// Processes that were there when last asked: before the current command.
     before: BTreeMap<i32, Process>,
 }
 
 impl Shell {
-    /// Starts bash; gives its terminal's master and the pipe of its status lines.
+    /// Starts bash; gives its terminal's master, and the reading ends of the pipes of its commands.
     pub(super) fn start(
         context: &Context<'_>,
         env: &[(ByteString, ByteString)],
         cwd: &ByteString,
         fds: Vec<OwnedFd>,
-    ) -> io::Result<(Self, OwnedFd, OwnedFd)> {
+    ) -> io::Result<(Self, [OwnedFd; 3])> {
         let lines = fds
             .into_iter()
             .next()
-            .ok_or_else(|| io::Error::other("no pipe came"))?;
+            .ok_or_else(|| io::Error::other("no socket came"))?;
         let inode = nix::sys::stat::fstat(&lines)?.st_ino;
-        clear()?;
-        mkfifo(path('s', None).as_str(), Mode::from_bits_truncate(0o600))?;
-        let status = open_pipe(&path('s', None), /*writable*/ true)?;
+        let [out, err] = new_pipes()?;
+        let before = processes::all();
         let pty = pty::open("/dev/ptmx")?;
         pty::make_silent(pty.slave.as_fd())?;
         let request = Exec {
@@ -65,60 +63,30 @@ impl Shell {
             }),
             terminal: true,
         };
-        // Prompts, traces and complaints about the constant lines are of no interest.
+        // Prompts, traces and complaints about our lines are of no interest.
         let null = null()?;
-        let stdio = [lines.as_fd(), null.as_fd(), null.as_fd()];
+        let stdio = [lines.as_fd(), lines.as_fd(), null.as_fd()];
         let pid = exec::run(context, &request, stdio, Some(pty.slave.as_fd()))?;
         let shell = Self {
             pid,
-            lines: format!("pipe:[{inode}]"),
+            lines: format!("socket:[{inode}]"),
             _terminal: pty.slave,
-            before: BTreeMap::new(),
+            before,
         };
-        Ok((shell, pty.master, status.into()))
+        Ok((shell, [pty.master, out, err]))
     }
 
-    /// Makes the files of command `number`; gives the text's file and the reading ends of output and errors.
-    pub(super) fn prepare(&mut self, number: u64) -> io::Result<[OwnedFd; 3]> {
-        if let Some(last) = number.checked_sub(1) {
-            for kind in ['c', 'o', 'e'] {
-                let _ = fs::remove_file(path(kind, Some(last)));
-            }
-        }
-        let files = match Self::make_files(number) {
-            Ok(files) => files,
-            Err(_) => {
-                // Somebody filled the directory, which is for nothing else.
-                for entry in fs::read_dir(SHELL_DIRECTORY)?.flatten() {
-                    if entry.file_name() != "s" {
-                        let _ = fs::remove_file(entry.path());
-                        let _ = fs::remove_dir_all(entry.path());
-                    }
-                }
-                Self::make_files(number)?
-            }
-        };
+    /// Takes down what runs before the next command; gives new pipes if it needs them.
+    pub(super) fn prepare(&mut self, new: bool) -> io::Result<Vec<OwnedFd>> {
+        let pipes = if new { new_pipes()?.into() } else { Vec::new() };
         self.before = processes::all();
-        Ok(files)
+        Ok(pipes)
     }
 
-    fn make_files(number: u64) -> io::Result<[OwnedFd; 3]> {
-        let text = File::options()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path('c', Some(number)))?;
-        let pipe = |kind| {
-            let path = path(kind, Some(number));
-            mkfifo(path.as_str(), Mode::from_bits_truncate(0o666))?;
-            open_pipe(&path, /*writable*/ false).map(OwnedFd::from)
-        };
-        Ok([text.into(), pipe('o')?, pipe('e')?])
-    }
-
-    /// Signals what began since [`Self::prepare`]; the shell itself only when asked.
-    pub(super) fn kill_command(&self, signal: i32, shell: bool) {
-        for pid in processes::began_since(&self.before, &processes::all(), self.pid) {
+    /// Signals what began since `began` and since [`Self::prepare`]; the shell itself only when asked.
+    pub(super) fn kill_command(&self, began: u64, signal: i32, shell: bool) {
+        let now = processes::all();
+        for pid in processes::began_since(began, &self.before, &now, self.pid) {
             processes::signal(pid, signal);
         }
         if shell {
@@ -137,18 +105,22 @@ fn is_directory(path: &ByteString) -> bool {
     fs::metadata(OsStr::from_bytes(&path.0)).is_ok_and(|metadata| metadata.is_dir())
 }
 
-/// The path of one of the files; the same rule stands in `host/shell.rs`'s lines.
-fn path(kind: char, number: Option<u64>) -> String {
-    let number = number.map(|n| n.to_string()).unwrap_or_default();
-    format!("{SHELL_DIRECTORY}/{kind}{number}")
-}
-
-fn open_pipe(path: &str, writable: bool) -> io::Result<File> {
-    File::options()
-        .read(true)
-        .write(writable)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
-        .open(path)
+/// Makes the pipes of the next commands, in place of whatever is in their directory, which is for nothing else.
+fn new_pipes() -> io::Result<[OwnedFd; 2]> {
+    for entry in fs::read_dir(SHELL_DIRECTORY)?.flatten() {
+        let _ = fs::remove_file(entry.path());
+        let _ = fs::remove_dir_all(entry.path());
+    }
+    let pipe = |name| {
+        let path = format!("{SHELL_DIRECTORY}/{name}");
+        mkfifo(path.as_str(), Mode::from_bits_truncate(0o666))?;
+        let reader = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+            .open(path)?;
+        Ok::<_, io::Error>(reader.into())
+    };
+    Ok([pipe('o')?, pipe('e')?])
 }
 
 fn null() -> io::Result<OwnedFd> {
@@ -157,15 +129,4 @@ fn null() -> io::Result<OwnedFd> {
         .write(true)
         .open("/dev/null")?
         .into())
-}
-
-fn clear() -> io::Result<()> {
-    for entry in fs::read_dir(SHELL_DIRECTORY)?.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            fs::remove_dir_all(entry.path())?;
-        } else {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }

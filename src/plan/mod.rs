@@ -76,7 +76,9 @@ pub const CAPABILITIES: [&str; 11] = [
 ];
 
 /// Where mounts lie that need no image.
-const SCAFFOLD: [&str; 3] = ["/proc", "/dev", "/sys"];
+const SCAFFOLD: [&str; 5] = ["/proc", "/dev", "/sys", "/run", SHELL_DIRECTORY];
+/// Of these, what a sandbox gets.
+const MOVED: [&str; 4] = ["/proc", "/dev", "/sys", SHELL_DIRECTORY];
 
 const DEVICES: [(&str, u32, u32); 6] = [
     ("null", 1, 3),
@@ -190,9 +192,7 @@ pub fn plan(
     let layers = spec.record_effects && matches!(spec.root, Root::Overlay { .. });
     let mut steps = vec![SetupOp::EnterRoot];
     steps.extend(layers.then_some(SetupOp::Layers));
-    let moved = names(&SCAFFOLD)
-        .into_iter()
-        .chain(names(&[SHELL_DIRECTORY]));
+    let moved = names(&MOVED).into_iter();
     steps.extend(moved.map(|path| SetupOp::Move { path }));
     for bind in &spec.binds {
         check_target(&bind.target)?;

@@ -139,7 +139,7 @@ pub enum ToInit {
         /// What to do.
         op: FileOp,
     },
-    /// Start the persistent shell. Descriptor: the pipe that it reads its lines from.
+    /// Start the persistent shell. Descriptor: the socket that it reads its lines from and tells their status to.
     StartShell {
         /// Names the shell.
         id: RequestId,
@@ -148,19 +148,21 @@ pub enum ToInit {
         /// Where it starts.
         cwd: ByteString,
     },
-    /// Make the files of the shell's next command, and tell what the one before used up.
+    /// Take down what runs before the shell's next command, and tell what the one before used up.
     PrepareCommand {
         /// Names the request.
         id: RequestId,
-        /// Its number.
-        number: u64,
+        /// Make new pipes for its output and errors.
+        pipes: bool,
         /// Look at the processes, too, which takes longer.
         processes: bool,
     },
-    /// Kill what began since the shell's command was prepared, never older jobs.
+    /// Kill what the shell's command began: never older jobs.
     KillCommand {
         /// Names the request.
         id: RequestId,
+        /// When it began, in clock ticks since boot. What ran at the last [`ToInit::PrepareCommand`] is older, whatever its tick.
+        began: u64,
         /// Signal number.
         signal: i32,
         /// The shell itself, too.
@@ -242,12 +244,12 @@ pub enum FromInit {
         /// Of the program.
         id: RequestId,
     },
-    /// The shell runs. Descriptors: master of its terminal, the pipe of its status lines.
+    /// The shell runs. Descriptors: master of its terminal, its commands' stdout, their stderr (to read).
     ShellStarted {
         /// Its name.
         id: RequestId,
     },
-    /// The next command's files are there. Descriptors: the command's text (to write), its stdout, its stderr (to read).
+    /// Answer to [`ToInit::PrepareCommand`]. Descriptors, if new ones were wanted: the stdout and stderr of commands (to read).
     CommandPrepared {
         /// Of the request.
         id: RequestId,
@@ -307,7 +309,7 @@ impl FromInit {
 /// First argument of the program that is to be the zygote.
 pub const ZYGOTE: &str = "__zygote";
 
-/// Where PID 1 keeps the files of the persistent shell's commands.
+/// Where PID 1 keeps the pipes of the persistent shell's commands.
 pub const SHELL_DIRECTORY: &str = "/run/shell-io";
 
 /// One file operation; see [`crate::env::Env`] for what each promises.

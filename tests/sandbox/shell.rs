@@ -85,6 +85,9 @@ fn the_text_of_a_command_is_data() {
         assert_eq!(out(sandbox, "cat <<E\nnever ended").await, "never ended\n");
         assert_eq!(out(sandbox, "echo a!b !! && echo \\").await, "a!b !!\n\\\n");
         assert_eq!(out(sandbox, "printf '%s' \"a\nb\"").await, "a\nb");
+        let all: String = (1..128).map(char::from).chain("äπ€𝄞".chars()).collect();
+        let quoted = all.replace('\'', r"'\''");
+        assert_eq!(out(sandbox, &format!("printf %s '{quoted}'")).await, all);
         let long = format!("x='{}'; echo ${{#x}}", "y".repeat(1 << 20));
         assert_eq!(out(sandbox, &long).await, "1048576\n");
         assert_eq!(
@@ -119,6 +122,8 @@ fn nothing_that_a_command_redefines_breaks_the_framing() {
             "for fd in 3 4 5 6 7 8 9; do eval \"exec $fd>&-\"; done",
             "ulimit -n 20; enable -n printf echo",
             "rm -rf /run/shell-io/* 2>/dev/null; touch /run/shell-io/x{1..100} 2>/dev/null; true",
+            "printf() { :; }; PROMPT_COMMAND='/bin/echo -n title'",
+            "PROMPT_COMMAND=; set -o posix",
             "POSIXLY_CORRECT=1; set -o posix; LINES=; shopt -s extdebug",
         ] {
             sandbox
@@ -229,6 +234,32 @@ fn a_timeout_ends_the_command_and_spares_the_rest() {
     });
 }
 
+/// One whose start the kernel tells with the same number as that of what the next command begins.
+#[test]
+fn a_timeout_spares_a_daemon_of_a_moment_ago() {
+    in_sandbox(async |sandbox| {
+        let sandbox = &*sandbox;
+        let mut daemons = 0;
+        for _ in 0..4 {
+            sh(sandbox, "true").await;
+            sh(sandbox, "sleep 1000 >/dev/null 2>&1 &").await;
+            let limit = Duration::from_millis(300);
+            let result = sandbox
+                .shell("trap '' INT; sleep 500", limit)
+                .await
+                .unwrap();
+            daemons += 1;
+            assert_eq!((result.timed_out, result.restarted), (Some(limit), None));
+            let left = out(
+                sandbox,
+                "pgrep -c -f 'sleep 1000'; pgrep -c -f 'sleep 500' || :",
+            )
+            .await;
+            assert_eq!(left, format!("{daemons}\n0\n"));
+        }
+    });
+}
+
 #[test]
 fn a_stopped_shell_is_replaced_at_the_timeout() {
     in_sandbox(async |sandbox| {
@@ -241,6 +272,62 @@ fn a_stopped_shell_is_replaced_at_the_timeout() {
             "{result:?}"
         );
         assert_eq!(out(&*sandbox, "echo fine").await, "fine\n");
+    });
+}
+
+/// More than its socket holds: what has come of it is no command.
+#[test]
+fn a_command_that_bash_does_not_take_in_time_is_not_begun() {
+    in_sandbox(async |sandbox| {
+        let sandbox = &*sandbox;
+        let long = format!("touch /tmp/begun # {}", "'\n".repeat(4 << 20));
+        let limit = Duration::from_millis(50);
+        let result = sandbox.shell(&long, limit).await.unwrap();
+        assert_eq!(result.timed_out, Some(limit));
+        assert!(result.restarted.is_some(), "{:?}", result.restarted);
+        assert_eq!(sh(sandbox, "test -e /tmp/begun").await.status, Some(1));
+    });
+}
+
+/// One after the other through the same pipes, and through others once these are gone or held.
+#[test]
+fn output_is_seen_whatever_becomes_of_the_pipes() {
+    in_sandbox(async |sandbox| {
+        let sandbox = &*sandbox;
+        for between in [
+            "true",
+            "rm -rf /run/shell-io/*",
+            "rm /run/shell-io/o; mkdir /run/shell-io/o",
+            "sleep 1000 &",
+            "exec 7>&1",
+            "exec 7>&- >/dev/null; sleep 0.1",
+        ] {
+            let result = sh(sandbox, between).await;
+            assert_eq!(
+                (result.status, result.restarted),
+                (Some(0), None),
+                "{between}"
+            );
+            for number in 0..3 {
+                let result = sh(
+                    sandbox,
+                    &format!("echo out {number}; echo err {number} >&2"),
+                )
+                .await;
+                let seen = (text(&result.stdout), text(&result.stderr));
+                assert_eq!(
+                    seen,
+                    (format!("out {number}\n"), format!("err {number}\n")),
+                    "{between}"
+                );
+                assert_eq!(result.restarted, None, "{between}");
+            }
+        }
+        // More than a pipe holds, from a command that closed its output before.
+        let late = "exec 3>&1 >/dev/null; sleep 0.2; exec >&3 3>&-; head -c 300000 /dev/zero";
+        let result = sh(sandbox, late).await;
+        let kept = result.stdout.head.len() + result.stdout.tail.len();
+        assert_eq!(result.stdout.omitted + kept as u64, 300_000);
     });
 }
 
@@ -270,11 +357,15 @@ fn daemons_neither_delay_nor_write_into_later_results() {
     });
 }
 
+/// Tells at which number bash keeps its socket while a command runs.
+const SOCKET: &str = "for fd in 10 11 12; do [ -S /dev/fd/$fd ] && echo $fd && break; done";
+
 #[test]
 fn a_forged_status_line_is_at_most_a_lie_about_itself() {
     in_sandbox(async |sandbox| {
         let sandbox = &*sandbox;
-        sh(sandbox, "for n in 1 2 3 4 5 6; do echo \"trap -- '$n:0:' RTMAX\" > /run/shell-io/s; done; head -c 100000 /dev/zero > /run/shell-io/s").await;
+        assert_eq!(out(sandbox, SOCKET).await, "10\n");
+        sh(sandbox, "for n in 1 2 3 4 5 6 7; do echo \"trap -- '$n:0:' RTMAX\" >&10; done; head -c 100000 /dev/zero >&10").await;
         for _ in 0..6 {
             sh(sandbox, "false").await;
         }
@@ -329,12 +420,13 @@ fn a_gigabyte_of_output_needs_no_memory_of_the_host() {
 
 #[test]
 fn a_flood_of_status_lines_or_of_the_terminal_delays_nobody() {
-    for target in ["/run/shell-io/s", "/dev/tty"] {
+    for target in ["&10", "/dev/tty"] {
         in_sandbox(async |sandbox| {
             let sandbox = &*sandbox;
+            assert_eq!(out(sandbox, SOCKET).await, "10\n");
             out(
                 sandbox,
-                &format!("for n in 1 2 3 4; do yes > {target} & done"),
+                &format!("for n in 1 2 3 4; do yes >{target} & done"),
             )
             .await;
             let limit = Duration::from_secs(1);

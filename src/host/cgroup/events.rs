@@ -90,6 +90,14 @@ impl Events {
         peak.trim().parse().ok()
     }
 
+    /// Processes and threads that live.
+    pub(in crate::host) fn processes(&self) -> Option<u64> {
+        first(self.pids.as_deref(), &["pids.current"])
+            .trim()
+            .parse()
+            .ok()
+    }
+
     /// Version 1, and version 2 before Linux 6.12, also count here what a limit above refused: where
     /// there never were as many as ours allows (Linux 6.6 tells), it was not ours.
     fn refused(&self, counted: u64) -> u64 {

@@ -1,13 +1,15 @@
 //! What a command that runs out of time meets: interrupt, termination, kill, and the end of its shell.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::{Next, Shell};
+use super::Shell;
 use crate::env::EnvError;
 use crate::host::init::{INIT_DEADLINE, Init};
 use crate::host::process::{gone, lost, silent, unexpected};
+use crate::sys::pty::make_silent;
 use crate::wire::{FromInit, ToInit};
 
 /// Time for an interrupted command to end by itself, before each harder signal.
@@ -40,12 +42,12 @@ impl Escalation {
             // command it from us first, bash would take its end for the end of one command of a list.
             1 => interrupt(shell),
             // What left the foreground, by setsid(1) say.
-            2 => kill_command(&shell.link, libc::SIGINT, false).await?,
-            3 => kill_command(&shell.link, libc::SIGTERM, false).await?,
-            4 => kill_command(&shell.link, libc::SIGKILL, false).await?,
+            2 => kill_command(shell, libc::SIGINT, false).await?,
+            3 => kill_command(shell, libc::SIGTERM, false).await?,
+            4 => kill_command(shell, libc::SIGKILL, false).await?,
             5 => {
                 // A loop of the shell itself has started the next process: bash gets an interrupt, too.
-                kill_command(&shell.link, libc::SIGKILL, false).await?;
+                kill_command(shell, libc::SIGKILL, false).await?;
                 interrupt(shell);
             }
             6 => {
@@ -54,7 +56,7 @@ impl Escalation {
                 // Now bash alone is waited for: a loaded machine is no reason to lose its state.
                 patience = 4 * GRACE;
             }
-            7 => kill_command(&shell.link, libc::SIGKILL, true).await?,
+            7 => kill_command(shell, libc::SIGKILL, true).await?,
             _ => return Ok(false),
         }
         self.next = Instant::now() + patience;
@@ -63,21 +65,22 @@ impl Escalation {
 }
 
 fn interrupt(shell: &Shell) {
-    let _ = nix::unistd::write(shell.terminal.get_ref(), b"\x03");
+    let terminal = shell.terminal.get_ref();
+    let _ = make_silent(terminal.as_fd());
+    let _ = nix::unistd::write(terminal, b"\x03");
+    // It ends the line that would tell.
+    shell.ask_again();
 }
 
-pub(super) async fn kill_command(link: &Init, signal: i32, shell: bool) -> Result<(), EnvError> {
-    let mut answers = link.open();
-    link.send(
-        &ToInit::KillCommand {
-            id: answers.id,
-            signal,
-            shell,
-        },
-        &[],
-    )
-    .await
-    .map_err(lost)?;
+pub(super) async fn kill_command(shell: &Shell, signal: i32, itself: bool) -> Result<(), EnvError> {
+    let mut answers = shell.link.open();
+    let request = ToInit::KillCommand {
+        id: answers.id,
+        began: shell.began,
+        signal,
+        shell: itself,
+    };
+    shell.link.send(&request, &[]).await.map_err(lost)?;
     let answer = timeout(INIT_DEADLINE, answers.next())
         .await
         .map_err(|_| silent())?;
@@ -97,16 +100,4 @@ pub(super) async fn is_idle(link: &Init) -> Result<bool, EnvError> {
         return Ok(idle);
     }
     Err(unexpected(&message))
-}
-
-/// Asks for the files of command `number`, and what is used up; with `processes` of them, too.
-pub(super) async fn prepare(link: &Init, number: u64, processes: bool) -> Result<Next, EnvError> {
-    let answers = link.open();
-    let request = ToInit::PrepareCommand {
-        id: answers.id,
-        number,
-        processes,
-    };
-    link.send(&request, &[]).await.map_err(lost)?;
-    Ok(Next::Asked(answers))
 }

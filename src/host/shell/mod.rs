@@ -1,45 +1,46 @@
 //! The persistent shell, as the host drives it.
 //!
-//! Bash runs interactively but takes its lines from a private pipe, and only ever two constant ones
-//! for each command (`N` its number, the files are PID 1's, see `jail/shell.rs`):
+//! Bash runs interactively but takes its lines from a socket, and only one for each command (`N` its number):
 //!
 //! ```text
-//! POSIXLY_CORRECT=1; \eval "$(<…/cN)" </dev/null >…/oN 2>…/eN
-//! POSIXLY_CORRECT=$?:${POSIXLY_CORRECT-}; \trap -- "N:$POSIXLY_CORRECT" 64; \trap -p 64 >…/s; …
+//! \eval $'\\unset POSIXLY_CORRECT\n…' </dev/null >…/o 2>…/e;
+//!   POSIXLY_CORRECT=N:$?:${POSIXLY_CORRECT-}; \trap -- "$POSIXLY_CORRECT" 64; \trap -p 64; \trap - 64
 //! ```
 //!
-//! The command is data in a file, so no quote or here-document of it can swallow our lines. An
-//! assignment switches to POSIX mode, in which `eval`, `trap` and `unset` are special builtins that
-//! no function can replace; a backslash keeps aliases away; the first line of the file leaves the
-//! mode again before the command begins. `trap -p` prints the status: `echo` could be a function.
+//! The command is one quoted word without a line end, so no quote or here-document of it can swallow our line.
+//! Between commands bash is in POSIX mode, into which an assignment to that variable brings it: there `eval`, `trap`
+//! and `unset` are special builtins that no function can replace; a backslash keeps aliases away. What is
+//! evaluated begins with leaving the mode. `trap -p` prints the status back into the socket: `echo` could be a function.
 //! The mark behind the status says whether the command was evaluated at all.
 //!
 //! Interactive, because then an interrupt from the terminal brings bash back to its next line: a
-//! `while :; do :; done` ends and the shell lives on. What a command breaks in spite of all this is
-//! seen by its missing status line: the shell is replaced and the model is told.
+//! `while :; do :; done` ends and the shell lives on. With it goes the rest of its line, so the status is asked for
+//! once more. What a command breaks in spite of all this is
+//! seen by its missing status: the shell is replaced and the model is told.
 
 mod escalation;
+mod next;
 pub(crate) mod status;
 mod streams;
 
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::net::unix::pipe;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answer, Answers};
-use super::process::{close_on_exec_pipe, gone, host_failed, lost, silent, unexpected};
+use super::process::{gone, host_failed, lost, silent, unexpected};
 use crate::env::{Captured, EnvError, FileError, GuestPath, ShellResult};
-use crate::sys::pty::make_silent;
 use crate::wire::{FromInit, ToInit};
-use escalation::{Escalation, is_idle, kill_command, prepare};
-use status::{End, StatusLine, constant_lines, status_line};
+use escalation::{Escalation, is_idle, kill_command};
+use next::{Next, is_linked, reading_end, tick};
+use status::{End, StatusLine, line, status_line};
 pub(in crate::host) use streams::CAPTURE;
 use streams::{Streams, discard, read_terminal};
 
@@ -60,28 +61,30 @@ pub enum ShellMode {
 pub(super) struct Shell {
     link: Arc<Init>,
     exit: Answers<FromInit>,
-    lines: File,
+    /// Lines go in, their status comes out.
+    socket: AsyncFd<UnixStream>,
     terminal: AsyncFd<OwnedFd>,
-    status: pipe::Receiver,
     /// Of the next command.
     number: u64,
     next: Next,
-    /// Output pipes of the command before that somebody holds still: a daemon.
-    last: Vec<pipe::Receiver>,
+    /// The ticks in which the current command began and the one before ended.
+    began: u64,
+    ended: u64,
+    /// PID 1 has listed what ran since that end.
+    listed: bool,
+    /// When limits were looked at.
+    looked: Instant,
 }
 
-/// The files of the next command: its text (to write), its output and its errors (to read).
-#[derive(Debug)]
-enum Next {
-    Asked(Answers<FromInit>),
-    Made([OwnedFd; 3]),
-    /// There are none: no shell runs any more.
-    Refused,
-}
-
-/// A command that succeeds within this time has hardly filled a disk: what was used up then is told
-/// with the next command, and the answer need not wait for PID 1 to look.
+/// A command that succeeds within this time has hardly met a limit: what it has is told with a later one, and its answer need not
+/// wait for anybody to look.
 const BRIEF: Duration = Duration::from_millis(3);
+
+/// Limits are looked at after this time, however brief all commands were.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The rest of a command that is longer than the socket takes at once.
+const REST: Duration = Duration::from_millis(1);
 
 /// Runs a command; a shell that is lost is replaced.
 pub(super) async fn run(
@@ -96,6 +99,13 @@ pub(super) async fn run(
         let shell = slot
             .as_mut()
             .ok_or_else(|| EnvError::Infrastructure("no shell".into()))?;
+        // Bash keeps it in memory, of which there is so much.
+        if command.len() as u64 > shell.link.strikes.longest_command() {
+            return Err(EnvError::File {
+                path: GuestPath::from("a command of this length"),
+                error: FileError::NoSpace,
+            });
+        }
         let (end, streams) = match shell.run(command, limit).await {
             Ok(done) => done,
             Err(error) => {
@@ -145,21 +155,22 @@ pub(super) async fn run(
 
 impl Shell {
     pub(super) async fn start(link: &Arc<Init>, workdir: &str) -> Result<Self, EnvError> {
-        let (reader, writer) = close_on_exec_pipe()?;
+        let (mut socket, other) = UnixStream::pair().map_err(host_failed)?;
+        socket.set_nonblocking(true).map_err(host_failed)?;
         let mut exit = link.open();
         let request = ToInit::StartShell {
             id: exit.id,
             env: Vec::new(),
             cwd: workdir.into(),
         };
-        link.send(&request, &[reader.as_fd()]).await.map_err(lost)?;
-        drop(reader);
+        link.send(&request, &[other.as_fd()]).await.map_err(lost)?;
+        drop(other);
         let answer = timeout(INIT_DEADLINE, exit.next())
             .await
             .map_err(|_| silent())?;
         let Answer { message, fds } = answer.ok_or_else(gone)?;
-        let (FromInit::ShellStarted { .. }, Ok([master, status])) =
-            (&message, <[OwnedFd; 2]>::try_from(fds))
+        let (FromInit::ShellStarted { .. }, Ok([master, out, err])) =
+            (&message, <[OwnedFd; 3]>::try_from(fds))
         else {
             if let FromInit::Refused {
                 reason,
@@ -174,25 +185,20 @@ impl Shell {
         };
         let nonblocking = nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK);
         nix::fcntl::fcntl(&master, nonblocking).map_err(|e| host_failed(e.into()))?;
-        let mut lines = File::from(writer);
-        // No job notices, no history expansion, no history file, no "you have mail". A write to a shell
-        // that has died already fails; its exit tells the rest.
-        let _ = lines.write_all(b"set +mH; unset HISTFILE MAILCHECK\n");
-        let next = prepare(link, 1, /*processes*/ false).await?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; an OwnedFd keeps its number all its life"
-        )]
-        let terminal = AsyncFd::new(master).map_err(host_failed)?;
+        // No job notices, no history, no "you have mail". A write to a shell that has died already fails; its exit tells the rest.
+        let _ =
+            socket.write_all(b"set +mH +o history; unset HISTFILE MAILCHECK; POSIXLY_CORRECT=:\n");
         Ok(Self {
             link: Arc::clone(link),
             exit,
-            lines,
-            terminal,
-            status: pipe::Receiver::from_owned_fd(status).map_err(host_failed)?,
+            socket: watched(socket)?,
+            terminal: watched(master)?,
             number: 1,
-            next,
-            last: Vec::new(),
+            next: Next::Ready([reading_end(out)?, reading_end(err)?]),
+            began: 0,
+            ended: 0,
+            listed: true,
+            looked: Instant::now(),
         })
     }
 
@@ -202,67 +208,63 @@ impl Shell {
         limit: Duration,
     ) -> Result<(End, [Captured; 3]), EnvError> {
         let began = Instant::now();
-        self.receive_files().await?;
-        let Next::Made([text, out, err]) = std::mem::replace(&mut self.next, Next::Refused) else {
+        self.receive_pipes().await?;
+        self.began = tick();
+        if let Next::Ready(pipes) = &self.next {
+            // Somebody has deleted them: bash would make files of these names.
+            let gone = !pipes.iter().all(is_linked);
+            // What the command before has left may look as young as what this one begins.
+            let young = !self.listed && self.began == self.ended && !self.is_alone();
+            if gone || young {
+                let pipes = (!gone).then(|| pipes.clone());
+                self.ask(pipes, /*processes*/ false).await?;
+                self.receive_pipes().await?;
+            }
+        }
+        let Next::Ready(pipes) = std::mem::replace(&mut self.next, Next::Refused) else {
             let streams = [(); 3].map(|()| Captured::default());
+            self.link.strikes.look();
             return Ok((End::ShellExited(self.exit_status().await?), streams));
         };
-        // A daemon must not die of its next line of log.
-        self.last.drain(..).for_each(discard);
-        let mut streams = Streams::new(out, err, self.number)?;
+        let mut streams = Streams::new(pipes, self.number);
         self.discard_terminal();
-        let _ = make_silent(self.terminal.get_ref().as_fd());
-        // What bash reads is kept in memory, of which there is so much.
-        File::from(text)
-            .write_all(format!("unset POSIXLY_CORRECT\n{command}").as_bytes())
-            .map_err(|error| {
-                if error.kind() != io::ErrorKind::StorageFull {
-                    return host_failed(error);
-                }
-                EnvError::File {
-                    path: GuestPath::from("a command of this length"),
-                    error: FileError::NoSpace,
-                }
-            })?;
         if self.link.account {
             let begins = self.link.send(&ToInit::CommandBegins, &[]);
             begins.await.map_err(lost)?;
         }
-        // A write to a shell that has just died fails; its exit tells the rest.
-        let _ = self.lines.write_all(constant_lines(self.number).as_bytes());
-        let end = self.wait(&mut streams, began + limit).await?;
+        self.listed = false;
+        let line = line(self.number, command);
+        let rest = line.get(self.write(&line)..).unwrap_or_default();
+        let end = self.wait(&mut streams, rest, began + limit).await?;
         self.number += 1;
         let failed = end != End::Status(0);
-        let captured = streams.finish(self).await;
-        self.next = prepare(&self.link, self.number, /*processes*/ failed).await?;
-        if failed || began.elapsed() > BRIEF {
+        let (captured, pipes, held) = streams.finish(self).await;
+        let long = failed || began.elapsed() > BRIEF;
+        let look = long || self.looked.elapsed() > LOOK_EVERY;
+        if look {
+            self.looked = Instant::now();
+            self.link.strikes.look();
+        }
+        self.next = Next::Ready(pipes.clone());
+        if held {
+            // A daemon must not die of its next line of log.
+            pipes.clone().into_iter().for_each(discard);
+        }
+        if look || held {
+            self.ask((!held).then_some(pipes), /*processes*/ failed)
+                .await?;
+        }
+        self.ended = tick();
+        if long {
             // A PID 1 that gives no answer is found out by the next request.
-            let _ = self.receive_files().await;
+            let _ = self.receive_pipes().await;
         }
         Ok((end, captured))
     }
 
-    /// Waits for the files of the next command, and notes what was used up when they were made.
-    async fn receive_files(&mut self) -> Result<(), EnvError> {
-        let Next::Asked(answers) = &mut self.next else {
-            return Ok(());
-        };
-        let answer = timeout(INIT_DEADLINE, answers.next())
-            .await
-            .map_err(|_| silent())?;
-        let Answer { message, fds } = answer.ok_or_else(gone)?;
-        self.next = match (message, <[OwnedFd; 3]>::try_from(fds)) {
-            (FromInit::CommandPrepared { used_up, .. }, Ok(files)) => {
-                self.link.strikes.note(used_up);
-                Next::Made(files)
-            }
-            (FromInit::Refused { used_up, .. }, _) => {
-                self.link.strikes.note(used_up);
-                Next::Refused
-            }
-            (other, _) => return Err(unexpected(&other)),
-        };
-        Ok(())
+    /// Writes what the socket takes; how much that is. A write to a shell that has died fails: its exit tells the rest.
+    fn write(&self, line: &[u8]) -> usize {
+        self.socket.get_ref().write(line).unwrap_or(0)
     }
 
     async fn exit_status(&mut self) -> Result<i32, EnvError> {
@@ -277,7 +279,12 @@ impl Shell {
     }
 
     /// Reads output until the command's status line comes, the shell ends, or time is up.
-    async fn wait(&mut self, streams: &mut Streams, deadline: Instant) -> Result<End, EnvError> {
+    async fn wait(
+        &mut self,
+        streams: &mut Streams,
+        mut rest: &[u8],
+        deadline: Instant,
+    ) -> Result<End, EnvError> {
         let mut status_line = StatusLine::default();
         let mut escalation = Escalation::new(deadline);
         let second = Duration::from_secs(1);
@@ -288,11 +295,13 @@ impl Shell {
             // In no order: whoever floods one of these must not keep us from the others, least of all from
             // the time.
             tokio::select! {
-                ready = self.status.readable() => {
-                    ready.map_err(host_failed)?;
-                    if let Some(end) = status_line.read(&self.status, self.number) {
+                end = status_line.read(&self.socket, self.number), if !status_line.closed => {
+                    if let Some(end) = end.map_err(host_failed)? {
                         return Ok(if escalation.struck() { End::TimedOut { shell_lives: true } } else { end });
                     }
+                }
+                () = tokio::time::sleep(REST), if !rest.is_empty() => {
+                    rest = rest.get(self.write(rest)..).unwrap_or_default();
                 }
                 answer = self.exit.next() => {
                     let FromInit::Exited { status, .. } = answer.ok_or_else(gone)?.message else {
@@ -305,34 +314,42 @@ impl Shell {
                     });
                 }
                 () = tokio::time::sleep_until(escalation.next.into()) => {
-                    if !escalation.strike(self).await? {
+                    // Of a line that is not whole nothing is carried out.
+                    let whole = rest.is_empty();
+                    if !whole {
+                        kill_command(self, libc::SIGKILL, /*shell*/ true).await?;
+                    }
+                    if !whole || !escalation.strike(self).await? {
                         return Ok(End::TimedOut { shell_lives: false });
                     }
                 }
+                () = tokio::time::sleep_until(streams.watch_at), if !streams.are_watched() => streams.watch()?,
                 // Only the waiting may be broken off: what was taken from a pipe is nowhere else.
-                ready = streams.out.readable(), if streams.out.is_open() => {
+                ready = streams.out.readable(), if streams.out.is_watched() => {
                     ready?;
                     streams.out.take(&self.link).await;
                 }
-                ready = streams.err.readable(), if streams.err.is_open() => {
+                ready = streams.err.readable(), if streams.err.is_watched() => {
                     ready?;
                     streams.err.take(&self.link).await;
                 }
                 ready = self.terminal.readable() => {
                     let mut guard = ready.map_err(host_failed)?;
-                    match guard.try_io(read_terminal) {
+                    match guard.try_io(|terminal| read_terminal(terminal.get_ref())) {
                         Ok(Ok(bytes)) if !bytes.is_empty() => streams.tty.push(&bytes),
                         // The terminal hangs up only with its shell, which is seen above.
                         Ok(_) => tokio::time::sleep(Duration::from_millis(1)).await,
                         Err(_would_block) => {}
                     }
                 }
-                _ = tick.tick() => {
+                _ = tick.tick(), if rest.is_empty() => {
                     // It waits for a line and yet has sent no status: a DEBUG trap that skips all
                     // commands, say, or a read-only POSIXLY_CORRECT.
                     idle_ticks = if is_idle(&self.link).await? { idle_ticks + 1 } else { 0 };
-                    if idle_ticks > 1 {
-                        kill_command(&self.link, libc::SIGKILL, /*shell*/ true).await?;
+                    if idle_ticks == 1 {
+                        self.ask_again();
+                    } else if idle_ticks > 1 {
+                        kill_command(self, libc::SIGKILL, /*shell*/ true).await?;
                         return Ok(End::Broken);
                     }
                 }
@@ -343,16 +360,27 @@ impl Shell {
     /// Has the status of the current command told once more.
     fn ask_again(&self) {
         // A shell that has just died tells by its exit.
-        let _ = (&self.lines).write_all(status_line(self.number).as_bytes());
+        self.write(status_line(self.number).as_bytes());
     }
 
     fn discard_terminal(&self) {
+        let read = || self.terminal.try_io(Interest::READABLE, read_terminal);
         for _ in 0..TURNS {
-            if !read_terminal(&self.terminal).is_ok_and(|bytes| !bytes.is_empty()) {
+            if !read().is_ok_and(|bytes| !bytes.is_empty()) {
                 return;
             }
         }
     }
+}
+
+/// Waits for what can be read of a descriptor. Not for room to write: whoever reads what we wrote would wake us each time.
+fn watched<T: AsRawFd>(descriptor: T) -> Result<AsyncFd<T>, EnvError> {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; what we give keeps its number all its life"
+    )]
+    let watched = AsyncFd::with_interest(descriptor, Interest::READABLE);
+    watched.map_err(host_failed)
 }
 
 fn ended(status: i32) -> String {

@@ -1,6 +1,9 @@
-//! How a command's end is told: the constant lines that bash gets, and the status line that comes back.
+//! How a command's end is told: the lines that bash gets, and the status line that comes back.
 
-use tokio::net::unix::pipe;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+
+use tokio::io::unix::AsyncFd;
 
 use super::TURNS;
 use crate::wire::SHELL_DIRECTORY;
@@ -20,75 +23,101 @@ pub(crate) enum End {
     },
 }
 
-/// The line that runs a command, and the one that tells its status. See the module's documentation.
-pub(super) fn constant_lines(number: u64) -> String {
+/// The line that runs a command and tells its status. See the module's documentation.
+pub(super) fn line(number: u64, command: &str) -> Vec<u8> {
     let at = SHELL_DIRECTORY;
-    format!(
-        "POSIXLY_CORRECT=1; \\eval \"$(<{at}/c{number})\" </dev/null >{at}/o{number} 2>{at}/e{number}\n{}",
-        status_line(number)
-    )
+    let mut line = "\\eval $'\\\\unset POSIXLY_CORRECT\\n".to_owned();
+    line.reserve(command.len() + command.len() / 8 + 512);
+    for character in command.chars() {
+        match character {
+            '\\' => line.push_str("\\\\"),
+            '\'' => line.push_str("\\'"),
+            '\n' => line.push_str("\\n"),
+            // Bash leaves it out of a script, too.
+            '\0' => {}
+            other => line.push(other),
+        }
+    }
+    line += &format!("' </dev/null >{at}/o 2>{at}/e; {}", status_line(number));
+    line.into_bytes()
 }
 
-/// See [`constant_lines`].
+/// Tells the status only.
 pub(super) fn status_line(number: u64) -> String {
-    let at = SHELL_DIRECTORY;
     format!(
-        "POSIXLY_CORRECT=$?:${{POSIXLY_CORRECT-}}; \\trap -- \"{number}:$POSIXLY_CORRECT\" 64; \
-         \\trap -p 64 >{at}/s; \\trap - 64; \\unset POSIXLY_CORRECT\n"
+        "POSIXLY_CORRECT={number}:$?:${{POSIXLY_CORRECT-}}; \\trap -- \"$POSIXLY_CORRECT\" 64; \
+         \\trap -p 64; \\trap - 64\n"
     )
 }
 
-/// What has come through the status pipe so far. Anybody inside may write there.
+/// What has come through the shell's socket so far. Anybody inside may write there.
 #[derive(Default)]
-pub(crate) struct StatusLine(Vec<u8>);
+pub(crate) struct StatusLine {
+    line: Vec<u8>,
+    /// Nobody holds the other side: the shell has ended, which is told elsewhere.
+    pub(super) closed: bool,
+}
 
 impl StatusLine {
-    /// Bytes of a line that are kept, and one more to tell that there were more.
+    /// Bytes of a line that are kept, the last ones.
     const MAX: usize = 4096;
 
-    pub(super) fn read(&mut self, pipe: &pipe::Receiver, number: u64) -> Option<End> {
+    pub(super) async fn read(
+        &mut self,
+        socket: &AsyncFd<UnixStream>,
+        number: u64,
+    ) -> io::Result<Option<End>> {
+        let mut ready = socket.readable().await?;
         let mut buffer = [0; 4096];
         // Whoever writes faster than we read does not keep us from everything else.
         for _ in 0..TURNS {
-            let Ok(count @ 1..) = pipe.try_read(&mut buffer) else {
-                return None;
+            let Ok(read) = ready.try_io(|socket| socket.get_ref().read(&mut buffer)) else {
+                return Ok(None);
             };
+            let count = read.unwrap_or(0);
+            self.closed = count == 0;
             let end = self.push(buffer.get(..count).unwrap_or_default(), number);
-            if end.is_some() {
-                return end;
+            // All is taken: what comes now wakes us again.
+            let all = count < buffer.len();
+            if all {
+                ready.clear_ready();
+            }
+            if all || end.is_some() {
+                return Ok(end);
             }
         }
-        None
+        Ok(None)
     }
 
-    /// Takes bytes of the pipe. Of a line that is too long nothing counts.
+    /// Takes bytes of the socket. Of a line that is too long the end counts.
     pub(crate) fn push(&mut self, bytes: &[u8], number: u64) -> Option<End> {
         let mut end = None;
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.0
-                .extend(piece.iter().take(Self::MAX + 1 - self.0.len()));
+            self.line.extend(piece);
+            let surplus = self.line.len().saturating_sub(Self::MAX);
+            self.line.drain(..surplus);
             if piece.ends_with(b"\n") {
-                let line = std::mem::take(&mut self.0);
-                let text = std::str::from_utf8(&line).unwrap_or_default();
-                end = end.or_else(|| parse_status(text.trim_end_matches('\n'), number));
+                let line = std::mem::take(&mut self.line);
+                end = end.or_else(|| parse_status(&String::from_utf8_lossy(&line), number));
             }
         }
         end
     }
 }
 
-/// `trap -- 'NUMBER:STATUS:MARK' RTMAX`: the mark is empty when the command was evaluated.
+/// `trap -- 'NUMBER:STATUS:MARK' RTMAX`. The mark is what was in the variable: nothing, or what the command put there; or, when it was
+/// never evaluated, the status of the one before. What a prompt command has printed may stand in front.
 fn parse_status(line: &str, number: u64) -> Option<End> {
-    let quoted = line.strip_prefix("trap -- '")?.split('\'').next()?;
-    let mut fields = quoted.split(':');
+    let (_, quoted) = line.rsplit_once("trap -- '")?;
+    let mut fields = quoted.split('\'').next()?.splitn(3, ':');
     if fields.next()?.parse() != Ok(number) {
         return None;
     }
     let status = fields.next()?.parse().ok()?;
-    Some(if fields.next()?.is_empty() {
-        End::Status(status)
-    } else {
+    Some(if fields.next()?.contains(':') {
         End::NotEvaluated
+    } else {
+        End::Status(status)
     })
 }
 
@@ -103,8 +132,16 @@ mod tests {
             Some(End::Status(3))
         );
         assert_eq!(
-            parse_status("trap -- '7:127:1' RTMAX", 7),
+            parse_status("trap -- '7:127:6:0:' RTMAX", 7),
             Some(End::NotEvaluated)
+        );
+        assert_eq!(
+            parse_status("trap -- '7:1:y' RTMAX", 7),
+            Some(End::Status(1))
+        );
+        assert_eq!(
+            parse_status("\u{1b}]0;title\u{7}trap -- '7:0:' RTMAX", 7),
+            Some(End::Status(0))
         );
         for other in [
             "trap -- '6:0:' RTMAX",
