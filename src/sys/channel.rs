@@ -12,9 +12,8 @@ use nix::sys::socket::{
     recv, recvmsg, sendmsg, socketpair,
 };
 
-/// Largest message that travels in the packet itself. What receives one clears so much memory first, and after a fork the
-/// kernel copies each page of it.
-pub const INLINE_MAX: usize = 4 << 10;
+/// Largest message that travels in the packet itself.
+pub const INLINE_MAX: usize = 32 << 10;
 /// Largest message at all.
 pub const MESSAGE_MAX: usize = 64 << 20;
 /// Most descriptors of one message.
