@@ -51,8 +51,12 @@ pub(super) struct Answers<M> {
 }
 
 impl<M: DeserializeOwned + Send + 'static> Link<M> {
-    /// Takes the channel; `id_of` tells to which request a message belongs.
-    pub(super) fn new(channel: Channel, id_of: fn(&M) -> RequestId) -> io::Result<Self> {
+    /// Takes the channel; `id_of` tells to which request a message belongs. Also gives what the peer says of itself, which
+    /// has the id 0: it may have said it already.
+    pub(super) fn new(
+        channel: Channel,
+        id_of: fn(&M) -> RequestId,
+    ) -> io::Result<(Self, Answers<M>)> {
         channel.set_nonblocking(true)?;
         #[expect(
             deprecated,
@@ -64,32 +68,21 @@ impl<M: DeserializeOwned + Send + 'static> Link<M> {
             requests: HashMap::new(),
             closed: false,
         }));
+        let own = answers(&waiting, 0);
         let reader = tokio::spawn(read_all(Arc::clone(&channel), Arc::clone(&waiting), id_of));
-        Ok(Self {
+        let link = Self {
             channel,
             waiting,
             next_id: AtomicU64::new(1),
             reader,
-        })
+        };
+        Ok((link, own))
     }
 
     /// A request of its own name, whose answers will be kept for the caller.
     pub(super) fn open(&self) -> Answers<M> {
-        self.open_as(self.next_id.fetch_add(1, Ordering::Relaxed))
-    }
-
-    /// The same with a given name; 0 is what the peer says of itself.
-    pub(super) fn open_as(&self, id: RequestId) -> Answers<M> {
-        let (sender, receiver) = mpsc::channel(BACKLOG);
-        let mut waiting = lock(&self.waiting);
-        if !waiting.closed {
-            waiting.requests.insert(id, sender);
-        }
-        Answers {
-            id,
-            receiver,
-            waiting: Arc::clone(&self.waiting),
-        }
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        answers(&self.waiting, id)
     }
 
     /// The peer is gone.
@@ -159,6 +152,20 @@ fn lock<M>(waiting: &Mutex<Waiting<M>>) -> std::sync::MutexGuard<'_, Waiting<M>>
     waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Keeps the answers to a request.
+fn answers<M>(all: &Arc<Mutex<Waiting<M>>>, id: RequestId) -> Answers<M> {
+    let (sender, receiver) = mpsc::channel(BACKLOG);
+    let mut waiting = lock(all);
+    if !waiting.closed {
+        waiting.requests.insert(id, sender);
+    }
+    Answers {
+        id,
+        receiver,
+        waiting: Arc::clone(all),
+    }
+}
+
 async fn read_all<M: DeserializeOwned>(
     channel: Arc<AsyncFd<Channel>>,
     waiting: Arc<Mutex<Waiting<M>>>,
@@ -198,5 +205,28 @@ async fn read_one<M: DeserializeOwned>(
             }
             None => Ok(None),
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::wire::{FromInit, encode};
+
+    #[tokio::test]
+    async fn what_was_said_before_anybody_listened_is_heard() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        theirs
+            .send(&encode(&FromInit::Ready).unwrap(), &[])
+            .unwrap();
+        let (_link, mut own) = Link::new(ours, FromInit::id).unwrap();
+        // Time for the reader to take it.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        let said = tokio::time::timeout(Duration::from_secs(10), own.next()).await;
+        assert!(matches!(said.unwrap().unwrap().message, FromInit::Ready));
     }
 }

@@ -148,8 +148,7 @@ impl Site {
             range,
         };
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
-        let init = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
-        let readiness = init.open_as(0);
+        let (init, readiness) = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
         // PID 1 then holds the other end alone: its death is the end of our answers.
         let mounts = expected.as_ref().map(|wanted| wanted.plan.mounts.clone());
         let zygote = &self.zygote;

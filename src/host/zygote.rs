@@ -111,12 +111,12 @@ impl Zygote {
             Some(forked) => forked,
             None => start_process(config, privileged, filtered)?,
         };
-        let link = Link::new(control, request_id).map_err(failed("watch the zygote"))?;
-        let greetings = Mutex::new(link.open_as(0));
+        let (link, greetings) =
+            Link::new(control, request_id).map_err(failed("watch the zygote"))?;
         let zygote = Self {
             child,
             link,
-            greetings,
+            greetings: Mutex::new(greetings),
         };
         if privileged {
             return Ok((zygote, Ids::Ranges));
