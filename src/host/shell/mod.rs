@@ -29,6 +29,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt::SndBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
@@ -82,6 +83,9 @@ const BRIEF: Duration = Duration::from_millis(3);
 
 /// Limits are looked at after this time, however brief all commands were.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Bytes that may wait on their way back from bash.
+const STATUS_ROOM: usize = 4096;
 
 /// The rest of a command that is longer than the socket takes at once.
 const REST: Duration = Duration::from_millis(1);
@@ -157,6 +161,8 @@ impl Shell {
     pub(super) async fn start(link: &Arc<Init>, workdir: &str) -> Result<Self, EnvError> {
         let (mut socket, other) = UnixStream::pair().map_err(host_failed)?;
         socket.set_nonblocking(true).map_err(host_failed)?;
+        // Who floods it takes all room at once when there is some, and the status may wait for a second: little room comes often.
+        setsockopt(&other, SndBuf, &STATUS_ROOM).map_err(|e| host_failed(e.into()))?;
         let mut exit = link.open();
         let request = ToInit::StartShell {
             id: exit.id,
@@ -350,7 +356,11 @@ impl Shell {
                         self.ask_again();
                     } else if idle_ticks > 1 {
                         kill_command(self, libc::SIGKILL, /*shell*/ true).await?;
-                        return Ok(End::Broken);
+                        return Ok(if escalation.struck() {
+                            End::TimedOut { shell_lives: false }
+                        } else {
+                            End::Broken
+                        });
                     }
                 }
             }
