@@ -20,7 +20,7 @@ fn main() -> io::Result<()> {
     if archive.is_absolute() && archive.exists() {
         // The standard library asks for libgcc_s by name: what it finds first is a script of the linker.
         let out = PathBuf::from(told("OUT_DIR"));
-        let script = format!("INPUT({})\n", archive.display());
+        let script = format!("INPUT(\"{}\")\n", archive.display());
         fs::write(out.join("libgcc_s.so"), script)?;
         println!("cargo:rustc-link-search=native={}", out.display());
     }
