@@ -1,8 +1,8 @@
-//! What each wall and limit adds to the start of a sandbox.
+//! What each wall and limit adds to the start of a sandbox, and takes from the cycles a second.
 //!
 //! `cargo bench --bench layers [-- N]` on an idle machine. Sandboxes with all walls and with one of them
 //! taken away start in turn, so that a drift of the machine meets all of them; what is missing in a row
-//! is what that wall costs. Needs the default image.
+//! is what that wall costs. A cycle is a start, `/bin/true` and the end of all. Needs the default image.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,15 +13,21 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use llm_in_sandbox::env::{Env, ExecRequest, ExitStatus};
 use llm_in_sandbox::host::{Launcher, LauncherConfig};
 use llm_in_sandbox::spec::{Limits, Network, SandboxSpec};
+use tokio::task::JoinSet;
 
 use common::{PROGRAM, image, rounds, runtime};
 
+/// Not the one on /sys, which all others show.
+const EMPTY: &str = "EmptyDirectory { path: \"/proc";
+
 /// A wall, and the beginnings of the steps that make it.
-const WALLS: [(&str, &[&str]); 9] = [
+const WALLS: [(&str, &[&str]); 10] = [
     // Naming a step that does not exist changes nothing but this: no network is made ahead.
     ("all walls, its network made at its start", &["Nothing"]),
     ("without the inherited filter", &["InheritedSeccomp"]),
@@ -29,13 +35,31 @@ const WALLS: [(&str, &[&str]); 9] = [
     ("without Landlock", &["Landlock"]),
     (
         "without masked and read-only paths",
-        &["MaskFile", "EmptyDirectory", "ReadOnly"],
+        &["MaskFile", EMPTY, "ReadOnly"],
     ),
     ("without fewer capabilities", &["Capabilities"]),
     ("without resource limits", &["Limit"]),
     ("without a session keyring", &["Keyring"]),
     ("without ids of its own", &["Ids"]),
+    ("without any of these, network and cgroups", &ALL),
 ];
+
+const ALL: [&str; 10] = [
+    "InheritedSeccomp",
+    "Seccomp",
+    "Landlock",
+    "MaskFile",
+    EMPTY,
+    "ReadOnly",
+    "Capabilities",
+    "Limit",
+    "Keyring",
+    "Ids",
+];
+
+/// How many cycles are under way at once, and how many rounds of them a row has: each takes as many cycles as there are samples.
+const IN_FLIGHT: usize = 8;
+const CYCLE_ROUNDS: usize = 9;
 
 fn main() {
     runtime().block_on(measure(rounds(), &image().spec()));
@@ -59,35 +83,80 @@ async fn measure(n: usize, spec: &SandboxSpec) {
         ("on the host's network", launcher(&[]).await, &host_network),
         ("without cgroups", launcher(&[]).await, &unlimited),
     ];
+    let bare = SandboxSpec {
+        network: Network::Host,
+        ..unlimited.clone()
+    };
     for (name, steps) in WALLS {
+        let spec = if steps.len() == ALL.len() {
+            &bare
+        } else {
+            spec
+        };
         rows.push((name, launcher(steps).await, spec));
     }
     let mut times = vec![Vec::new(); rows.len()];
-    for _ in 0..=n {
+    for round in 0..=n {
         for ((_, launcher, spec), times) in rows.iter().zip(&mut times) {
+            // Cold: its limits are unlike those of all before, so that it was not made ahead.
+            let mut spec = (*spec).clone();
+            spec.limits.open_files -= round as u64;
             let began = Instant::now();
-            let sandbox = launcher.sandbox((*spec).clone()).await.unwrap();
+            let sandbox = launcher.sandbox(spec).await.unwrap();
             times.push(began.elapsed());
             sandbox.close().await.unwrap();
         }
     }
-    println!("n = {n}; Launcher::sandbox until it serves, in ms\n");
-    println!("{:44} {:>8} {:>8}", "what", "p50", "p95");
-    for ((name, ..), mut times) in rows.into_iter().zip(times) {
+    let mut rates = vec![Vec::new(); rows.len()];
+    for _ in 0..CYCLE_ROUNDS {
+        for ((_, launcher, spec), rates) in rows.iter().zip(&mut rates) {
+            rates.push(cycles_a_second(launcher, spec, n).await);
+        }
+    }
+    println!(
+        "n = {n}; Launcher::sandbox until it serves, cold, in ms; cycles a second, {IN_FLIGHT} in flight: median and spread of {CYCLE_ROUNDS}\n"
+    );
+    println!(
+        "{:44} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "what", "p50", "p95", "cycles", "least", "most"
+    );
+    for (((name, ..), mut times), mut rates) in rows.into_iter().zip(times).zip(rates) {
         // The first round warms the caches.
         times.remove(0);
         let (p50, p95) = (percentile(&mut times, 50), percentile(&mut times, 95));
-        println!("{name:44} {p50:8.2} {p95:8.2}");
+        rates.sort_unstable_by(f64::total_cmp);
+        let (median, least, most) = (rates[CYCLE_ROUNDS / 2], rates[0], rates[CYCLE_ROUNDS - 1]);
+        println!("{name:44} {p50:8.2} {p95:8.2} {median:8.0} {least:8.0} {most:8.0}");
     }
 }
 
-async fn launcher(without: &[&str]) -> Launcher {
+async fn cycles_a_second(launcher: &Arc<Launcher>, spec: &SandboxSpec, n: usize) -> f64 {
+    let began = Instant::now();
+    let mut loops = JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let (launcher, spec) = (Arc::clone(launcher), spec.clone());
+        loops.spawn(async move {
+            for _ in 0..n.div_ceil(IN_FLIGHT) {
+                let sandbox = launcher.sandbox(spec.clone()).await.unwrap();
+                let done = sandbox.exec(&ExecRequest::new(["/bin/true"])).await;
+                assert_eq!(done.unwrap().status, ExitStatus::Code(0));
+                sandbox.discard().await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = loops.join_next().await {
+        done.unwrap();
+    }
+    (n.div_ceil(IN_FLIGHT) * IN_FLIGHT) as f64 / began.elapsed().as_secs_f64()
+}
+
+async fn launcher(without: &[&str]) -> Arc<Launcher> {
     let config = LauncherConfig {
         program: Some(PROGRAM.into()),
         without: without.iter().map(|&wall| wall.to_owned()).collect(),
         ..LauncherConfig::default()
     };
-    Launcher::start(config).await.unwrap()
+    Arc::new(Launcher::start(config).await.unwrap())
 }
 
 /// Milliseconds.

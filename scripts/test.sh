@@ -121,7 +121,9 @@ export LLM_IN_SANDBOX_HOME=$state LIS_TEST_BIN=$bin
 
 say "building the program and the tests"
 timeout 1800 cargo build --release --locked --bin llm-in-sandbox || die "the build failed"
+benches=(--bench layers --bench startup --bench evaluation)
 timeout 1800 cargo test --workspace --locked --no-run || die "the tests do not compile"
+timeout 1800 cargo test --locked --no-run "${benches[@]}" || die "the benchmarks do not compile"
 
 say "the image: built once, for all tests"
 timeout 1200 "$bin" image build || die "the image could not be built"
@@ -137,6 +139,8 @@ export NO_PROXY=127.0.0.1${NO_PROXY:+,$NO_PROXY}
 
 [[ $EUID == 0 && ${1-} == --user ]] ||
     run "all tests ($(id -un))" 1500 cargo test --workspace --locked --no-fail-fast -- --show-output
+[[ $EUID == 0 && ${1-} == --user ]] ||
+    run "benchmarks, three rounds each" 600 cargo test --locked "${benches[@]}" -- --test
 [[ $EUID == 0 && ${1-} != --user ]] && run "compatibility" 1800 scripts/compat.sh
 [[ $EUID == 0 ]] && test_as_users
 [[ ${1-} == --user ]] || run "vm" 1900 scripts/vm-test.sh

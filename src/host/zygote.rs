@@ -53,7 +53,7 @@ impl ZygoteProcess {
         match fork(thread).ok()? {
             Forked::Parent(pid) => {
                 let pid = Pid::from_raw(pid);
-                let _ = fork::run_beside_us(pid);
+                let _ = fork::keep_beside_us(pid);
                 Some(Self {
                     child: Child {
                         pid,

@@ -269,8 +269,7 @@ impl Stage {
         }
         let (parent, _) = split(path)?;
         self.directory(parent)?;
-        self.resolve(path, OFlag::O_WRONLY | OFlag::O_CREAT)?;
-        Ok(self.resolve(path, OFlag::O_PATH)?)
+        Ok(self.resolve(path, OFlag::O_WRONLY | OFlag::O_CREAT)?)
     }
 }
 
@@ -391,7 +390,7 @@ fn capabilities(names: &[String]) -> io::Result<HashSet<Capability>> {
 
 fn bound_capabilities(names: &[String]) -> io::Result<()> {
     let kept = capabilities(names)?;
-    for capability in caps::read(None, CapSet::Bounding).map_err(io::Error::other)? {
+    for capability in caps::all() {
         if !kept.contains(&capability) {
             caps::drop(None, CapSet::Bounding, capability).map_err(io::Error::other)?;
         }

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use nix::sched::{sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::process;
@@ -105,14 +105,22 @@ pub fn fork(_proof: SingleThread) -> io::Result<Forked<i32>> {
     }
 }
 
-/// Moves a child to another processor than ours, where there is one. A scheduler that packs virtual processors leaves it behind us,
-/// to run when we wait: what it would do meanwhile is a fifth of an `exec`.
-pub fn run_beside_us(child: Pid) -> nix::Result<()> {
-    let all = sched_getaffinity(child)?;
-    let mut others = all;
+/// Keeps a child off our processor, where there is another. A scheduler that packs virtual processors leaves a new process behind its
+/// parent, and any puts who is woken through a socket behind whoever wrote to it (`WF_SYNC`): it would run only when we wait, a fifth
+/// of an `exec` later. Its children start where it may run: see [`run_beside_us`].
+pub fn keep_beside_us(child: Pid) -> nix::Result<()> {
+    let mut others = sched_getaffinity(child)?;
     others.unset(sched_getcpu()?)?;
-    sched_setaffinity(child, &others)?;
-    sched_setaffinity(child, &all)
+    sched_setaffinity(child, &others)
+}
+
+/// Moves a child to another processor than ours, where there is one, and lets it run on `all` from then on.
+pub fn run_beside_us(child: Pid, all: &CpuSet) -> nix::Result<()> {
+    let mut others = *all;
+    others.unset(sched_getcpu()?)?;
+    // Refused where there is no other.
+    let _ = sched_setaffinity(child, &others);
+    sched_setaffinity(child, all)
 }
 
 /// Runs `main` in the child of a fork as a program of its own: control socket as standard input, no other

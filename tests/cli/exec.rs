@@ -28,6 +28,17 @@ fn the_status_of_the_command_is_ours() {
     }
 }
 
+/// The zygote of one sandbox is kept off its host's processor; what runs inside is not.
+#[test]
+fn a_command_may_run_on_every_processor_that_we_may() {
+    let allowed = |status: &str| {
+        let line = status.lines().find(|l| l.starts_with("Cpus_allowed_list:"));
+        line.map(str::to_owned).unwrap()
+    };
+    let ours = allowed(&std::fs::read_to_string("/proc/self/status").unwrap());
+    assert_eq!(allowed(&exec_sh("cat /proc/self/status")), ours);
+}
+
 #[test]
 fn a_failure_of_ours_is_125() {
     let output = run(&["exec", "--ro-bind", "/no/such/path:/x", "--", "true"]);

@@ -289,7 +289,7 @@ fn few_files_are_opened() {
     }
     let all = trace(&command(&["exec", "--", "/bin/true"]));
     opens_at_most(10, "the zygote", &sum(&counts(&all, Role::Zygote)));
-    opens_at_most(87, "PID 1", &sum(&counts(&all, Role::Init)));
+    opens_at_most(81, "PID 1", &sum(&counts(&all, Role::Init)));
     opens_at_most(32, "the host", &sum(&counts(&all, Role::Host)));
 }
 
