@@ -16,7 +16,8 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, fstat, major, minor, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{
-    Gid, Uid, chdir, fchdir, pivot_root, setgroups, sethostname, setresgid, setresuid, symlinkat,
+    Gid, Uid, chdir, chroot, fchdir, pivot_root, setgroups, sethostname, setresgid, setresuid,
+    symlinkat,
 };
 
 use super::effects::Layers;
@@ -33,7 +34,7 @@ use crate::wire::SetupOp;
 pub(super) struct Stage {
     /// The mount in which paths of the steps are resolved: the host's `/`, the scaffold, and at last the new `/`.
     root: OwnedFd,
-    /// The one before, which lies below until the next [`SetupOp::Pivot`].
+    /// The one before, which lies below until it is left.
     old: Option<OwnedFd>,
     /// The mounts of the plan: the new `/`, and its binds in order.
     pub(super) mounts: std::vec::IntoIter<OwnedFd>,
@@ -116,6 +117,7 @@ impl Stage {
                 self.write("/proc/sys/net/ipv4/ping_group_range", &range)
             }
             SetupOp::Pivot => self.pivot(),
+            SetupOp::ChangeRoot => self.change_root(),
             SetupOp::Hostname(name) => Ok(sethostname(name)?),
             SetupOp::Loopback => process::loopback_up(),
             SetupOp::NetworkDevice(device) => {
@@ -236,6 +238,14 @@ impl Stage {
         pivot_root(".", ".")?;
         umount2(".", MntFlags::MNT_DETACH)?;
         chdir("/")?;
+        self.old = None;
+        Ok(())
+    }
+
+    /// Where that root lies on the one before, `..` and a second chroot end in it, too: the way up leads through its mount.
+    fn change_root(&mut self) -> io::Result<()> {
+        fchdir(&self.root)?;
+        chroot(".")?;
         self.old = None;
         Ok(())
     }

@@ -200,7 +200,7 @@ pub fn plan(
             target: bind.target.clone(),
         });
     }
-    steps.push(SetupOp::Pivot);
+    steps.push(SetupOp::ChangeRoot);
     steps.extend(resized(&spec.limits));
     steps.extend(resolvers(spec, host));
     steps.push(SetupOp::Hostname(spec.hostname.clone()));

@@ -116,7 +116,7 @@ fn a_network_by_rules_has_a_device_of_the_zygotes_or_of_pid_1() {
             content: "nameserver 100.96.0.1\n".into(),
         };
         let steps = &everything.setup.steps;
-        assert!(at(steps, &SetupOp::Pivot) < at(steps, &resolver));
+        assert!(at(steps, &SetupOp::ChangeRoot) < at(steps, &resolver));
     }
 }
 
@@ -125,13 +125,13 @@ fn filters_come_last_and_the_old_root_goes_before_capabilities() {
     let everything = everything(&spec(), &privileged(), RANGE);
     let (before, after) = (everything.groundwork.steps, everything.setup.steps);
     let at = |wanted: fn(&SetupOp) -> bool| after.iter().position(wanted).unwrap();
-    let pivot = at(|op| matches!(op, SetupOp::Pivot));
+    let entered = at(|op| matches!(op, SetupOp::ChangeRoot));
     // What needs the host's tree is done by then.
     let gone = before.iter().position(|op| *op == SetupOp::Pivot).unwrap();
     let needs_host = |op: &SetupOp| matches!(op, SetupOp::Proc | SetupOp::Device { .. });
     assert!(before.iter().rposition(needs_host).unwrap() < gone);
     assert!(!after.iter().any(needs_host));
-    assert!(pivot < at(|op| matches!(op, SetupOp::Capabilities(_))));
+    assert!(entered < at(|op| matches!(op, SetupOp::Capabilities(_))));
     let changes_ids = |op: &SetupOp| matches!(op, SetupOp::BecomeRoot { .. });
     assert!(
         before.iter().position(changes_ids) < before.iter().position(|op| *op == SetupOp::Guard)

@@ -174,7 +174,7 @@ pub enum SetupOp {
         /// Permission bits of its root.
         mode: u32,
     },
-    /// Another size for a tmpfs of the groundwork. After [`SetupOp::Pivot`].
+    /// Another size for a tmpfs of the groundwork. After [`SetupOp::ChangeRoot`].
     Resize {
         /// Absolute path inside.
         target: String,
@@ -227,16 +227,18 @@ pub enum SetupOp {
         /// Groups of the namespace.
         groups: u32,
     },
-    /// Make the mount that was entered last `/` and detach what it lies on: first the host's tree, so that no
-    /// path of it can be named, and then the scaffold.
+    /// Make the mount that was entered last `/` and detach what it lies on: the host's tree, so that no path of it can be named.
     Pivot,
+    /// Make the mount that was entered last `/`. What it lies on stays below it, and no path leads there: the scaffold, which is
+    /// this sandbox's own and empty. A second [`SetupOp::Pivot`] would look at every task of the machine once more (`chroot_fs_refs`).
+    ChangeRoot,
     /// Host name of the UTS namespace.
     Hostname(String),
     /// Set `lo` up in the own network namespace. Needs `CAP_NET_ADMIN`.
     Loopback,
     /// Make the device of the own network namespace, for the host. Before [`SetupOp::Pivot`]: the node is the host's.
     NetworkDevice(NetworkDevice),
-    /// A file, in place of whatever is there. After [`SetupOp::Pivot`]: links of the image lead nowhere else.
+    /// A file, in place of whatever is there. After [`SetupOp::ChangeRoot`]: links of the image lead nowhere else.
     File {
         /// Absolute path inside.
         path: String,
@@ -261,7 +263,7 @@ pub enum SetupOp {
     /// Not dumpable (nobody reads PID 1's memory), dies with the zygote. After the last change of ids, which clears both,
     /// as would one of capabilities that adds some.
     Guard,
-    /// Give up what Landlock can take. After [`SetupOp::Pivot`]: a domain cannot mount.
+    /// Give up what Landlock can take. After [`SetupOp::ChangeRoot`]: a domain cannot mount.
     Landlock {
         /// Version of the kernel's interface.
         version: u32,
@@ -330,7 +332,8 @@ impl SetupOp {
             Self::MaskFile { path } => format!("mask {path}"),
             Self::ReadOnly { path } => format!("make {path} read-only"),
             Self::AllowPing { .. } => "allow ping".to_owned(),
-            Self::Pivot => "pivot to the new root".to_owned(),
+            Self::Pivot => "leave the host's tree".to_owned(),
+            Self::ChangeRoot => "change to the new root".to_owned(),
             Self::Hostname(_) => "set the host name".to_owned(),
             Self::Loopback => "set lo up".to_owned(),
             Self::NetworkDevice(_) => DEVICE_STEP.to_owned(),

@@ -103,9 +103,9 @@ macro_rules! either {
 
 either! {
     host_files: host_file_read ["its_own_path", "dot_dot", "proc_root_and_cwd_of_every_process", "double_chroot"];
-        ["Pivot"], or ["Ids"], then Some(&[]);
+        ["Pivot", "ChangeRoot"], or ["Ids"], then Some(&[]);
     writing_host_files: host_file_write ["by_every_path"];
-        ["Pivot"], or ["Ids"], then Some(&[]);
+        ["Pivot", "ChangeRoot"], or ["Ids"], then Some(&[]);
     files_by_handle: host_file_read ["file_handles"];
         ["InheritedSeccomp"], or ["Capabilities"], then None;
     program_and_memory_of_pid_1: host_file_write ["program_of_pid_1_for_writing", "memory_of_pid_1_for_writing"];

@@ -40,6 +40,8 @@ if os.fork() == 0:
         for _ in range(200): os.chdir('..')
         os.chroot('.')
         look('chroot', CANARY); look('chroot', '.' + CANARY)
+        # What the root lies on is not to be had, either.
+        if not os.path.samestat(os.stat('/'), os.fstat(before)): breach('chroot', os.listdir('/'))
     finally: os._exit(0)
 os.wait()
 # No mount shows a directory of the host.
