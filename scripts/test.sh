@@ -121,7 +121,7 @@ export LLM_IN_SANDBOX_HOME=$state LIS_TEST_BIN=$bin
 
 say "building the program and the tests"
 timeout 1800 cargo build --release --locked --bin llm-in-sandbox || die "the build failed"
-benches=(--bench layers --bench startup --bench evaluation)
+benches=(--bench layers --bench evaluation)
 timeout 1800 cargo test --workspace --locked --no-run || die "the tests do not compile"
 timeout 1800 cargo test --locked --no-run "${benches[@]}" || die "the benchmarks do not compile"
 
