@@ -107,7 +107,7 @@ pub fn fork(_proof: SingleThread) -> io::Result<Forked<i32>> {
 
 /// Keeps a child off our processor, where there is another. A scheduler that packs virtual processors leaves a new process behind its
 /// parent, and any puts who is woken through a socket behind whoever wrote to it (`WF_SYNC`): it would run only when we wait, a fifth
-/// of an `exec` later. Its children start where it may run: see [`run_beside_us`].
+/// of an `exec` later. What it clones is kept off, too, until [`run_beside_us`].
 pub fn keep_beside_us(child: Pid) -> nix::Result<()> {
     let mut others = sched_getaffinity(child)?;
     others.unset(sched_getcpu()?)?;
