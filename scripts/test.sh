@@ -3,7 +3,7 @@
 #
 # usage: test.sh [--user]
 #
-# As root: every test as root, then the tests of the sandbox again as two ordinary users that are made
+# As root: every test as root and two benchmarks briefly, then the tests of the sandbox again as two ordinary users that are made
 # for it, one with a range of subordinate ids and one without; --user runs only these.
 # At last limits and walls on other kernels and cgroup hierarchies, in a virtual machine (vm-test.sh).
 # As an ordinary user: every test as that user.
