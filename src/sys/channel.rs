@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, accept4,
-    recv, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, accept4, recv, sendmsg, socketpair,
 };
 
 /// Largest message that travels in the packet itself.
@@ -100,7 +100,8 @@ impl Channel {
     /// Receives one message; `None` when the peer is gone.
     ///
     /// # Errors
-    /// `WouldBlock` on a non-blocking socket; `InvalidData` for a message that breaks a bound.
+    /// `WouldBlock` on a non-blocking socket; `InvalidData` for a message that breaks a bound; `EMFILE` where this process may open no
+    /// more descriptors.
     pub fn receive(&self) -> io::Result<Option<Received>> {
         // Its length first: room for the largest, which few are, costs a page fault for each page.
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC;
@@ -108,26 +109,12 @@ impl Channel {
             return Ok(None);
         };
         let (mut kind, mut bytes) = ([0], vec![0; length.min(INLINE_MAX)]);
-        let mut space = nix::cmsg_space!([RawFd; KERNEL_FDS_MAX]);
-        let mut fds = Vec::new();
-        let flags = {
-            let mut iov = [IoSliceMut::new(&mut kind), IoSliceMut::new(&mut bytes)];
-            let message = recvmsg::<()>(
-                self.0.as_raw_fd(),
-                &mut iov,
-                Some(&mut space),
-                MsgFlags::MSG_CMSG_CLOEXEC,
-            )?;
-            for control in message.cmsgs()? {
-                if let ControlMessageOwned::ScmRights(received) = control {
-                    for fd in received {
-                        // SAFETY: the kernel has just installed this descriptor for us.
-                        fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
-                    }
-                }
-            }
-            message.flags
-        };
+        let (mut fds, flags) =
+            self.receive_packet(&mut [IoSliceMut::new(&mut kind), IoSliceMut::new(&mut bytes)])?;
+        if flags.contains(MsgFlags::MSG_CTRUNC) {
+            // There was room for all that the kernel passes, so the process may open no more.
+            return Err(Errno::EMFILE.into());
+        }
         if flags.contains(MsgFlags::MSG_TRUNC) {
             return Err(invalid("a message is larger than agreed"));
         }
@@ -148,6 +135,42 @@ impl Channel {
             }
             _ => Err(invalid("a message of unknown kind")),
         }
+    }
+
+    /// A packet's descriptors and flags. Not through nix: of a packet for whose descriptors the process has no room it gives none, and
+    /// those that the kernel had installed by then would stay open.
+    fn receive_packet(&self, parts: &mut [IoSliceMut<'_>]) -> io::Result<(Vec<OwnedFd>, MsgFlags)> {
+        // Words, for alignment: the header, and two descriptors in each.
+        let mut space = [0_u64; size_of::<libc::cmsghdr>() / 8 + KERNEL_FDS_MAX.div_ceil(2)];
+        // SAFETY: all zeros is a valid message, of no parts.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = parts.as_mut_ptr().cast();
+        message.msg_iovlen = parts.len();
+        message.msg_control = space.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&space);
+        // SAFETY: an IoSliceMut is an iovec; parts and room outlive the call.
+        Errno::result(unsafe {
+            libc::recvmsg(self.as_raw_fd(), &raw mut message, libc::MSG_CMSG_CLOEXEC)
+        })?;
+        let mut fds = Vec::new();
+        // SAFETY: what the kernel has written are whole messages, each with its length, within the length that it left in `message`.
+        let mut control = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+        // SAFETY: null, or such a message.
+        while let Some(header) = unsafe { control.as_ref() } {
+            if (header.cmsg_level, header.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                // SAFETY: arithmetic on a length.
+                let bytes = header.cmsg_len - unsafe { libc::CMSG_LEN(0) } as usize;
+                // SAFETY: arithmetic on the address of a message.
+                let data = unsafe { libc::CMSG_DATA(control) }.cast::<RawFd>();
+                // SAFETY: so many bytes of descriptors follow the header.
+                let raw = unsafe { std::slice::from_raw_parts(data, bytes / size_of::<RawFd>()) };
+                // SAFETY: each is new, and ours.
+                fds.extend(raw.iter().map(|fd| unsafe { OwnedFd::from_raw_fd(*fd) }));
+            }
+            // SAFETY: as above.
+            control = unsafe { libc::CMSG_NXTHDR(&raw const message, control) };
+        }
+        Ok((fds, MsgFlags::from_bits_retain(message.msg_flags)))
     }
 
     /// Switches between waiting and `WouldBlock`.
@@ -230,15 +253,44 @@ mod tests {
             drop(writer);
             assert_eq!(b.receive().unwrap_err().kind(), io::ErrorKind::InvalidData);
             drop((a, b));
-            // The end of the pipe: no copy of its other side is left in this process.
-            let mut ready = [nix::poll::PollFd::new(
-                reader.as_fd(),
-                nix::poll::PollFlags::POLLIN,
-            )];
-            nix::poll::poll(&mut ready, 0_u16).unwrap();
-            let seen = ready[0].revents().unwrap();
-            assert!(seen.contains(nix::poll::PollFlags::POLLHUP), "{count}");
+            assert!(is_let_go(&reader), "{count}");
         }
+    }
+
+    #[test]
+    fn no_descriptor_of_a_packet_that_the_process_has_no_room_for_is_kept() {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        const ALONE: &str = "LIS_TEST_ALONE";
+        let name = "sys::channel::tests::no_descriptor_of_a_packet_that_the_process_has_no_room_for_is_kept";
+        if std::env::var_os(ALONE).is_none() {
+            // The limit is the process's: in one of its own.
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = alone.args(["--exact", name]).env(ALONE, "1").output();
+            let output = output.unwrap();
+            assert!(output.status.success(), "{output:?}");
+            assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+            return;
+        }
+        let (a, b) = Channel::pair().unwrap();
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        a.send_packet(INLINE, b"x", &[writer.as_raw_fd(); 9])
+            .unwrap();
+        let room = u64::try_from(writer.as_raw_fd()).unwrap() + 4;
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, room, hard).unwrap();
+        drop(writer);
+        assert_eq!(b.receive().unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        drop((a, b));
+        assert!(is_let_go(&reader));
+    }
+
+    /// Whether the pipe has come to its end: no copy of its other side is left in this process. Not at once where somebody looks at
+    /// the descriptors of all processes in procfs, who holds the one that he looks at.
+    fn is_let_go(reader: &OwnedFd) -> bool {
+        use nix::poll::{PollFd, PollFlags, poll};
+        let mut ready = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        poll(&mut ready, 5_000_u16).unwrap();
+        ready[0].revents().unwrap().contains(PollFlags::POLLHUP)
     }
 
     #[test]
