@@ -1,8 +1,8 @@
 //! The directory of running sandboxes: who lives, and what the dead have left.
 //!
-//! Each sandbox has a directory with a file that its host keeps locked. The kernel drops the lock
-//! with the host, however it dies; whoever comes next takes away what is left. A process id would
-//! not do: it may be somebody else's by then.
+//! Each sandbox has a directory with a file that its host keeps locked, and that tells of it once it
+//! serves. The kernel drops the lock with the host, however it dies; whoever comes next takes away what
+//! is left. A process id would not do: it may be somebody else's by then.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, TryLockError};
@@ -56,13 +56,12 @@ pub(super) struct Entry {
     directory: PathBuf,
     upper: Option<PathBuf>,
     abandoned: bool,
-    _lock: File,
+    lock: File,
 }
 
 /// The registry of root.
 const ROOTS: &str = "/run/llm-in-sandbox";
 const LOCK: &str = "lock";
-const INFO: &str = "info.json";
 /// One path a line: another process may not find them again, its own cgroup being another.
 const CGROUPS: &str = "cgroups";
 /// A clean-up waits for 2 s for each sandbox that will not go: far longer than any is expected to.
@@ -151,7 +150,7 @@ impl Registry {
             directory,
             upper: None,
             abandoned: false,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -163,7 +162,7 @@ impl Registry {
         let mut found = Vec::new();
         for directory in self.entries()? {
             if lives(&directory)
-                && let Ok(text) = fs::read(directory.join(INFO))
+                && let Ok(text) = fs::read(directory.join(LOCK))
                 && let Ok(info) = serde_json::from_slice(&text)
             {
                 found.push(info);
@@ -264,11 +263,11 @@ impl Entry {
         self.abandoned = true;
     }
 
+    /// Lists it from now on.
     pub(super) fn describe(&self, info: &EntryInfo) -> Result<(), HostError> {
-        let path = self.directory.join(INFO);
         let text = serde_json::to_vec(info).map_err(io::Error::from);
-        text.and_then(|text| File::create(&path)?.write_all(&text))
-            .map_err(HostError::file("write", path))
+        text.and_then(|text| (&self.lock).write_all(&text))
+            .map_err(HostError::file("write", self.directory.join(LOCK)))
     }
 
     /// A directory of the sandbox's own, gone with it.
@@ -415,7 +414,7 @@ mod tests {
         let cgroup = temporary.path().join(&dead_id);
         fs::create_dir(&cgroup).unwrap();
         dead.note_cgroups(std::slice::from_ref(&cgroup)).unwrap();
-        let lock = dead._lock.try_clone().unwrap();
+        let lock = dead.lock.try_clone().unwrap();
         std::mem::forget(dead);
         lock.unlock().unwrap();
         // One that was killed before it had made its lock file.

@@ -252,8 +252,7 @@ fn a_start_beside_a_stale_directory_reclaims_it() {
         fs::create_dir(&stale).unwrap();
         // Half of them were killed before they had a lock.
         if number % 2 == 0 {
-            fs::write(stale.join("lock"), "").unwrap();
-            fs::write(stale.join("info.json"), "{").unwrap();
+            fs::write(stale.join("lock"), "{").unwrap();
         }
     }
     let output = finish(host.command(&TRUE));
