@@ -45,7 +45,7 @@ async fn ahead(networks: &[Network; 2], spec: &SandboxSpec, rounds: usize) -> [V
     let mut times = [Vec::new(), Vec::new()];
     for round in 0..rounds + 3 {
         for (number, launcher) in launchers.iter().enumerate() {
-            while launcher.waiting() * 2 <= AHEAD {
+            while launcher.waiting() * 2 <= AHEAD || launcher.is_filling() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

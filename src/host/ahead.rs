@@ -3,17 +3,22 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
 
 use super::HostError;
 use super::launcher::START_DEADLINE;
-use super::slot::{Site, Slot, Wanted};
+use super::slot::{Expected, Site, Slot, Wanted};
 use crate::wire::NetworkSource;
 
 /// How many when nobody says: a burst of starts of an evaluation.
 const USUAL: usize = 8;
+
+/// So long after a start nothing is made ahead while some wait: the first command of the sandbox would have to share
+/// the processors with it.
+const REST: Duration = Duration::from_millis(20);
 
 /// The slots of a launcher that wait for their sandboxes.
 #[derive(Debug)]
@@ -36,10 +41,14 @@ struct State {
     asked: u64,
     /// Starts that are under way.
     starting: usize,
+    /// When the last one ended.
+    started: Option<Instant>,
     filling: bool,
     closed: bool,
-    /// What was wanted last, and whether the one before was like it: then the next is expected to be.
-    last: Option<(Arc<Wanted>, bool)>,
+    /// What was wanted last.
+    last: Option<Arc<Wanted>>,
+    /// What it has in common with the one before, which the next is expected to have, too.
+    expected: Expected,
 }
 
 /// A start that is under way: nothing is made ahead until it is dropped.
@@ -56,7 +65,10 @@ impl Ahead {
 
     /// Makes one now.
     pub(super) async fn begin(&self, network: NetworkSource) -> Result<(), HostError> {
-        let slot = self.site.begin(self.site.allot()?, network, None).await?;
+        let slot = self
+            .site
+            .begin(self.site.allot()?, network, Expected::Any)
+            .await?;
         drop(self.shared.lock().keep(slot));
         Ok(())
     }
@@ -75,7 +87,10 @@ impl Ahead {
         }
         let slot = match slot {
             Some(slot) => slot,
-            None => self.site.begin(self.site.allot()?, network, None).await?,
+            None => {
+                let allotment = self.site.allot()?;
+                self.site.begin(allotment, network, Expected::Any).await?
+            }
         };
         Ok((slot, start))
     }
@@ -83,6 +98,11 @@ impl Ahead {
     /// How many wait.
     pub(super) fn waiting(&self) -> usize {
         self.shared.lock().ready.len()
+    }
+
+    /// Whether one more is being made.
+    pub(super) fn is_filling(&self) -> bool {
+        self.shared.lock().filling
     }
 
     /// Makes as many as are wanted, with such a network, once half of them are used. Goes on when the
@@ -102,7 +122,7 @@ impl Ahead {
         tokio::spawn(async move {
             let filling = Filling(shared);
             while filling.0.is_short_of(wanted).await {
-                let expected = filling.0.lock().expected();
+                let expected = filling.0.lock().expected.clone();
                 match make(&site, network, expected).await {
                     // A closed one drops it.
                     Ok(slot) => drop(filling.0.lock().keep(slot)),
@@ -135,7 +155,7 @@ impl Drop for Ahead {
 async fn make(
     site: &Arc<Site>,
     network: NetworkSource,
-    expected: Option<Arc<Wanted>>,
+    expected: Expected,
 ) -> Result<Slot, HostError> {
     let files = Arc::clone(site);
     let allotment = tokio::task::spawn_blocking(move || files.allot()).await;
@@ -168,20 +188,25 @@ impl Shared {
         Start(Arc::clone(self))
     }
 
-    /// Waits for the end of all starts.
+    /// Waits for the end of all starts, and then for [`REST`].
     async fn is_short_of(&self, wanted: usize) -> bool {
         loop {
             let quiet = self.quiet.notified();
-            {
+            let rest = {
                 let state = self.lock();
                 if state.closed || state.ready.len() >= wanted {
                     return false;
                 }
-                if state.starting == 0 {
-                    return true;
+                match (state.starting, state.rested()) {
+                    (0, Some(end)) if end > Instant::now() => Some(end),
+                    (0, _) => return true,
+                    _ => None,
                 }
+            };
+            match rest {
+                Some(end) => sleep_until(end.into()).await,
+                None => quiet.await,
             }
-            quiet.await;
         }
     }
 }
@@ -193,12 +218,17 @@ impl State {
         network: NetworkSource,
         wanted: Option<&Arc<Wanted>>,
     ) -> (Option<Slot>, VecDeque<Slot>) {
-        let like = |other: &Arc<Wanted>| wanted.is_some_and(|wanted| other.is_like(wanted));
-        let again = self.last.as_ref().is_some_and(|(last, _)| like(last));
-        self.last = wanted.map(|wanted| (Arc::clone(wanted), again));
+        self.expected = match (&self.last, wanted) {
+            (Some(last), Some(wanted)) if last.is_like(wanted) => Expected::Like(wanted.clone()),
+            (Some(last), Some(wanted)) if last.has_root_of(wanted) => {
+                Expected::Root(wanted.clone())
+            }
+            _ => Expected::Any,
+        };
+        self.last = wanted.cloned();
         let fits = |slot: &Slot| {
             slot.network == network
-                && slot.prepared.as_ref().is_none_or(like)
+                && slot.prepared.serves(wanted.map(Arc::as_ref))
                 && !slot.init.is_closed()
         };
         let (fitting, useless) = std::mem::take(&mut self.ready).into_iter().partition(fits);
@@ -206,9 +236,10 @@ impl State {
         (self.ready.pop_front(), useless)
     }
 
-    fn expected(&self) -> Option<Arc<Wanted>> {
-        let (last, like) = self.last.as_ref()?;
-        like.then(|| Arc::clone(last))
+    /// Until when nothing is made ahead.
+    fn rested(&self) -> Option<Instant> {
+        let some_wait = !self.ready.is_empty();
+        self.started.filter(|_| some_wait).map(|at| at + REST)
     }
 
     fn keep(&mut self, slot: Slot) -> Option<Slot> {
@@ -224,6 +255,7 @@ impl Drop for Start {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.starting -= 1;
+        state.started = Some(Instant::now());
         if state.starting == 0 {
             self.0.quiet.notify_waiters();
         }

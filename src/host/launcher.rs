@@ -286,6 +286,12 @@ impl Launcher {
         self.ahead.waiting()
     }
 
+    /// Whether more of them are being made: once half of them are used, until as many wait as should.
+    #[must_use]
+    pub fn is_filling(&self) -> bool {
+        self.ahead.is_filling()
+    }
+
     /// How many user and group ids exist inside a sandbox.
     #[must_use]
     pub fn ids_inside(&self) -> u32 {
@@ -329,6 +335,7 @@ impl Launcher {
         env.append(&mut spec.env);
         spec.env = env;
         let mut plan = plan::plan(&spec, &self.site.host, disk_upper)?;
+        self.site.leave_out(&mut plan.root);
         self.site.leave_out(&mut plan.setup.steps);
         Ok(Arc::new(Wanted::new(plan, spec.limits)))
     }

@@ -76,10 +76,46 @@ impl Wanted {
 
     /// What is made for the one serves the other.
     pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.has_root_of(other) && self.limits == other.limits && self.plan == other.plan
+    }
+
+    /// The root that is made for the one serves the other.
+    pub(super) fn has_root_of(&self, other: &Self) -> bool {
         self.tree.is_some()
             && self.tree == other.tree
-            && self.limits == other.limits
-            && self.plan == other.plan
+            && self.plan.mounts == other.plan.mounts
+            && self.plan.root == other.plan.root
+    }
+}
+
+/// What the next sandbox is expected to be.
+#[derive(Debug, Clone, Default)]
+pub(super) enum Expected {
+    /// Anything.
+    #[default]
+    Any,
+    /// One with the root of this one.
+    Root(Arc<Wanted>),
+    /// One like this.
+    Like(Arc<Wanted>),
+}
+
+impl Expected {
+    /// What is prepared for this serves such a one.
+    pub(super) fn serves(&self, wanted: Option<&Wanted>) -> bool {
+        match (self, wanted) {
+            (Self::Any, _) => true,
+            (Self::Root(_) | Self::Like(_), None) => false,
+            (Self::Root(last), Some(wanted)) => last.has_root_of(wanted),
+            (Self::Like(last), Some(wanted)) => last.is_like(wanted),
+        }
+    }
+
+    fn wanted(&self) -> Option<&Wanted> {
+        match self {
+            Self::Any => None,
+            Self::Root(wanted) | Self::Like(wanted) => Some(wanted),
+        }
     }
 }
 
@@ -88,7 +124,7 @@ impl Wanted {
 pub(super) struct Slot {
     pub(super) network: NetworkSource,
     /// What it is prepared for, beyond that.
-    pub(super) prepared: Option<Arc<Wanted>>,
+    pub(super) prepared: Expected,
     // Dropped first: a PID 1 whose pid nobody knows yet ends for want of a host.
     pub(super) init: Link<FromInit>,
     pub(super) held: Held,
@@ -129,7 +165,7 @@ impl Site {
         &self,
         allotment: Allotment,
         network: NetworkSource,
-        expected: Option<Arc<Wanted>>,
+        expected: Expected,
     ) -> Result<Slot, HostError> {
         let failed = |what| move |e| HostError::Zygote(what, e);
         let Allotment {
@@ -150,7 +186,7 @@ impl Site {
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
         let (init, readiness) = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
         // PID 1 then holds the other end alone: its death is the end of our answers.
-        let mounts = expected.as_ref().map(|wanted| wanted.plan.mounts.clone());
+        let mounts = expected.wanted().map(|wanted| wanted.plan.mounts.clone());
         let zygote = &self.zygote;
         let begun = zygote.begin(groundwork, &theirs, &held.cgroup, mounts);
         let exit = begun.await?;
@@ -201,15 +237,25 @@ impl Slot {
     /// Has it set up as what it was begun for: whatever else is asked for takes another. That it serves is heard by
     /// whoever takes it.
     pub(super) async fn prepare(&mut self) -> Result<(), HostError> {
-        match self.prepared.clone() {
-            Some(expected) => self.order(&expected).await,
-            None => Ok(()),
+        let expected = self.prepared.clone();
+        if let Some(wanted) = expected.wanted() {
+            let look_up = plan::look_up(&wanted.plan.setup);
+            self.enter_root([wanted.plan.root.as_slice(), &[look_up]].concat())
+                .await;
+        }
+        match expected {
+            Expected::Like(wanted) => self.set_up(&wanted).await,
+            Expected::Any | Expected::Root(_) => Ok(()),
         }
     }
 
-    async fn order(&mut self, wanted: &Wanted) -> Result<(), HostError> {
-        let order = ToInit::SetUp(wanted.plan.setup.clone());
+    async fn enter_root(&self, steps: Vec<SetupOp>) {
         // One that is dead already has said why, or the zygote has; and is never taken.
+        let _ = self.init.send(&ToInit::EnterRoot(steps), &[]).await;
+    }
+
+    async fn set_up(&mut self, wanted: &Wanted) -> Result<(), HostError> {
+        let order = ToInit::SetUp(wanted.plan.setup.clone());
         let _ = self.init.send(&order, &[]).await;
         self.limit(&wanted.limits)
     }
@@ -228,9 +274,12 @@ impl Slot {
         (root, purpose): (String, String),
         program: Option<First>,
     ) -> Result<Sent, HostError> {
-        if self.prepared.is_none() {
+        if matches!(self.prepared, Expected::Any) {
             site.zygote.mount(self.exit.id, &wanted.plan.mounts).await?;
-            self.order(wanted).await?;
+            self.enter_root(wanted.plan.root.clone()).await;
+        }
+        if !matches!(self.prepared, Expected::Like(_)) {
+            self.set_up(wanted).await?;
         }
         let program = match program {
             Some(program) => Some(program.ask(&self.init).await),

@@ -1,6 +1,6 @@
 //! Carries out one step of a plan in PID 1.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -37,7 +37,7 @@ pub(super) struct Stage {
     /// The one before, which lies below until it is left.
     old: Option<OwnedFd>,
     /// The mounts of the plan: the new `/`, and its binds in order.
-    pub(super) mounts: std::vec::IntoIter<OwnedFd>,
+    pub(super) mounts: VecDeque<OwnedFd>,
     /// Its network device, for the host.
     pub(super) device: Option<OwnedFd>,
     /// Where the host hears of refused calls.
@@ -52,7 +52,7 @@ impl Stage {
         Ok(Self {
             root: open_directory("/")?,
             old: None,
-            mounts: Vec::new().into_iter(),
+            mounts: VecDeque::new(),
             device: None,
             listener: None,
             layers: None,
@@ -118,6 +118,7 @@ impl Stage {
             }
             SetupOp::Pivot => self.pivot(),
             SetupOp::ChangeRoot => self.change_root(),
+            SetupOp::LookUp(paths) => self.look_up(paths),
             SetupOp::Hostname(name) => Ok(sethostname(name)?),
             SetupOp::Loopback => process::loopback_up(),
             SetupOp::NetworkDevice(device) => {
@@ -166,7 +167,7 @@ impl Stage {
     }
 
     fn next_mount(&mut self) -> io::Result<OwnedFd> {
-        let mount = self.mounts.next();
+        let mount = self.mounts.pop_front();
         mount.ok_or_else(|| io::Error::other("no mount came for it"))
     }
 
@@ -253,6 +254,13 @@ impl Stage {
     /// Resolves a path in the new root: a link of a hostile image leads nowhere else.
     fn resolve(&self, path: &str, flags: OFlag) -> Result<OwnedFd, Errno> {
         resolve_in(&self.root, path, flags)
+    }
+
+    fn look_up(&self, paths: &[String]) -> io::Result<()> {
+        for path in paths {
+            let _ = self.resolve(path, OFlag::O_PATH);
+        }
+        Ok(())
     }
 
     fn directory(&self, path: &str) -> io::Result<OwnedFd> {

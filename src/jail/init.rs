@@ -79,19 +79,21 @@ fn set_up(
     for op in &groundwork.steps {
         stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
     }
-    let Some(setup) = await_order(control).map_err(|e| failure("read the plan", &e))? else {
-        return Ok(None);
+    let setup = loop {
+        let order = await_order(control).map_err(|e| failure("read the plan", &e))?;
+        let Some(order) = order else {
+            return Ok(None);
+        };
+        if let ToInit::EnterRoot(steps) = order {
+            perform(&mut stage, zygote, &steps)?;
+        } else if let ToInit::SetUp(setup) = order {
+            break setup;
+        } else {
+            let early = io::Error::other(format!("{order:?} came first"));
+            return Err(failure("read the plan", &early));
+        }
     };
-    let count = |takes: fn(&SetupOp) -> bool| setup.steps.iter().filter(|op| takes(op)).count();
-    let mounts = 1
-        + count(|op| matches!(op, SetupOp::Bind { .. }))
-        + 2 * count(|op| matches!(op, SetupOp::Layers));
-    stage.mounts = receive_mounts(zygote, mounts)
-        .map_err(|e| failure("receive mounts from the zygote", &e))?
-        .into_iter();
-    for op in &setup.steps {
-        stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
-    }
+    perform(&mut stage, zygote, &setup.steps)?;
     let for_host = [stage.device.take(), stage.listener.take()];
     let for_host: Vec<_> = for_host.into_iter().flatten().collect();
     let layers = stage.layers.take();
@@ -112,16 +114,25 @@ fn set_up(
     }))
 }
 
-/// What the host wants of this sandbox; `None` when it wants none.
-fn await_order(control: &Channel) -> io::Result<Option<Setup>> {
-    let Some(message) = control.receive()? else {
-        return Ok(None);
-    };
-    let message = decode(&message.bytes)?;
-    if let ToInit::SetUp(setup) = message {
-        return Ok(Some(setup));
+/// Carries out these steps, with the mounts that the zygote makes for them.
+fn perform(stage: &mut Stage, zygote: &Channel, steps: &[SetupOp]) -> Result<(), SetupFailure> {
+    let count = |takes: fn(&SetupOp) -> bool| steps.iter().filter(|op| takes(op)).count();
+    let mounts = count(|op| matches!(op, SetupOp::EnterRoot | SetupOp::Bind { .. }))
+        + 2 * count(|op| matches!(op, SetupOp::Layers));
+    while stage.mounts.len() < mounts {
+        let made = receive(zygote).map_err(|e| failure("receive mounts from the zygote", &e))?;
+        stage.mounts.extend(made.fds);
     }
-    Err(io::Error::other(format!("{message:?} came first")))
+    for op in steps {
+        stage.apply(op).map_err(|e| failure(op.step().0, &e))?;
+    }
+    Ok(())
+}
+
+/// What the host wants of this sandbox; `None` when it wants none.
+fn await_order(control: &Channel) -> io::Result<Option<ToInit>> {
+    let message = control.receive()?;
+    Ok(message.map(|m| decode(&m.bytes)).transpose()?)
 }
 
 fn null_stdio() -> io::Result<()> {
@@ -133,14 +144,6 @@ fn null_stdio() -> io::Result<()> {
         std::mem::forget(null);
     }
     Ok(())
-}
-
-fn receive_mounts(zygote: &Channel, count: usize) -> io::Result<Vec<OwnedFd>> {
-    let mut mounts = Vec::new();
-    while mounts.len() < count {
-        mounts.extend(receive(zygote)?.fds);
-    }
-    Ok(mounts)
 }
 
 fn receive(zygote: &Channel) -> io::Result<Received> {
@@ -256,7 +259,9 @@ impl Init<'_> {
     fn request(&mut self, message: Received) -> io::Result<()> {
         let fds = message.fds;
         match decode(&message.bytes)? {
-            ToInit::SetUp(_) => Err(io::Error::other("this sandbox is set up")),
+            ToInit::EnterRoot(_) | ToInit::SetUp(_) => {
+                Err(io::Error::other("this sandbox is set up"))
+            }
             ToInit::Effects { .. } => {
                 self.tell_effects(fds);
                 Ok(())

@@ -134,8 +134,8 @@ impl<'a> Run<'a> {
         let (mut first, mut second) = (Vec::new(), Vec::new());
         for _ in 0..n {
             for times in [&mut first, &mut second] {
-                settle()?;
                 filled(&self.launcher).await?;
+                settle()?;
                 e()?;
                 times.push(self.cold(To::Ready).await?);
             }

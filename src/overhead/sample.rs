@@ -93,8 +93,8 @@ impl Series {
     }
 }
 
-/// `n` samples, and E before each until all that was made ahead of them is there again. Those of the
-/// first rounds, which warm the caches, are thrown away.
+/// `n` samples, each after all that is made ahead of it is there again, and then E. Those of the first
+/// rounds, which warm the caches, are thrown away.
 pub(super) async fn alternate(
     launcher: &Launcher,
     n: usize,
@@ -103,8 +103,8 @@ pub(super) async fn alternate(
     let mut series = Series::default();
     let warm_up = 1 + n / 50;
     for round in 0..warm_up + n {
-        let mut alone = settle()?;
         filled(launcher).await?;
+        let mut alone = settle()?;
         alone.push(e()?);
         let time = sample().await?;
         if round >= warm_up {
@@ -114,10 +114,10 @@ pub(super) async fn alternate(
     Ok(series)
 }
 
-/// Waits until no more is made ahead: a launcher fills up again when half of it is used.
+/// Waits until no more is made ahead, which a launcher does once half of it is used.
 pub(super) async fn filled(launcher: &Launcher) -> Result<(), OverheadError> {
     let began = Instant::now();
-    while launcher.waiting() * 2 <= AHEAD {
+    while launcher.waiting() * 2 <= AHEAD || launcher.is_filling() {
         if began.elapsed() > FILL_DEADLINE {
             let why = format!("{} of {AHEAD} are there", launcher.waiting());
             return Err(OverheadError::Failed("making sandboxes ahead".into(), why));

@@ -89,6 +89,19 @@ const DEVICES: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
+/// What the dynamic linker, a shell and most programs look for before they do anything.
+const LOOKED_FOR: [&str; 9] = [
+    "/bin/sh",
+    "/bin/bash",
+    "/lib64/ld-linux-x86-64.so.2",
+    "/lib/ld-linux-aarch64.so.1",
+    "/etc/ld.so.preload",
+    "/etc/ld.so.cache",
+    "/lib/x86_64-linux-gnu/libc.so.6",
+    "/lib/x86_64-linux-gnu/libtinfo.so.6",
+    "/usr/lib/locale/locale-archive",
+];
+
 /// Files of proc that tell about the host or other sandboxes.
 const MASKED_FILES: [&str; 9] = [
     "/proc/interrupts",
@@ -190,17 +203,18 @@ pub fn plan(
     check_target(&spec.workdir)?;
     let profile = profile(&spec.seccomp)?;
     let layers = spec.record_effects && matches!(spec.root, Root::Overlay { .. });
-    let mut steps = vec![SetupOp::EnterRoot];
-    steps.extend(layers.then_some(SetupOp::Layers));
+    let mut enter = vec![SetupOp::EnterRoot];
+    enter.extend(layers.then_some(SetupOp::Layers));
     let moved = names(&MOVED).into_iter();
-    steps.extend(moved.map(|path| SetupOp::Move { path }));
+    enter.extend(moved.map(|path| SetupOp::Move { path }));
+    enter.push(SetupOp::ChangeRoot);
+    let mut steps = Vec::new();
     for bind in &spec.binds {
         check_target(&bind.target)?;
         steps.push(SetupOp::Bind {
             target: bind.target.clone(),
         });
     }
-    steps.push(SetupOp::ChangeRoot);
     steps.extend(resized(&spec.limits));
     steps.extend(resolvers(spec, host));
     steps.push(SetupOp::Hostname(spec.hostname.clone()));
@@ -225,6 +239,7 @@ pub fn plan(
             layers,
             binds: binds.collect(),
         },
+        root: enter,
         setup: Setup {
             steps,
             env: env
@@ -233,6 +248,16 @@ pub fn plan(
             workdir: spec.workdir.clone(),
         },
     })
+}
+
+/// What is done in a root that is entered before it is known for whom: the first command finds its way as soon as the second.
+#[must_use]
+pub fn look_up(setup: &Setup) -> SetupOp {
+    let path = setup.env.iter().filter(|(name, _)| name.0 == b"PATH");
+    let path = path.filter_map(|(_, value)| std::str::from_utf8(&value.0).ok());
+    let directories = path.flat_map(|path| path.split(':'));
+    let paths = directories.filter(|directory| directory.starts_with('/'));
+    SetupOp::LookUp(paths.chain(LOOKED_FOR).map(str::to_owned).collect())
 }
 
 fn resolvers(spec: &SandboxSpec, host: &Host) -> Option<SetupOp> {

@@ -49,14 +49,20 @@ fn privileged() -> Host {
 struct Everything {
     groundwork: Groundwork,
     mounts: Mounts,
+    root: Vec<SetupOp>,
     setup: Setup,
 }
 
 fn everything(spec: &SandboxSpec, host: &Host, ids: IdMap) -> Everything {
-    let SetupPlan { mounts, setup } = plan(spec, host, None).unwrap();
+    let SetupPlan {
+        mounts,
+        root,
+        setup,
+    } = plan(spec, host, None).unwrap();
     Everything {
         groundwork: groundwork(host, ids, network(&spec.network, host)),
         mounts,
+        root,
         setup,
     }
 }
@@ -115,15 +121,16 @@ fn a_network_by_rules_has_a_device_of_the_zygotes_or_of_pid_1() {
             path: "/etc/resolv.conf".into(),
             content: "nameserver 100.96.0.1\n".into(),
         };
-        let steps = &everything.setup.steps;
-        assert!(at(steps, &SetupOp::ChangeRoot) < at(steps, &resolver));
+        assert_eq!(everything.root.last(), Some(&SetupOp::ChangeRoot));
+        assert!(at(&everything.setup.steps, &resolver).is_some());
     }
 }
 
 #[test]
 fn filters_come_last_and_the_old_root_goes_before_capabilities() {
     let everything = everything(&spec(), &privileged(), RANGE);
-    let (before, after) = (everything.groundwork.steps, everything.setup.steps);
+    let before = everything.groundwork.steps;
+    let after = [everything.root, everything.setup.steps].concat();
     let at = |wanted: fn(&SetupOp) -> bool| after.iter().position(wanted).unwrap();
     let entered = at(|op| matches!(op, SetupOp::ChangeRoot));
     // What needs the host's tree is done by then.
@@ -157,6 +164,31 @@ fn the_groundwork_knows_nothing_of_the_sandbox() {
     };
     let groundwork = |spec| everything(spec, &privileged(), RANGE).groundwork;
     assert_eq!(groundwork(&spec()), groundwork(&other));
+}
+
+/// What is done before a sandbox is asked for, in the root of its image, is the same for all of them.
+#[test]
+fn the_way_into_a_root_knows_nothing_else_of_the_sandbox() {
+    let other = SandboxSpec {
+        network: Network::internet(),
+        limits: Limits {
+            pids: Some(3),
+            ..Limits::default()
+        },
+        seccomp: Seccomp {
+            strict: true,
+            deny: Vec::new(),
+        },
+        env: Vec::new(),
+        workdir: "/".into(),
+        hostname: "other".into(),
+        ..spec()
+    };
+    let (one, other) = (
+        everything(&spec(), &privileged(), RANGE),
+        everything(&other, &privileged(), RANGE),
+    );
+    assert_eq!((one.mounts, one.root), (other.mounts, other.root));
 }
 
 #[test]

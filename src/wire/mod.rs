@@ -121,7 +121,9 @@ pub enum FromZygote {
 /// Host to PID 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Finish the sandbox. The first message, and never again.
+    /// Enter the root. The first message, and never again.
+    EnterRoot(Vec<SetupOp>),
+    /// Finish the sandbox. The second message, and never again.
     SetUp(Setup),
     /// Run a program. Descriptors: its stdin, stdout, stderr.
     Exec(Exec),

@@ -26,7 +26,9 @@ pub struct Groundwork {
 pub struct SetupPlan {
     /// The zygote's part.
     pub mounts: Mounts,
-    /// That of PID 1.
+    /// PID 1's way into its root, in order: the same for all sandboxes of an image.
+    pub root: Vec<SetupOp>,
+    /// The rest of PID 1's.
     pub setup: Setup,
 }
 
@@ -232,6 +234,9 @@ pub enum SetupOp {
     /// Make the mount that was entered last `/`. What it lies on stays below it, and no path leads there: the scaffold, which is
     /// this sandbox's own and empty. A second [`SetupOp::Pivot`] would look at every task of the machine once more (`chroot_fs_refs`).
     ChangeRoot,
+    /// Have the kernel look these up: the first to name a file in a fresh overlay waits ten times as long as the next. Whether they
+    /// are there does not matter.
+    LookUp(Vec<String>),
     /// Host name of the UTS namespace.
     Hostname(String),
     /// Set `lo` up in the own network namespace. Needs `CAP_NET_ADMIN`.
@@ -334,6 +339,7 @@ impl SetupOp {
             Self::AllowPing { .. } => "allow ping".to_owned(),
             Self::Pivot => "leave the host's tree".to_owned(),
             Self::ChangeRoot => "change to the new root".to_owned(),
+            Self::LookUp(_) => "look up programs".to_owned(),
             Self::Hostname(_) => "set the host name".to_owned(),
             Self::Loopback => "set lo up".to_owned(),
             Self::NetworkDevice(_) => DEVICE_STEP.to_owned(),

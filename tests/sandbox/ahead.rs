@@ -89,7 +89,10 @@ fn one_that_is_prepared_for_others_is_not_taken() {
             })
         };
         let [usual, named, limited] = [named("usual", 40), named("named", 40), named("usual", 20)];
-        for spec in [&usual, &usual, &usual, &named, &usual, &usual, &limited] {
+        // Prepared for it: nothing, nothing, all, its root, that again, another's all.
+        for spec in [
+            &usual, &usual, &usual, &named, &usual, &named, &named, &limited,
+        ] {
             filled(&scene.launcher, 2).await;
             let sandbox = scene.start(spec.clone()).await;
             assert_eq!(out(&sandbox, "hostname").await.trim(), spec.hostname);
@@ -98,6 +101,43 @@ fn one_that_is_prepared_for_others_is_not_taken() {
                 let struck = exec(&sandbox, forks).await.struck;
                 assert_eq!(struck.is_empty(), spec.limits.pids > Some(30), "{struck:?}");
             }
+            sandbox.close().await.unwrap();
+        }
+    });
+}
+
+/// After two of one image the next are in its root already, whatever else they will be; another size of the layer is another root.
+#[test]
+fn what_has_the_same_image_waits_in_its_root() {
+    let name = "what_has_the_same_image_waits_in_its_root";
+    if !has(name, &["root", "cgroup"]) {
+        return;
+    }
+    block_on(async {
+        let scene = Scene::ahead(1).await;
+        let spec = |pids, disk_bytes| {
+            small(Limits {
+                pids: Some(pids),
+                disk_bytes: Some(disk_bytes),
+                ..Limits::default()
+            })
+        };
+        for (pids, megabytes, in_root) in
+            [(30, 4, false), (31, 4, false), (32, 4, true), (33, 5, true)]
+        {
+            filled(&scene.launcher, 1).await;
+            let cgroups = Own::cgroups(&Own::entries(scene.registry().directory()));
+            let mut mounts = String::new();
+            until(2, || {
+                let members = fs::read_to_string(cgroups.first().unwrap().join("cgroup.procs"));
+                let init = members.unwrap().trim().to_owned();
+                mounts = fs::read_to_string(format!("/proc/{init}/mountinfo")).unwrap_or_default();
+                mounts.contains(" - overlay ") == in_root
+            })
+            .unwrap_or_else(|e| panic!("{e}: {pids} {mounts}"));
+            let sandbox = scene.start(spec(pids, megabytes << 20)).await;
+            let size = out(&sandbox, "stat -fc %b:%S /").await;
+            assert_eq!(size, format!("{}:4096\n", megabytes << 8));
             sandbox.close().await.unwrap();
         }
     });
