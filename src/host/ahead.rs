@@ -16,8 +16,8 @@ use crate::wire::NetworkSource;
 /// How many when nobody says: a burst of starts of an evaluation.
 const USUAL: usize = 8;
 
-/// So long after a start nothing is made ahead while some wait: the first command of the sandbox would have to share
-/// the processors with it.
+/// So long after a start nothing is made ahead while a quarter waits: the first command of the sandbox would have to
+/// share the processors with it.
 const REST: Duration = Duration::from_millis(20);
 
 /// The slots of a launcher that wait for their sandboxes.
@@ -197,10 +197,11 @@ impl Shared {
                 if state.closed || state.ready.len() >= wanted {
                     return false;
                 }
-                match (state.starting, state.rested()) {
-                    (0, Some(end)) if end > Instant::now() => Some(end),
-                    (0, _) => return true,
-                    _ => None,
+                let rest = state.started.map(|at| at + REST);
+                match rest.filter(|end| state.ready.len() * 4 > wanted && *end > Instant::now()) {
+                    _ if state.starting > 0 => None,
+                    None => return true,
+                    end => end,
                 }
             };
             match rest {
@@ -234,12 +235,6 @@ impl State {
         let (fitting, useless) = std::mem::take(&mut self.ready).into_iter().partition(fits);
         self.ready = fitting;
         (self.ready.pop_front(), useless)
-    }
-
-    /// Until when nothing is made ahead.
-    fn rested(&self) -> Option<Instant> {
-        let some_wait = !self.ready.is_empty();
-        self.started.filter(|_| some_wait).map(|at| at + REST)
     }
 
     fn keep(&mut self, slot: Slot) -> Option<Slot> {
