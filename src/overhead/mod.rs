@@ -8,6 +8,7 @@ pub mod bars;
 mod beside;
 mod conformance;
 mod density;
+mod floor;
 mod machine;
 mod peers;
 mod phases;
@@ -69,6 +70,8 @@ pub enum Phase {
     Warm,
     /// Commands in a running sandbox.
     Exec,
+    /// The same, and the start and end of a shell, by bash alone: what no sandbox can do faster.
+    Floor,
     /// A file of 1 MiB, in and out, and 100 MB of output.
     Data,
     /// From the order to end until nothing is left.
@@ -87,11 +90,12 @@ pub enum Phase {
 
 impl Phase {
     /// All, in the order of the run.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Noise,
         Self::Start,
         Self::Warm,
         Self::Exec,
+        Self::Floor,
         Self::Data,
         Self::Teardown,
         Self::Process,
@@ -111,6 +115,7 @@ impl Phase {
             Self::Sparse => "sparse",
             Self::Warm => "warm",
             Self::Exec => "exec",
+            Self::Floor => "floor",
             Self::Data => "data",
             Self::Teardown => "teardown",
             Self::Process => "process",

@@ -77,6 +77,7 @@ impl<'a> Run<'a> {
             Phase::Start => self.starts().await,
             Phase::Warm => self.warm().await,
             Phase::Exec => self.commands().await,
+            Phase::Floor => self.floor().await,
             Phase::Data => self.data().await,
             Phase::Teardown => self.teardown().await,
             Phase::Process => self.processes().await,

@@ -50,8 +50,8 @@ fn every_phase_gives_its_figures() {
         .collect();
     let report = measured(&phases, spec(), &[]).unwrap();
     for phase in [
-        "noise", "start", "warm", "exec", "data", "teardown", "process", "sparse", "rate", "host",
-        "disk", "memory", "room", "nth", "down",
+        "noise", "start", "warm", "exec", "floor", "data", "teardown", "process", "sparse", "rate",
+        "host", "disk", "memory", "room", "nth", "down",
     ] {
         let dotted = format!("{phase}.");
         let found = report.figures.iter().filter(|f| f.key.starts_with(&dotted));
