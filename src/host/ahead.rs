@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{timeout, timeout_at};
 
 use super::HostError;
 use super::launcher::START_DEADLINE;
@@ -145,6 +145,7 @@ impl Drop for Ahead {
             std::mem::take(&mut state.ready)
         };
         self.shared.quiet.notify_waiters();
+        self.shared.quiet.notify_waiters();
         // All at once: each then waits for the end of its processes.
         for slot in &ready {
             slot.held.kill();
@@ -205,7 +206,8 @@ impl Shared {
                 }
             };
             match rest {
-                Some(end) => sleep_until(end.into()).await,
+                // Woken by another start, or the end of all.
+                Some(end) => drop(timeout_at(end.into(), quiet).await),
                 None => quiet.await,
             }
         }

@@ -70,7 +70,7 @@ pub enum Phase {
     Warm,
     /// Commands in a running sandbox.
     Exec,
-    /// The same, and the start and end of a shell, by bash alone: what no sandbox can do faster.
+    /// The same in bash alone, and its start: what no sandbox can do faster.
     Floor,
     /// A file of 1 MiB, in and out, and 100 MB of output.
     Data,
