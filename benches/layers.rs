@@ -89,7 +89,7 @@ async fn measure(n: usize, spec: &SandboxSpec) {
     let mut times = vec![Vec::new(); rows.len()];
     for round in 0..=n {
         for ((_, launcher, spec), times) in rows.iter().zip(&mut times) {
-            // Cold: its limits are unlike those of the thousand before, so that it was not made ahead.
+            // Cold: its limits are unlike those of the thousand before, so that no more than its root was made ahead.
             let mut spec = (*spec).clone();
             spec.limits.open_files -= (round % 1000) as u64;
             let began = Instant::now();

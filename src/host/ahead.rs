@@ -145,7 +145,6 @@ impl Drop for Ahead {
             std::mem::take(&mut state.ready)
         };
         self.shared.quiet.notify_waiters();
-        self.shared.quiet.notify_waiters();
         // All at once: each then waits for the end of its processes.
         for slot in &ready {
             slot.held.kill();

@@ -58,8 +58,7 @@ pub struct LauncherConfig {
     /// How many sandboxes are begun before they are asked for, so that a start takes a quarter of the
     /// time. Each has ids, a cgroup, namespaces and a PID 1 that waits: about 0.7 MB. After two sandboxes
     /// of one image it has their root, too, after two that are alike also their limits and settings; no
-    /// command runs in any. When absent, 8 from the
-    /// second sandbox on.
+    /// command runs in any. When absent, 8 from the second sandbox on.
     pub ahead: Option<usize>,
     /// Walls to leave out, each named by the beginning of its step's `Debug` form (`MaskFile`,
     /// `Seccomp(Unknown`), or `Ids` (inside-root is the caller himself), `InheritedSeccomp` or

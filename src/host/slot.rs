@@ -238,25 +238,23 @@ impl Slot {
     /// whoever takes it.
     pub(super) async fn prepare(&mut self) -> Result<(), HostError> {
         let expected = self.prepared.clone();
-        if let Some(wanted) = expected.wanted() {
-            let look_up = plan::look_up(&wanted.plan.setup);
-            self.enter_root([wanted.plan.root.as_slice(), &[look_up]].concat())
-                .await;
+        if let Some(Wanted { plan, .. }) = expected.wanted() {
+            let look_up = plan::look_up(&plan.setup);
+            let steps = [plan.root.as_slice(), &[look_up]].concat();
+            // One that is dead already has said why, or the zygote has; and is never taken.
+            let _ = self.init.send(&ToInit::EnterRoot(steps), &[]).await;
         }
         match expected {
-            Expected::Like(wanted) => self.set_up(&wanted).await,
+            Expected::Like(wanted) => self.set_up(&wanted, &[]).await,
             Expected::Any | Expected::Root(_) => Ok(()),
         }
     }
 
-    async fn enter_root(&self, steps: Vec<SetupOp>) {
-        // One that is dead already has said why, or the zygote has; and is never taken.
-        let _ = self.init.send(&ToInit::EnterRoot(steps), &[]).await;
-    }
-
-    async fn set_up(&mut self, wanted: &Wanted) -> Result<(), HostError> {
-        let order = ToInit::SetUp(wanted.plan.setup.clone());
-        let _ = self.init.send(&order, &[]).await;
+    /// Has the rest done, after these steps.
+    async fn set_up(&mut self, wanted: &Wanted, before: &[SetupOp]) -> Result<(), HostError> {
+        let mut setup = wanted.plan.setup.clone();
+        setup.steps.splice(..0, before.iter().cloned());
+        let _ = self.init.send(&ToInit::SetUp(setup), &[]).await;
         self.limit(&wanted.limits)
     }
 
@@ -274,12 +272,13 @@ impl Slot {
         (root, purpose): (String, String),
         program: Option<First>,
     ) -> Result<Sent, HostError> {
-        if matches!(self.prepared, Expected::Any) {
-            site.zygote.mount(self.exit.id, &wanted.plan.mounts).await?;
-            self.enter_root(wanted.plan.root.clone()).await;
-        }
-        if !matches!(self.prepared, Expected::Like(_)) {
-            self.set_up(wanted).await?;
+        match self.prepared {
+            Expected::Any => {
+                site.zygote.mount(self.exit.id, &wanted.plan.mounts).await?;
+                self.set_up(wanted, &wanted.plan.root).await?;
+            }
+            Expected::Root(_) => self.set_up(wanted, &[]).await?,
+            Expected::Like(_) => {}
         }
         let program = match program {
             Some(program) => Some(program.ask(&self.init).await),

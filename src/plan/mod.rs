@@ -90,11 +90,10 @@ const DEVICES: [(&str, u32, u32); 6] = [
 ];
 
 /// What the dynamic linker, a shell and most programs look for before they do anything.
-const LOOKED_FOR: [&str; 9] = [
+const LOOKED_FOR: [&str; 8] = [
     "/bin/sh",
     "/bin/bash",
     "/lib64/ld-linux-x86-64.so.2",
-    "/lib/ld-linux-aarch64.so.1",
     "/etc/ld.so.preload",
     "/etc/ld.so.cache",
     "/lib/x86_64-linux-gnu/libc.so.6",

@@ -121,9 +121,9 @@ pub enum FromZygote {
 /// Host to PID 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Enter the root. The first message, and never again.
+    /// Enter the root now. The first message, where it is known before the rest.
     EnterRoot(Vec<SetupOp>),
-    /// Finish the sandbox. The second message, and never again.
+    /// Finish the sandbox. The next message, and neither ever again.
     SetUp(Setup),
     /// Run a program. Descriptors: its stdin, stdout, stderr.
     Exec(Exec),

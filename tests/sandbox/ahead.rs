@@ -89,7 +89,7 @@ fn one_that_is_prepared_for_others_is_not_taken() {
             })
         };
         let [usual, named, limited] = [named("usual", 40), named("named", 40), named("usual", 20)];
-        // Prepared for it: nothing, nothing, all, its root, that again, another's all.
+        // What waits is begun for anything, prepared for one like it, for its root alone, or for another.
         for spec in [
             &usual, &usual, &usual, &named, &usual, &named, &named, &limited,
         ] {
