@@ -109,17 +109,6 @@ impl<'a> Run<'a> {
         spec
     }
 
-    /// The same, and its root is no other's, either.
-    fn unlike_others_in_root(&self) -> SandboxSpec {
-        let mut spec = self.unlike_others();
-        let pages = spec
-            .limits
-            .disk_bytes
-            .map(|bytes| (bytes >> 12) - self.cold.get() % 1000);
-        spec.limits.disk_bytes = pages.map(|pages| pages << 12);
-        spec
-    }
-
     async fn cold(&self, to: To) -> Result<Duration, OverheadError> {
         self.start_of(self.unlike_others(), to).await
     }
@@ -178,12 +167,6 @@ impl<'a> Run<'a> {
             .await?;
             self.figures.push(series.figure(key, what));
         }
-        let new_root = alternate(&self.launcher, self.options.runs, async || {
-            self.start_of(self.unlike_others_in_root(), To::Ready).await
-        })
-        .await?;
-        let what = "cold to ready, its root unlike all before, too";
-        self.figures.push(new_root.figure("start.new-root", what));
         for (key, what, to) in [
             ("like.ready", "like those before, to ready", To::Ready),
             ("like.true", "like those before, to /bin/true done", TRUE),
