@@ -136,7 +136,7 @@ async fn welcome(guest: Channel, link: Arc<Init>) {
         None,
     );
     exec.terminal = true;
-    let Ok(started) = Process::start(&link, exec, None).await else {
+    let Ok(started) = Process::start(&link, exec, Vec::new()).await else {
         return;
     };
     let Ok(mut terminal) = started.terminal().await else {

@@ -6,6 +6,7 @@ mod cgroup;
 mod copying;
 mod effects;
 mod error;
+mod exec;
 mod files;
 mod idle;
 mod ids;

@@ -1,8 +1,16 @@
 //! Capturing output in constant memory: the head and the tail of a stream.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::env::Captured;
+
+/// Until then nobody waits for output: most commands end sooner, and what they have printed is read once. They write 64 KiB, as
+/// much as a pipe holds, without us.
+pub(crate) const UNWATCHED: Duration = Duration::from_millis(2);
+
+/// Reads of one pipe or terminal before the others have their turn: what is in it at most, and no more of a writer without end.
+pub(crate) const TURNS: usize = 64;
 
 /// Keeps at most `limit` bytes of a stream: half from its head, half from its tail.
 #[derive(Debug)]

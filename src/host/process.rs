@@ -3,18 +3,16 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::cgroup::Counts;
 use super::idle;
 use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answers, Link, peer_is_gone};
-use super::output::{Buffer, HeadTail};
 use crate::env::{EnvError, ExitStatus, GuestPath};
 use crate::outcome::LimitHit;
 use crate::wire::{ByteString, Exec, FromInit, ToInit};
@@ -103,11 +101,11 @@ impl Process {
     pub(super) async fn start(
         link: &Arc<Init>,
         mut request: Exec,
-        stdio: Option<[OwnedFd; 3]>,
+        stdio: Vec<OwnedFd>,
     ) -> Result<Self, EnvError> {
         let answers = link.open();
         request.id = answers.id;
-        let fds: Vec<_> = stdio.iter().flatten().map(AsFd::as_fd).collect();
+        let fds: Vec<_> = stdio.iter().map(AsFd::as_fd).collect();
         let before = link.strikes.last();
         link.send(&ToInit::Exec(request), &fds)
             .await
@@ -260,62 +258,6 @@ pub(super) fn writing_pipe() -> Result<(OwnedFd, pipe::Sender), EnvError> {
 /// Two ends of a pipe that no other program of ours inherits.
 pub(super) fn close_on_exec_pipe() -> Result<(OwnedFd, OwnedFd), EnvError> {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| host_failed(e.into()))
-}
-
-/// A standard input that is at its end.
-pub(super) fn empty_stdin() -> Result<OwnedFd, EnvError> {
-    Ok(close_on_exec_pipe()?.0)
-}
-
-/// Reads what is there, whatever the event loop knows of it: told of two descriptors at once, it may
-/// wake us for the one before it has noted the other.
-pub(super) fn read_now(from: &pipe::Receiver, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(nix::unistd::read(from, buffer)?)
-}
-
-/// Reads to the end or, once `ended` says so, to the last byte that is there: a daemon that holds
-/// the pipe open does not delay the result.
-pub(super) async fn capture(
-    reader: pipe::Receiver,
-    limit: usize,
-    printed: Arc<AtomicU64>,
-    mut ended: watch::Receiver<bool>,
-) -> HeadTail {
-    let mut kept = HeadTail::new(limit);
-    let mut buffer = Buffer::new();
-    // What outlives the program may print faster than we read: what a pipe holds at most, and no more.
-    let mut last_turns = 64;
-    loop {
-        let over = *ended.borrow_and_update();
-        last_turns -= i32::from(over);
-        if last_turns < 0 {
-            return kept;
-        }
-        let read = if over {
-            read_now(&reader, buffer.room())
-        } else {
-            reader.try_read(buffer.room())
-        };
-        match read {
-            Ok(0) => return kept,
-            Ok(count) => {
-                printed.fetch_add(count as u64, Ordering::Relaxed);
-                kept.push(buffer.read(count));
-                // A flood must not keep this thread from the clock.
-                tokio::task::coop::consume_budget().await;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if over {
-                    return kept;
-                }
-                tokio::select! {
-                    ready = reader.readable() => if ready.is_err() { return kept },
-                    changed = ended.changed() => if changed.is_err() { return kept },
-                }
-            }
-            Err(_) => return kept,
-        }
-    }
 }
 
 pub(super) fn silent() -> EnvError {

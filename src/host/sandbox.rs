@@ -7,18 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::HostError;
 use super::cgroup::Cgroup;
+use super::exec::Ended;
 use super::ids::Range;
 use super::in_force::InForce;
 use super::init::Init;
 use super::leftover::{self, Trail};
 use super::link::Answers;
 use super::network::Network;
-use super::process::{self, Patience, Process, Spawn, Terminal};
+use super::process::{self, Process, Spawn, Terminal};
 use super::registry::Entry;
 use super::shell::{self, Shell, ShellMode};
 use super::walls::Walls;
@@ -187,8 +188,8 @@ impl Sandbox {
     /// The sandbox died.
     pub async fn spawn(&self, request: Spawn) -> Result<Process, EnvError> {
         let exec = process::exec(&request.argv, &request.env, request.cwd.as_ref());
-        let stdio = [request.stdin, request.stdout, request.stderr];
-        Process::start(&self.link, exec, Some(stdio)).await
+        let stdio = vec![request.stdin, request.stdout, request.stderr];
+        Process::start(&self.link, exec, stdio).await
     }
 
     /// Starts a program on a terminal of the sandbox.
@@ -202,7 +203,7 @@ impl Sandbox {
     ) -> Result<Terminal, EnvError> {
         let mut exec = process::exec(argv, env, None);
         exec.terminal = true;
-        let terminal = Process::start(&self.link, exec, None)
+        let terminal = Process::start(&self.link, exec, Vec::new())
             .await?
             .terminal()
             .await?;
@@ -363,30 +364,13 @@ impl Env for Sandbox {
     async fn exec(&self, request: &ExecRequest) -> Result<ExecResult, EnvError> {
         let began = Instant::now();
         let before = self.link.strikes.last();
-        let (out, stdout) = process::reading_pipe()?;
-        let (err, stderr) = process::reading_pipe()?;
-        let exec = process::exec(&request.argv, &request.env, request.cwd.as_ref());
-        let stdio = [process::empty_stdin()?, stdout, stderr];
-        let mut process = Process::start(&self.link, exec, Some(stdio)).await?;
-        let (ended, watch) = watch::channel(false);
-        let patience = Patience {
-            wall: request.timeout,
-            idle: request.idle_timeout,
-            ..Patience::default()
-        };
-        let capture = |stream, watch| {
-            let printed = Arc::clone(&patience.printed);
-            tokio::spawn(process::capture(stream, request.capture, printed, watch))
-        };
-        let (out, err) = (capture(out, watch.clone()), capture(err, watch));
-        let waited = process.wait_at_most(&patience).await;
-        let _ = ended.send(true);
-        let joined = |e: tokio::task::JoinError| process::host_failed(io::Error::other(e));
-        let (stdout, stderr) = (out.await.map_err(joined)?, err.await.map_err(joined)?);
-        let (stdout, stderr) = (stdout.finish(), stderr.finish());
-        let (status, stopped) = waited?;
+        let Ended {
+            status,
+            stopped,
+            streams: [stdout, stderr],
+        } = super::exec::run(&self.link, request).await?;
         let failed = status != ExitStatus::Code(0);
-        self.link.strikes.look();
+        self.link.strikes.look_after(failed, began.elapsed());
         let mut struck = self.link.strikes.since(before, failed)?;
         struck.extend(self.network.iter().flat_map(|one| one.struck(failed)));
         let timed_out = stopped.is_some();

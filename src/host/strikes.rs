@@ -1,7 +1,7 @@
 //! Which limits struck: the kernel's counts, and what PID 1 finds used up.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cgroup::{Counts, Events};
 use super::in_force::InForce;
@@ -11,6 +11,13 @@ use crate::outcome::LimitHit;
 use crate::plan::room;
 use crate::spec::Limits;
 use crate::wire::{Space, TERMINALS, UsedUp};
+
+/// A command that succeeds within this time has hardly met a limit: what it has is told with a later one, and its answer need not
+/// wait for anybody to look.
+pub(super) const BRIEF: Duration = Duration::from_millis(3);
+
+/// Limits are looked at after this time, however brief all commands were.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The record of one sandbox.
 #[derive(Debug)]
@@ -28,6 +35,7 @@ pub(super) struct Strikes {
 struct State {
     /// At the last look.
     counts: Counts,
+    looked: Option<Instant>,
     now: UsedUp,
     /// What the caller knows already.
     told: UsedUp,
@@ -45,7 +53,10 @@ impl Strikes {
             root_bounded,
             pids_by_rlimit: in_force.unenforced.iter().any(|l| l.starts_with("pids")),
             events,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                looked: Some(Instant::now()),
+                ..State::default()
+            }),
         }
     }
 
@@ -71,7 +82,19 @@ impl Strikes {
     /// Reads what the kernel has counted.
     pub(super) fn look(&self) {
         let counts = self.events.read();
-        self.state().counts = counts;
+        let mut state = self.state();
+        state.counts = counts;
+        state.looked = Some(Instant::now());
+    }
+
+    /// The same after a command, where it may have met a limit, or all were brief for a while; says whether it did look.
+    pub(super) fn look_after(&self, failed: bool, took: Duration) -> bool {
+        let lately = |at: Instant| at.elapsed() < LOOK_EVERY;
+        let look = failed || took > BRIEF || !self.state().looked.is_some_and(lately);
+        if look {
+            self.look();
+        }
+        look
     }
 
     /// Takes down what PID 1 found.

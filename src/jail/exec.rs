@@ -17,12 +17,15 @@ pub(super) struct Context<'a> {
     pub(super) workdir: &'a str,
 }
 
-/// Starts a program on three descriptors of the host: pipes, or its own null device.
-pub(super) fn start(context: &Context<'_>, request: &Exec, fds: Vec<OwnedFd>) -> io::Result<i32> {
-    let stdio: [OwnedFd; 3] = fds
-        .try_into()
-        .map_err(|_| io::Error::other("three descriptors are needed"))?;
-    run(context, request, stdio.each_ref().map(AsFd::as_fd), None)
+/// Starts a program on three descriptors of the host: pipes, or its own null device. Without the first it reads the sandbox's.
+pub(super) fn start(context: &Context<'_>, request: &Exec, fds: &[OwnedFd]) -> io::Result<i32> {
+    let null = io::stdin();
+    let stdio = match fds {
+        [stdin, out, err] => [stdin.as_fd(), out.as_fd(), err.as_fd()],
+        [out, err] => [null.as_fd(), out.as_fd(), err.as_fd()],
+        _ => return Err(io::Error::other("two or three descriptors are needed")),
+    };
+    run(context, request, stdio, None)
 }
 
 /// Starts a program on a new terminal of the sandbox, and gives the terminal's master.

@@ -266,10 +266,10 @@ impl Init<'_> {
                 self.tell_effects(fds);
                 Ok(())
             }
-            ToInit::Exec(request) => self.run(&request, fds),
+            ToInit::Exec(request) => self.run(&request, &fds),
             ToInit::ExecOnly(request) => {
                 self.only = Some(request.id);
-                self.run(&request, fds)
+                self.run(&request, &fds)
             }
             ToInit::File { id, op } => {
                 let ended = if matches!(op, FileOp::Seal { .. }) {
@@ -353,13 +353,13 @@ impl Init<'_> {
         }
     }
 
-    fn run(&mut self, request: &Exec, fds: Vec<OwnedFd>) -> io::Result<()> {
+    fn run(&mut self, request: &Exec, fds: &[OwnedFd]) -> io::Result<()> {
         self.account.iter_mut().for_each(Account::begin);
         let started = self.exec(request, fds);
         self.started(request.id, started)
     }
 
-    fn exec(&self, request: &Exec, fds: Vec<OwnedFd>) -> io::Result<i32> {
+    fn exec(&self, request: &Exec, fds: &[OwnedFd]) -> io::Result<i32> {
         if !request.terminal {
             return exec::start(&self.context, request, fds);
         }

@@ -165,12 +165,15 @@ struct Zygote<'a> {
     served: Vec<OwnedFd>,
     one_sandbox: bool,
     networks: Networks,
+    /// Until it is time to tidy up and to make a network. None at all for the first, which is made while the host prepares its first
+    /// request, nor for the one after each sandbox, which is made beside its PID 1: later it would be in the way of what runs there.
+    pause: PollTimeout,
 }
 
 /// How many served mounts wait at most for a quiet moment.
 const MOST_SERVED: usize = 32;
 
-/// Without a request for so long it is time to tidy up and to make networks, in milliseconds.
+/// Without a request for so long it is time, in milliseconds.
 const IDLE: u8 = 2;
 
 fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), SetupFailure> {
@@ -192,40 +195,47 @@ fn serve(control: &Channel, filtered: bool, one_sandbox: bool) -> Result<(), Set
         one_sandbox,
         networks: Networks::new(one_sandbox)
             .map_err(|e| failure("open the network namespace", &e))?,
+        pause: PollTimeout::ZERO,
     };
     // Nobody waits for that of a fork.
     if !one_sandbox {
         say(control, &FromZygote::Ready, &[]).map_err(|e| failure("report ready", &e))?;
     }
-    // The first network is made while the host prepares its first request.
-    let mut pause = PollTimeout::ZERO;
     loop {
         let mut fds = [
             PollFd::new(control.as_fd(), PollFlags::POLLIN),
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
         ];
         let untidy = !zygote.one_sandbox && !zygote.served.is_empty();
-        let busy = zygote.networks.is_short() || untidy;
-        match poll(&mut fds, if busy { pause } else { PollTimeout::NONE }) {
+        let pause = match zygote.networks.is_short() || untidy {
+            true => zygote.pause,
+            false => PollTimeout::NONE,
+        };
+        match poll(&mut fds, pause) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => return Err(failure("wait for requests", &error.into())),
             Ok(0) => {
-                zygote.served.clear();
+                if pause != PollTimeout::ZERO {
+                    zygote.served.clear();
+                }
                 if zygote.networks.is_short() {
                     zygote.networks.refill();
                 }
-                pause = PollTimeout::from(IDLE);
+                zygote.pause = PollTimeout::from(IDLE);
                 continue;
             }
-            Ok(_) => pause = PollTimeout::from(IDLE),
+            Ok(_) => {}
         }
-        let ready = fds.map(|fd| fd.any().unwrap_or(true));
-        if ready == [false, true] || ready == [true, true] {
+        let [request, child] = fds.map(|fd| fd.any().unwrap_or(true));
+        if child {
             zygote.reap(&signals);
         }
-        if ready.first() == Some(&true) {
+        if request {
             match control.receive() {
-                Ok(Some(message)) => zygote.request(message),
+                Ok(Some(message)) => {
+                    zygote.pause = PollTimeout::from(IDLE);
+                    zygote.request(message);
+                }
                 // The host is gone: so are we, and by PDEATHSIG every sandbox.
                 Ok(None) | Err(_) => return Ok(()),
             }
@@ -325,6 +335,7 @@ impl Zygote<'_> {
             }
             Forked::Parent(child) => {
                 self.children.insert(child.pid, id);
+                self.pause = PollTimeout::ZERO;
                 drop(theirs);
                 let pid = child.pid;
                 let (network, device) = network.unzip();

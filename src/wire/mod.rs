@@ -125,7 +125,7 @@ pub enum ToInit {
     EnterRoot(Vec<SetupOp>),
     /// Finish the sandbox. The next message, and neither ever again.
     SetUp(Setup),
-    /// Run a program. Descriptors: its stdin, stdout, stderr.
+    /// Run a program. Descriptors: its stdin, where that is not the sandbox's null device, stdout, stderr.
     Exec(Exec),
     /// Kill every process of a running program's session.
     Kill {

@@ -36,7 +36,9 @@ use tokio::time::{MissedTickBehavior, interval_at, timeout};
 
 use super::init::{INIT_DEADLINE, Init};
 use super::link::{Answer, Answers};
+use super::output::TURNS;
 use super::process::{gone, host_failed, lost, silent, unexpected};
+use super::strikes::BRIEF;
 use crate::env::{Captured, EnvError, FileError, GuestPath, ShellResult};
 use crate::wire::{FromInit, ToInit};
 use escalation::{Escalation, is_idle, kill_command};
@@ -44,9 +46,6 @@ use next::{Next, is_linked, reading_end, tick};
 use status::{End, StatusLine, line, status_line};
 pub(in crate::host) use streams::CAPTURE;
 use streams::{Streams, discard, read_terminal};
-
-/// Reads of one pipe or terminal before the others have their turn: what is in it at most, and no more of a writer without end.
-const TURNS: usize = 64;
 
 /// How commands are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,16 +72,7 @@ pub(super) struct Shell {
     ended: u64,
     /// PID 1 has listed what ran since that end.
     listed: bool,
-    /// When limits were looked at.
-    looked: Instant,
 }
-
-/// A command that succeeds within this time has hardly met a limit: what it has is told with a later one, and its answer need not
-/// wait for anybody to look.
-const BRIEF: Duration = Duration::from_millis(3);
-
-/// Limits are looked at after this time, however brief all commands were.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes that may wait on their way back from bash.
 const STATUS_ROOM: usize = 4096;
@@ -204,7 +194,6 @@ impl Shell {
             began: 0,
             ended: 0,
             listed: true,
-            looked: Instant::now(),
         })
     }
 
@@ -245,12 +234,9 @@ impl Shell {
         self.number += 1;
         let failed = end != End::Status(0);
         let (captured, pipes, held) = streams.finish(self).await;
-        let long = failed || began.elapsed() > BRIEF;
-        let look = long || self.looked.elapsed() > LOOK_EVERY;
-        if look {
-            self.looked = Instant::now();
-            self.link.strikes.look();
-        }
+        let took = began.elapsed();
+        let long = failed || took > BRIEF;
+        let look = self.link.strikes.look_after(failed, took);
         self.next = Next::Ready(pipes.clone());
         if held {
             // A daemon must not die of its next line of log.

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use tokio::io::unix::AsyncFd;
 
-use super::TURNS;
+use crate::host::output::TURNS;
 use crate::wire::SHELL_DIRECTORY;
 
 /// How a command ended.

@@ -9,11 +9,11 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
-use super::{Shell, TURNS, watched};
+use super::{Shell, watched};
 use crate::env::{Captured, EnvError, FullCopy, GuestPath};
 use crate::host::files::Sink;
 use crate::host::init::Init;
-use crate::host::output::{Buffer, HeadTail};
+use crate::host::output::{Buffer, HeadTail, TURNS, UNWATCHED};
 use crate::host::process::host_failed;
 
 /// Bytes of each stream kept for the model, before it is cut further to lines.
@@ -21,9 +21,6 @@ pub(in crate::host) const CAPTURE: usize = 256 << 10;
 /// Bytes of a stream that a full copy inside the sandbox holds at most.
 const FULL_COPY: u64 = 64 << 20;
 
-/// Until then nobody waits for output: most commands end sooner, and what they have printed is read once. They write 64 KiB, as
-/// much as a pipe holds, without us.
-const UNWATCHED: Duration = Duration::from_millis(2);
 /// Until one that nobody had open is waited for again.
 const UNOPENED: Duration = Duration::from_millis(50);
 
