@@ -17,7 +17,7 @@ pub(super) struct OverheadArgs {
     /// Samples of each time
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(2..))]
     runs: u16,
-    /// What to measure, separated by commas: noise, start, warm, exec, data, teardown, process, sparse, rate, host, disk, density [default: all]
+    /// What to measure, separated by commas: noise, start, warm, exec, floor, data, teardown, process, sparse, rate, host, disk, density [default: all]
     #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = phase, hide_default_value = true)]
     phases: Vec<Phase>,
     /// How many sandboxes live at once when their memory is measured; several, separated by commas

@@ -223,7 +223,7 @@ impl State {
         self.expected = match (&self.last, wanted) {
             (Some(last), Some(wanted)) if last.is_like(wanted) => Expected::Like(wanted.clone()),
             (Some(last), Some(wanted)) if last.has_root_of(wanted) => {
-                Expected::Root(wanted.clone())
+                Expected::Root(wanted.clone(), last.steps_in_common(wanted))
             }
             _ => Expected::Any,
         };

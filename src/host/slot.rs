@@ -22,8 +22,8 @@ use crate::plan::{self, groundwork};
 use crate::spec::Limits;
 use crate::sys::channel::Channel;
 use crate::wire::{
-    FromInit, FromZygote, IdMap, NetworkSource, RootSource, SetupFailure, SetupOp, SetupPlan,
-    ToInit, UpperSource,
+    FromInit, FromZygote, IdMap, NetworkSource, RootSource, Setup, SetupFailure, SetupOp,
+    SetupPlan, ToInit, UpperSource,
 };
 
 /// What all sandboxes of a launcher are made from.
@@ -86,6 +86,14 @@ impl Wanted {
             && self.plan.mounts == other.plan.mounts
             && self.plan.root == other.plan.root
     }
+
+    /// How many of the first steps behind the root are the same.
+    pub(super) fn steps_in_common(&self, other: &Self) -> usize {
+        let [one, other] = [self, other].map(|wanted| wanted.plan.setup.steps.iter());
+        one.zip(other)
+            .take_while(|(one, other)| one == other)
+            .count()
+    }
 }
 
 /// What the next sandbox is expected to be.
@@ -94,8 +102,8 @@ pub(super) enum Expected {
     /// Anything.
     #[default]
     Any,
-    /// One with the root of this one.
-    Root(Arc<Wanted>),
+    /// One with the root of this one, and so many of its first steps behind that.
+    Root(Arc<Wanted>, usize),
     /// One like this.
     Like(Arc<Wanted>),
 }
@@ -105,17 +113,23 @@ impl Expected {
     pub(super) fn serves(&self, wanted: Option<&Wanted>) -> bool {
         match (self, wanted) {
             (Self::Any, _) => true,
-            (Self::Root(_) | Self::Like(_), None) => false,
-            (Self::Root(last), Some(wanted)) => last.has_root_of(wanted),
+            (Self::Root(..) | Self::Like(_), None) => false,
+            (Self::Root(last, steps), Some(wanted)) => {
+                last.has_root_of(wanted) && last.steps_in_common(wanted) >= *steps
+            }
             (Self::Like(last), Some(wanted)) => last.is_like(wanted),
         }
     }
 
-    fn wanted(&self) -> Option<&Wanted> {
-        match self {
-            Self::Any => None,
-            Self::Root(wanted) | Self::Like(wanted) => Some(wanted),
-        }
+    /// The sandbox, and its steps behind the root that are done ahead.
+    fn known(&self) -> Option<(&Wanted, &[SetupOp])> {
+        let (wanted, steps) = match self {
+            Self::Any => return None,
+            Self::Root(wanted, steps) => (wanted, *steps),
+            Self::Like(wanted) => (wanted, usize::MAX),
+        };
+        let all = &wanted.plan.setup.steps;
+        Some((wanted, all.get(..steps).unwrap_or(all)))
     }
 }
 
@@ -186,7 +200,9 @@ impl Site {
         let (ours, theirs) = Channel::pair().map_err(failed("make a socket pair"))?;
         let (init, readiness) = Link::new(ours, FromInit::id).map_err(failed("watch PID 1"))?;
         // PID 1 then holds the other end alone: its death is the end of our answers.
-        let mounts = expected.wanted().map(|wanted| wanted.plan.mounts.clone());
+        let mounts = expected
+            .known()
+            .map(|(wanted, _)| wanted.plan.mounts.clone());
         let zygote = &self.zygote;
         let begun = zygote.begin(groundwork, &theirs, &held.cgroup, mounts);
         let exit = begun.await?;
@@ -234,26 +250,32 @@ impl Slot {
         Ok(())
     }
 
-    /// Has it set up as what it was begun for: whatever else is asked for takes another. That it serves is heard by
-    /// whoever takes it.
+    /// Has done what is known of the sandbox that it was begun for; where that is all, whatever else is asked for takes another.
+    /// That it serves is heard by whoever takes it.
     pub(super) async fn prepare(&mut self) -> Result<(), HostError> {
         let expected = self.prepared.clone();
-        if let Some(Wanted { plan, .. }) = expected.wanted() {
-            let look_up = plan::look_up(&plan.setup);
-            let steps = [plan.root.as_slice(), &[look_up]].concat();
-            // One that is dead already has said why, or the zygote has; and is never taken.
-            let _ = self.init.send(&ToInit::EnterRoot(steps), &[]).await;
-        }
-        match expected {
-            Expected::Like(wanted) => self.set_up(&wanted, &[]).await,
-            Expected::Any | Expected::Root(_) => Ok(()),
+        let Some((wanted, steps)) = expected.known() else {
+            return Ok(());
+        };
+        let look_up = plan::look_up(&wanted.plan.setup);
+        let known = [&wanted.plan.root, [look_up].as_slice(), steps].concat();
+        // One that is dead already has said why, or the zygote has; and is never taken.
+        let _ = self.init.send(&ToInit::Prepare(known), &[]).await;
+        match &expected {
+            Expected::Like(wanted) => self.set_up(wanted, &[]).await,
+            Expected::Any | Expected::Root(..) => Ok(()),
         }
     }
 
-    /// Has the rest done, after these steps.
-    async fn set_up(&mut self, wanted: &Wanted, before: &[SetupOp]) -> Result<(), HostError> {
-        let mut setup = wanted.plan.setup.clone();
-        setup.steps.splice(..0, before.iter().cloned());
+    /// Has these steps done as the last.
+    async fn set_up(&mut self, wanted: &Wanted, steps: &[SetupOp]) -> Result<(), HostError> {
+        let Setup { env, workdir, .. } = wanted.plan.setup.clone();
+        let steps = steps.to_vec();
+        let setup = Setup {
+            steps,
+            env,
+            workdir,
+        };
         let _ = self.init.send(&ToInit::SetUp(setup), &[]).await;
         self.limit(&wanted.limits)
     }
@@ -269,15 +291,24 @@ impl Slot {
         &mut self,
         site: &Site,
         wanted: &Wanted,
-        (root, purpose): (String, String),
+        (place, purpose): (String, String),
         program: Option<First>,
     ) -> Result<Sent, HostError> {
+        let SetupPlan {
+            mounts,
+            root,
+            setup,
+        } = &wanted.plan;
         match self.prepared {
             Expected::Any => {
-                site.zygote.mount(self.exit.id, &wanted.plan.mounts).await?;
-                self.set_up(wanted, &wanted.plan.root).await?;
+                site.zygote.mount(self.exit.id, mounts).await?;
+                let steps = [root.as_slice(), &setup.steps].concat();
+                self.set_up(wanted, &steps).await?;
             }
-            Expected::Root(_) => self.set_up(wanted, &[]).await?,
+            Expected::Root(_, done) => {
+                let rest = setup.steps.get(done..).unwrap_or_default();
+                self.set_up(wanted, rest).await?;
+            }
             Expected::Like(_) => {}
         }
         let program = match program {
@@ -290,7 +321,7 @@ impl Slot {
             id: self.held.entry.id.clone(),
             host_pid: std::process::id(),
             init_pid: Some(self.held.init_pid),
-            root,
+            root: place,
             started: now.map_or(0, |since| since.as_secs()),
             purpose,
         })?;

@@ -84,7 +84,7 @@ fn set_up(
         let Some(order) = order else {
             return Ok(None);
         };
-        if let ToInit::EnterRoot(steps) = order {
+        if let ToInit::Prepare(steps) = order {
             perform(&mut stage, zygote, &steps)?;
         } else if let ToInit::SetUp(setup) = order {
             break setup;
@@ -259,7 +259,7 @@ impl Init<'_> {
     fn request(&mut self, message: Received) -> io::Result<()> {
         let fds = message.fds;
         match decode(&message.bytes)? {
-            ToInit::EnterRoot(_) | ToInit::SetUp(_) => {
+            ToInit::Prepare(_) | ToInit::SetUp(_) => {
                 Err(io::Error::other("this sandbox is set up"))
             }
             ToInit::Effects { .. } => {

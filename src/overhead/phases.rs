@@ -100,12 +100,25 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// A sandbox of which nothing is there when it is asked for: its limits are no other's, so that only what all have in
-    /// common can have been made ahead.
+    /// A sandbox of which nothing is there when it is asked for: its limits and its environment are no other's, so that only
+    /// what all have in common can have been made ahead.
     pub(super) fn unlike_others(&self) -> SandboxSpec {
         let mut spec = self.options.spec.clone();
-        self.cold.set(self.cold.get() + 1);
-        spec.limits.pids = spec.limits.pids.map(|pids| pids + self.cold.get());
+        let number = self.cold.get() + 1;
+        self.cold.set(number);
+        spec.limits.pids = spec.limits.pids.map(|pids| pids + number);
+        spec.env.push(("NUMBER".into(), number.to_string()));
+        spec
+    }
+
+    /// One whose root is no other's either: its writable layer is of another size.
+    fn of_another_root(&self) -> SandboxSpec {
+        let mut spec = self.unlike_others();
+        let bytes = spec
+            .limits
+            .disk_bytes
+            .map(|most| most - (self.cold.get() << 12));
+        spec.limits.disk_bytes = bytes;
         spec
     }
 
@@ -178,6 +191,16 @@ impl<'a> Run<'a> {
         ] {
             let series = alternate(&self.launcher, self.options.runs, async || {
                 self.start_of(self.options.spec.clone(), to).await
+            })
+            .await?;
+            self.figures.push(series.figure(key, what));
+        }
+        for (key, what, to) in [
+            ("root.ready", "of another root, to ready", To::Ready),
+            ("root.true", "of another root, to /bin/true done", TRUE),
+        ] {
+            let series = alternate(&self.launcher, self.options.runs, async || {
+                self.start_of(self.of_another_root(), to).await
             })
             .await?;
             self.figures.push(series.figure(key, what));

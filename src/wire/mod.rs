@@ -121,8 +121,8 @@ pub enum FromZygote {
 /// Host to PID 1.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToInit {
-    /// Enter the root now. The first message, where it is known before the rest.
-    EnterRoot(Vec<SetupOp>),
+    /// Enter the root now, and do the steps behind it that are known. The first message, where they are known before the rest.
+    Prepare(Vec<SetupOp>),
     /// Finish the sandbox. The next message, and neither ever again.
     SetUp(Setup),
     /// Run a program. Descriptors: its stdin, where that is not the sandbox's null device, stdout, stderr.

@@ -106,38 +106,52 @@ fn one_that_is_prepared_for_others_is_not_taken() {
     });
 }
 
-/// After two of one image the next are in its root already, whatever else they will be; another size of the layer is another root.
+/// After two of one image the next are in its root already, and have done the first steps that those had in common, to the last filter;
+/// another size of the layer is another root.
 #[test]
-fn what_has_the_same_image_waits_in_its_root() {
-    let name = "what_has_the_same_image_waits_in_its_root";
-    if !has(name, &["root", "cgroup"]) {
+fn what_two_have_in_common_is_done_ahead() {
+    if !has("what_two_have_in_common_is_done_ahead", &["root", "cgroup"]) {
         return;
     }
     block_on(async {
         let scene = Scene::ahead(1).await;
-        let spec = |pids, disk_bytes| {
-            small(Limits {
-                pids: Some(pids),
+        let spec = |number: u64, hostname: &str, disk_bytes| SandboxSpec {
+            hostname: hostname.into(),
+            env: vec![("NUMBER".into(), number.to_string())],
+            ..small(Limits {
+                pids: Some(30 + number),
                 disk_bytes: Some(disk_bytes),
                 ..Limits::default()
             })
         };
-        for (pids, megabytes, in_root) in
-            [(30, 4, false), (31, 4, false), (32, 4, true), (33, 5, true)]
-        {
+        let kinds = [
+            ("one", 4, false, 2),
+            ("one", 4, false, 2),
+            ("one", 4, true, 3),
+            ("other", 4, true, 3),
+            ("other", 4, true, 2),
+            ("other", 5, true, 3),
+        ];
+        for (number, (hostname, megabytes, in_root, filters)) in (0..).zip(kinds) {
             filled(&scene.launcher, 1).await;
             let cgroups = Own::cgroups(&Own::entries(scene.registry().directory()));
-            let mut mounts = String::new();
+            let mut waits = (String::new(), String::new());
             until(2, || {
                 let members = fs::read_to_string(cgroups.first().unwrap().join("cgroup.procs"));
                 let init = members.unwrap().trim().to_owned();
-                mounts = fs::read_to_string(format!("/proc/{init}/mountinfo")).unwrap_or_default();
+                waits = ["mountinfo", "status"]
+                    .map(|file| fs::read_to_string(format!("/proc/{init}/{file}")))
+                    .map(Result::unwrap_or_default)
+                    .into();
+                let (mounts, status) = &waits;
                 mounts.contains(" - overlay ") == in_root
+                    && status.contains(&format!("Seccomp_filters:\t{filters}\n"))
             })
-            .unwrap_or_else(|e| panic!("{e}: {pids} {mounts}"));
-            let sandbox = scene.start(spec(pids, megabytes << 20)).await;
-            let size = out(&sandbox, "stat -fc %b:%S /").await;
-            assert_eq!(size, format!("{}:4096\n", megabytes << 8));
+            .unwrap_or_else(|e| panic!("{e}: {number} {waits:?}"));
+            let sandbox = scene.start(spec(number, hostname, megabytes << 20)).await;
+            let is = out(&sandbox, "echo $(hostname) $NUMBER $(stat -fc %b:%S /)").await;
+            let expected = format!("{hostname} {number} {}:4096\n", megabytes << 8);
+            assert_eq!(is, expected);
             sandbox.close().await.unwrap();
         }
     });

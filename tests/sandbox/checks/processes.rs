@@ -92,7 +92,12 @@ pub(crate) async fn no_descriptor_leaks_in(env: &impl Env) -> Check {
         r#"
 for fd in map(int, os.listdir('/proc/self/fd')):
     if fd > 3: breach('descriptor', fd, os.readlink('/proc/self/fd/%d' % fd))
-for fd in range(3):
+def mount(fd):
+    return [line for line in open('/proc/self/fdinfo/%d' % fd) if line.startswith('mnt_id')]
+# The sandbox's own null device, not the host's node of it.
+null = os.open('/dev/null', os.O_RDONLY)
+if os.readlink('/proc/self/fd/0') != '/dev/null' or mount(0) != mount(null): breach(0, os.readlink('/proc/self/fd/0'), mount(0))
+for fd in (1, 2):
     if not os.readlink('/proc/self/fd/%d' % fd).startswith('pipe:'): breach(fd, os.readlink('/proc/self/fd/%d' % fd))
 "#,
     )
