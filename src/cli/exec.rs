@@ -223,15 +223,9 @@ async fn start(
 }
 
 fn program(args: &ExecArgs, printed: &Arc<AtomicU64>) -> Result<(Spawn, Output), EnvError> {
-    let (stdin, feed) = io::pipe().map_err(host_failed)?;
+    let stdin = args.interactive.then(standard_input).transpose()?;
     let (out, stdout) = io::pipe().map_err(host_failed)?;
     let (err, stderr) = io::pipe().map_err(host_failed)?;
-    if args.interactive {
-        // A thread of its own, never joined: a read of the terminal cannot be broken off.
-        std::thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut { feed }));
-    } else {
-        drop(feed);
-    }
     let to = if args.json {
         Target::Stderr
     } else {
@@ -247,11 +241,18 @@ fn program(args: &ExecArgs, printed: &Arc<AtomicU64>) -> Result<(Spawn, Output),
         argv: args.command.clone(),
         env: Vec::new(),
         cwd: None,
-        stdin: OwnedFd::from(stdin),
+        stdin,
         stdout: OwnedFd::from(stdout),
         stderr: OwnedFd::from(stderr),
     };
     Ok((program, Output { pumps, writers }))
+}
+
+/// A copy of ours. On a thread of its own, never joined: a read of the terminal cannot be broken off.
+fn standard_input() -> Result<OwnedFd, EnvError> {
+    let (stdin, mut feed) = io::pipe().map_err(host_failed)?;
+    std::thread::spawn(move || io::copy(&mut io::stdin().lock(), &mut feed));
+    Ok(stdin.into())
 }
 
 #[expect(

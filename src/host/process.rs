@@ -17,7 +17,7 @@ use crate::env::{EnvError, ExitStatus, GuestPath};
 use crate::outcome::LimitHit;
 use crate::wire::{ByteString, Exec, FromInit, ToInit};
 
-/// A program to start, and its three descriptors: pipes, never a file or terminal of the host.
+/// A program to start, and its descriptors: pipes, never a file or terminal of the host.
 #[derive(Debug)]
 pub struct Spawn {
     /// Program and arguments.
@@ -26,8 +26,8 @@ pub struct Spawn {
     pub env: Vec<(String, String)>,
     /// Working directory; the sandbox's own when absent.
     pub cwd: Option<GuestPath>,
-    /// What it reads.
-    pub stdin: OwnedFd,
+    /// What it reads; the sandbox's null device when absent.
+    pub stdin: Option<OwnedFd>,
     /// Where it prints.
     pub stdout: OwnedFd,
     /// Where it complains.
@@ -78,7 +78,11 @@ impl First {
         let answers = link.open();
         let mut request = exec(&program.argv, &program.env, program.cwd.as_ref());
         request.id = answers.id;
-        let fds = [&program.stdin, &program.stdout, &program.stderr].map(AsFd::as_fd);
+        let stdio = program
+            .stdin
+            .iter()
+            .chain([&program.stdout, &program.stderr]);
+        let fds: Vec<_> = stdio.map(AsFd::as_fd).collect();
         let request = match only {
             true => ToInit::ExecOnly(request),
             false => ToInit::Exec(request),

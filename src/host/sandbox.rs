@@ -188,7 +188,8 @@ impl Sandbox {
     /// The sandbox died.
     pub async fn spawn(&self, request: Spawn) -> Result<Process, EnvError> {
         let exec = process::exec(&request.argv, &request.env, request.cwd.as_ref());
-        let stdio = vec![request.stdin, request.stdout, request.stderr];
+        let mut stdio: Vec<_> = request.stdin.into_iter().collect();
+        stdio.extend([request.stdout, request.stderr]);
         Process::start(&self.link, exec, stdio).await
     }
 

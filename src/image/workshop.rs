@@ -150,7 +150,7 @@ pub(super) async fn capture(
             ("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()),
         ],
         cwd: None,
-        stdin: null()?,
+        stdin: None,
         stdout: output
             .try_clone()
             .map_err(|source| io("share a file in", &std::env::temp_dir(), source))?
@@ -235,7 +235,7 @@ async fn run(
         argv: argv.to_vec(),
         env: env.collect(),
         cwd: None,
-        stdin: null()?,
+        stdin: None,
         stdout: output.into(),
         stderr: errors.into(),
     };

@@ -30,7 +30,7 @@ pub struct Program<'a> {
     pub env: &'a [CString],
     /// Its directory.
     pub directory: &'a CStr,
-    /// Its standard streams, none of them 0, 1 or 2 itself; all other descriptors are closed.
+    /// Its standard streams, none of them 0, 1 or 2 itself, but that the first may be our own; all other descriptors are closed.
     pub stdio: [BorrowedFd<'a>; 3],
     /// The terminal that becomes its controlling one.
     pub terminal: Option<BorrowedFd<'a>>,

@@ -27,7 +27,9 @@ fn overhead_as_json() {
             "start.python",
             "like.ready",
             "like.true",
-            "like.shell"
+            "like.shell",
+            "root.ready",
+            "root.true"
         ]
     );
     for figure in figures {

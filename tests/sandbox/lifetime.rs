@@ -100,7 +100,7 @@ fn a_sandbox_ends_with_its_only_program() {
                     .to_vec(),
                 env: Vec::new(),
                 cwd: None,
-                stdin: stdin.0.into(),
+                stdin: Some(stdin.0.into()),
                 stdout: stdout.1.into(),
                 stderr: stderr.1.into(),
             };

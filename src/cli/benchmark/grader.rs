@@ -200,7 +200,7 @@ impl Worker {
             argv: argv.iter().map(|&word| word.to_owned()).collect(),
             env: Vec::new(),
             cwd: None,
-            stdin,
+            stdin: Some(stdin),
             stdout,
             stderr,
         });
