@@ -269,12 +269,9 @@ impl Slot {
 
     /// Has these steps done as the last.
     async fn set_up(&mut self, wanted: &Wanted, steps: &[SetupOp]) -> Result<(), HostError> {
-        let Setup { env, workdir, .. } = wanted.plan.setup.clone();
-        let steps = steps.to_vec();
         let setup = Setup {
-            steps,
-            env,
-            workdir,
+            steps: steps.to_vec(),
+            ..wanted.plan.setup.clone()
         };
         let _ = self.init.send(&ToInit::SetUp(setup), &[]).await;
         self.limit(&wanted.limits)

@@ -90,7 +90,7 @@ const DEVICES: [(&str, u32, u32); 6] = [
 ];
 
 /// What the dynamic linker, a shell and most programs look for before they do anything.
-const LOOKED_FOR: [&str; 8] = [
+const LOOKED_FOR: [&str; 12] = [
     "/bin/sh",
     "/bin/bash",
     "/lib64/ld-linux-x86-64.so.2",
@@ -99,6 +99,10 @@ const LOOKED_FOR: [&str; 8] = [
     "/lib/x86_64-linux-gnu/libc.so.6",
     "/lib/x86_64-linux-gnu/libtinfo.so.6",
     "/usr/lib/locale/locale-archive",
+    "/usr/lib/x86_64-linux-gnu/gconv/gconv-modules.cache",
+    "/var/run/nscd/socket",
+    "/etc/nsswitch.conf",
+    "/etc/passwd",
 ];
 
 /// Files of proc that tell about the host or other sandboxes.
